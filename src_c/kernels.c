@@ -1,0 +1,11 @@
+/* All kernels of one instruction set, as one table row: compiled once per set, see meson.build. */
+#include "wbcprof.h"
+
+#define CONCAT_(a, b) a##b
+#define CONCAT(a, b) CONCAT_(a, b)
+#define STRING_(a) #a
+#define STRING(a) STRING_(a)
+
+const wbc_kernels CONCAT(wbc_kernels_, WBC_ISA) = {
+    .name = STRING(WBC_ISA),
+};

@@ -1,0 +1,1 @@
+"""Unsupervised visual signatures and profiles of white blood cells."""
