@@ -1,1 +1,39 @@
-"""Unsupervised visual signatures and profiles of white blood cells."""
+"""Unsupervised visual signatures and profiles of white blood cells.
+
+>>> model = wbcprof.fit("cells/")                  # doctest: +SKIP
+>>> profiles = wbcprof.profile("cells/", model)    # doctest: +SKIP
+"""
+
+from importlib import import_module, metadata
+
+__version__ = metadata.version("wbcprof")
+
+# Public name -> module that holds it, imported at first use: profiling needs NumPy alone.
+_PUBLIC = {
+    "Model": "model",
+    "PSD": "psd",
+    "Profiler": "profiler",
+    "Profiles": "profiles",
+    "TypeClassifier": "classify",
+    "datasets": "datasets",
+    "evaluate": "classify",
+    "figures": "figures",
+    "fit": "profiler",
+    "load": "storage",
+    "profile": "profiler",
+    "sparse_encode": "sparse",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'wbcprof' has no attribute {name!r}")
+    module = import_module(f".{_PUBLIC[name]}", __name__)
+    value = module if name == _PUBLIC[name] else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_PUBLIC})

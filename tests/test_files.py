@@ -1,0 +1,42 @@
+"""Outputs are whole or absent."""
+
+import os
+
+import pytest
+
+from wbcprof.files import replacing
+
+
+def test_success_replaces_the_target(tmp_path):
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with replacing(target) as temporary:
+        assert temporary.suffix == ".csv"
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_failure_leaves_the_target_and_no_debris(tmp_path):
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with pytest.raises(RuntimeError, match="disk"), replacing(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("disk")
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_output_has_the_permissions_of_a_plain_file(tmp_path):
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    with replacing(tmp_path / "replaced") as temporary:
+        temporary.write_text("")
+    assert (tmp_path / "replaced").stat().st_mode == plain.stat().st_mode
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="folder .*nowhere.* does not exist"):
+        with replacing(tmp_path / "nowhere" / "x"):
+            pass

@@ -1,0 +1,301 @@
+"""The command line: each command is a few lines over the public API.
+
+Exit codes: 0 done; 1 the input or the environment does not allow it (one line says why);
+2 the command line is wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    warnings.showwarning = _show_warning
+    try:
+        options.run(options)
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        print(f"wbcprof {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nwbcprof {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="wbcprof",
+        description="Learn visual signatures of white blood cells, profile cells, name their type.",
+        epilog="example: wbcprof demo --out wbcprof-demo",
+    )
+    parser.add_argument("--version", action="version", version=f"wbcprof {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, run, summary, example):
+        sub = commands.add_parser(
+            name, help=summary, description=summary, epilog=f"example: {example}"
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    demo = command(
+        "demo",
+        _demo,
+        "Run the whole job on generated cells: learn, profile, evaluate, draw.",
+        "wbcprof demo --out wbcprof-demo",
+    )
+    demo.add_argument("--out", default="wbcprof-demo", metavar="DIR", help="folder for the results")
+    _add_threads(demo)
+
+    fit = command(
+        "fit",
+        _fit,
+        "Learn signatures from images; where their types are known, train a classifier too.",
+        "wbcprof fit cells/ -o cells.wbcprof",
+    )
+    fit.add_argument("images", metavar="IMAGES", help="folder, one sub-folder per type, or image")
+    fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="model file to write")
+    _add_learning(fit)
+
+    profile = command(
+        "profile",
+        _profile,
+        "Describe every image by its signatures; write a table.",
+        "wbcprof profile cells.wbcprof cells/ -o profiles.csv",
+    )
+    profile.add_argument("model", metavar="MODEL", help="model file")
+    profile.add_argument("images", metavar="IMAGES", help="folder or image")
+    profile.add_argument(
+        "-o", "--output", required=True, metavar="TABLE", help="table to write, .csv or .parquet"
+    )
+    profile.add_argument("--step", type=int, metavar="PX", help="distance between windows")
+    profile.add_argument(
+        "--inference",
+        choices=("feedforward", "sparse"),
+        default="feedforward",
+        help="codes by the encoder (default) or optimal sparse codes",
+    )
+    _add_threads(profile)
+
+    classify = command(
+        "classify",
+        _classify,
+        "Name the type of every image, with probabilities, as CSV.",
+        "wbcprof classify cells.wbcprof new-cells/ -o types.csv",
+    )
+    classify.add_argument("model", metavar="MODEL", help="model file with a classifier")
+    classify.add_argument("images", metavar="IMAGES", help="folder or image")
+    classify.add_argument("-o", "--output", metavar="CSV", help="file to write (default: print)")
+    _add_threads(classify)
+
+    evaluate = command(
+        "evaluate",
+        _evaluate,
+        "Half-half protocol: train on half of each type, test on the other half, repeated.",
+        "wbcprof evaluate cells/ --repeats 10 --json evaluation.json",
+    )
+    evaluate.add_argument("images", metavar="IMAGES", help="folder with one sub-folder per type")
+    evaluate.add_argument(
+        "--model",
+        metavar="M",
+        help="use this model's signatures; by default signatures are learnt from the training "
+        "half of each repeat",
+    )
+    evaluate.add_argument("--repeats", type=int, default=10, metavar="N", help="default 10")
+    evaluate.add_argument("--json", metavar="FILE", help="write the figures as JSON")
+    _add_learning(evaluate)
+
+    info = command(
+        "info", _info, "Show the package, or what a model file holds.", "wbcprof info cells.wbcprof"
+    )
+    info.add_argument("model", nargs="?", metavar="MODEL", help="model file")
+    return parser
+
+
+def _add_threads(parser) -> None:
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="default: all CPUs that this process may use"
+    )
+
+
+def _add_learning(parser) -> None:
+    parser.add_argument("--signatures", type=int, default=1024, metavar="N", help="default 1024")
+    parser.add_argument("--patch-size", type=int, default=20, metavar="PX", help="default 20")
+    parser.add_argument("--step", type=int, default=5, metavar="PX", help="default 5")
+    parser.add_argument("--max-iter", type=int, default=100, metavar="N", help="default 100")
+    parser.add_argument("--patches", type=int, default=50_000, metavar="N", help="default 50000")
+    parser.add_argument(
+        "--pools", default="mean", metavar="A,B", help="mean, max, std, active, sqrt; default mean"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    _add_threads(parser)
+
+
+def _learning_parameters(options) -> dict:
+    return {
+        "n_signatures": options.signatures,
+        "patch_size": options.patch_size,
+        "step": options.step,
+        "max_iter": options.max_iter,
+        "n_patches": options.patches,
+        "pools": tuple(options.pools.split(",")),
+        "n_threads": options.threads,
+    }
+
+
+class _Progress:
+    """A line on a terminal that says how far a long job is; silent where there is no terminal."""
+
+    def __init__(self, what: str):
+        self._what = what
+        self._shown = 0.0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if sys.stderr.isatty() and (now - self._shown > 0.1 or done == total):
+            self._shown = now
+            end = "\n" if done == total else ""
+            of = f" of {total}" if total is not None else ""
+            print(f"\r{self._what}: {done}{of}", end=end, file=sys.stderr, flush=True)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"{category.__name__}: {message}", file=sys.stderr)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _fit(options) -> None:
+    from .profiler import fit
+
+    _say(f"learning {options.signatures} signatures from {options.images}")
+    model = fit(
+        options.images, random_state=options.seed, verbose=True, **_learning_parameters(options)
+    )
+    profiles = model.profile(
+        options.images, n_threads=options.threads, progress=_Progress("profiling")
+    )
+    last = model.history[0][-1]
+    _say(
+        "relative reconstruction error: "
+        f"{last['error_prediction']:.3f} from inferred codes, "
+        f"{last['error_optimal']:.3f} from optimal codes"
+    )
+    if profiles.labels is not None and len(set(profiles.labels)) > 1:
+        from .classify import TypeClassifier
+
+        model.classifier = TypeClassifier().fit(profiles.values, profiles.labels)
+        _say(f"classifier trained on {len(profiles)} labelled images")
+    else:
+        _say("no classifier: the images have no types, or one only")
+    model.save(options.output)
+    _say(f"model written to {options.output}")
+
+
+def _profile(options) -> None:
+    from .storage import load
+
+    profiles = load(options.model).profile(
+        options.images,
+        step=options.step,
+        inference=options.inference,
+        n_threads=options.threads,
+        progress=_Progress("profiling"),
+    )
+    profiles.save(options.output)
+    _say(f"{len(profiles)} profiles of {profiles.values.shape[1]} features: {options.output}")
+
+
+def _classify(options) -> None:
+    from .files import replacing
+    from .storage import load
+
+    model = load(options.model)
+    if model.classifier is None:
+        raise ValueError(
+            f"{options.model} holds no classifier; learn it with 'wbcprof fit' from a folder with "
+            "one sub-folder per type"
+        )
+    profiles = model.profile(
+        options.images, n_threads=options.threads, progress=_Progress("profiling")
+    )
+    types = model.classifier.classes_
+    probabilities = model.classifier.predict_proba(profiles.values)
+
+    def write(stream) -> None:
+        writer = csv.writer(stream)
+        writer.writerow(["image", "type", *(f"probability_{name}" for name in types)])
+        for image_id, row in zip(profiles.ids, probabilities, strict=True):
+            writer.writerow([image_id, types[row.argmax()], *(f"{p:.4f}" for p in row)])
+
+    if options.output is None:
+        write(sys.stdout)
+        return
+    with replacing(options.output) as temporary, open(temporary, "w", newline="") as stream:
+        write(stream)
+    _say(f"{len(profiles)} images classified: {options.output}")
+
+
+def _evaluate(options) -> None:
+    from .classify import evaluate
+
+    model = None
+    if options.model is not None:
+        from .storage import load
+
+        model = load(options.model)
+    evaluation = evaluate(
+        options.images,
+        model=model,
+        repeats=options.repeats,
+        seed=options.seed,
+        progress=_Progress("repeats"),
+        **_learning_parameters(options),
+    )
+    print(evaluation.to_text())
+    if options.json is not None:
+        evaluation.to_json(options.json)
+
+
+def _info(options) -> None:
+    from . import __version__, _core
+    from .threads import resolve_threads
+
+    if options.model is None:
+        print(f"wbcprof {__version__}")
+        print(f"instruction set {_core.instruction_set()} of {', '.join(_core.instruction_sets())}")
+        print(f"threads {resolve_threads(None)}")
+        return
+    from .storage import load
+
+    model = load(options.model)
+    for index, layer in enumerate(model.layers):
+        print(
+            f"layer {index}: {layer.n_signatures} signatures of {layer.patch_size} x "
+            f"{layer.patch_size} x {layer.channels}, {layer.nonlinearity} encoder, "
+            f"step {layer.step}, preprocessing {layer.preprocessing.kind}"
+        )
+    print(f"features: {len(model.feature_names)} ({', '.join(model.pools)})")
+    types = "none" if model.classifier is None else ", ".join(model.classifier.classes_)
+    print(f"classifier: {types}")
+    print(json.dumps({"parameters": model.parameters, "provenance": model.provenance}, indent=2))
+
+
+def _demo(options) -> None:
+    from .demo import run_demo
+
+    run_demo(Path(options.out), options.threads, _say)

@@ -1,0 +1,76 @@
+"""The whole job on generated cells: learn, profile, evaluate, draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+N_PER_TYPE = 40
+LEARNING = {"n_signatures": 256, "patch_size": 16, "step": 4, "n_patches": 20_000, "max_iter": 20}
+REPEATS = 5
+
+
+def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) -> None:
+    """Write model, profiles, evaluation and pictures of generated cells into `folder`.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where missing; files of an earlier demo are replaced.
+    n_threads : int or None
+    say : callable
+        Receives one line per stage.
+    """
+    from .classify import TypeClassifier, evaluate, rank_signatures
+    from .datasets import make_leukocytes
+    from .profiler import fit
+
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = make_leukocytes(N_PER_TYPE)
+    images, labels = list(cells.images), list(cells.labels)
+    say(f"{len(images)} generated cells (drawn by a program, not real data)")
+
+    say(f"learning {LEARNING['n_signatures']} signatures")
+    model = fit(images, n_threads=n_threads, **LEARNING)
+    profiles = model.profile(images, labels=labels, n_threads=n_threads)
+    profiles.ids = list(cells.ids)
+    model.classifier = TypeClassifier().fit(profiles.values, labels)
+    model.save(folder / "model.wbcprof")
+    profiles.save(folder / "profiles.csv")
+
+    say(f"evaluating: half-half protocol, {REPEATS} repeats, signatures learnt on each half")
+    evaluation = evaluate(images, labels, repeats=REPEATS, n_threads=n_threads, **LEARNING)
+    text = f"Generated cells, not real data.\n\n{evaluation.to_text()}\n"
+    (folder / "evaluation.txt").write_text(text)
+    evaluation.to_json(folder / "evaluation.json")
+    say(text)
+
+    say("drawing")
+    order, _ = rank_signatures(profiles.values, labels)
+    _draw(folder, model, profiles, evaluation, images, order)
+    say(f"model, profiles, evaluation and pictures are in {folder}")
+
+
+def _draw(folder, model, profiles, evaluation, images, order) -> None:
+    from . import figures
+
+    examples = [profiles.labels.index(label) for label in sorted(set(profiles.labels))]
+    confusion = evaluation.confusion
+    pictures = {
+        "signatures": figures.signature_mosaic(model.signatures, order),
+        "reconstructions": figures.reconstructions(
+            [images[i] for i in examples],
+            [model.reconstruct(images[i]) for i in examples],
+            [profiles.labels[i] for i in examples],
+        ),
+        "embedding": figures.embedding(np.sqrt(profiles.values), profiles.labels),
+        "confusion": figures.confusion(
+            np.array(confusion["mean_counts"]), confusion["types"], normalize=True
+        ),
+        "learning_curve": figures.learning_curve(model.history[0]),
+    }
+    for name, picture in pictures.items():
+        picture.figure.suptitle("Generated cells, not real data", fontsize=8, color="0.4")
+        picture.figure.savefig(folder / f"{name}.png", dpi=150)

@@ -1,0 +1,330 @@
+"""A learnt model: one or more layers, and what it does to images: profile, code, reconstruct."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .images import open_images
+from .layer import Layer
+from .patches import pixel_table, windows
+from .profiles import Profiles, feature_names
+
+if TYPE_CHECKING:
+    from .classify import TypeClassifier
+
+_BATCH_BYTES = 32 << 20  # images profiled in one kernel call
+_TILE_ROWS = 2048  # windows coded at a time where codes are kept
+
+
+@dataclass
+class Model:
+    """Signatures and encoders learnt from images by `wbcprof.fit` or `wbcprof.Profiler`.
+
+    Parameters
+    ----------
+    layers : list of Layer
+        The first reads pixels, each later one the pooled code map of the one before.
+    pools : tuple of str
+        Statistics of the codes over the windows: any of "mean", "max", "std", "active", "sqrt".
+    levels : tuple of int
+        Spatial pyramid: level L splits the image into L x L parts.
+    parameters : dict
+        Every parameter that the model was learnt with.
+    provenance : dict
+        Package version, number of images and patches, time.
+    history : list of list of dict
+        Per layer, the terms of the objective at each iteration.
+    classifier : TypeClassifier or None
+        Trained on profiles of this model.
+    """
+
+    layers: list[Layer]
+    pools: tuple[str, ...] = ("mean",)
+    levels: tuple[int, ...] = (1,)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    history: list[list[dict[str, float]]] = field(default_factory=list)
+    classifier: TypeClassifier | None = None
+
+    def __post_init__(self):
+        self.pools = (self.pools,) if isinstance(self.pools, str) else tuple(self.pools)
+        self.levels = tuple(self.levels)
+        for pool in self.pools:
+            if pool not in _POOL_FUNCTIONS:
+                raise ValueError(f"pools must be among {tuple(_POOL_FUNCTIONS)}, got {pool!r}")
+
+    @property
+    def min_size(self) -> int:
+        """Smallest image side, px, that every layer can read."""
+        needed = 1
+        for layer in reversed(self.layers):
+            last = layer is self.layers[-1]
+            n_windows = 1 if last else (needed - 1) * layer.region + 1
+            needed = layer.patch_size + (n_windows - 1) * layer.step
+        return needed
+
+    @property
+    def feature_names(self) -> list[str]:
+        return feature_names(self.layers[-1].n_signatures, self.pools, self.levels)
+
+    @property
+    def signatures(self) -> np.ndarray:
+        """First-layer signatures, shape (h, patch_size, patch_size, channels), float32, mapped
+        back to units of the pixel input; the mean patch is not added."""
+        layer = self.layers[0]
+        rows = layer.signatures
+        if layer.preprocessing.unwhitener is not None:
+            rows = rows @ layer.preprocessing.unwhitener
+        return rows.reshape(-1, layer.patch_size, layer.patch_size, layer.channels)
+
+    def profile(
+        self,
+        images,
+        *,
+        labels: Sequence[str] | None = None,
+        step: int | None = None,
+        inference: str = "feedforward",
+        n_threads: int | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> Profiles:
+        """Describe every cell by how much of each signature it takes to rebuild it.
+
+        Parameters
+        ----------
+        images : folder, path, list of paths, array, or iterable of arrays
+            See `wbcprof.images.open_images`. One (H, W, 3) array is one image.
+        labels : sequence of str, optional
+            Types of the images; a folder's sub-folders give them by default.
+        step : int, optional
+            Distance between windows, px; the model's own by default.
+        inference : {"feedforward", "sparse"}
+            Codes predicted by the encoder, in one fused pass; or optimal sparse codes, slower.
+        n_threads : int, optional
+            See `wbcprof.threads.resolve_threads`.
+        progress : callable, optional
+            Called with (images done, images offered or None).
+
+        Returns
+        -------
+        Profiles
+
+        Raises
+        ------
+        ValueError
+            No image could be read, or a parameter is out of range.
+        """
+        if inference not in ("feedforward", "sparse"):
+            raise ValueError(f"inference must be 'feedforward' or 'sparse', got {inference!r}")
+        if step is not None and (not isinstance(step, int | np.integer) or step < 1):
+            raise ValueError(f"step must be a positive integer, got {step!r}")
+        source = open_images(images, labels, min_size=self.min_size)
+        values, ids, known_labels = [], [], []
+        for batch in _batches(source):
+            pixels = np.stack([cell.pixels for cell in batch])
+            values.append(self._profile_batch(pixels, step, inference, n_threads))
+            ids += [cell.image_id for cell in batch]
+            known_labels += [cell.label for cell in batch]
+            if progress is not None:
+                progress(len(ids), source.n_hint)
+        return Profiles(
+            np.concatenate(values),
+            self.feature_names,
+            ids,
+            known_labels if any(label is not None for label in known_labels) else None,
+            {"inference": inference, "step": step or self.layers[0].step, **self.provenance},
+        )
+
+    def _profile_batch(self, images, step, inference, n_threads) -> np.ndarray:
+        last = self.layers[-1]
+        maps = self._code_maps(images, self.layers[:-1], step, n_threads)
+        encoder = last.encoder(step if len(self.layers) == 1 else None)
+        if inference == "feedforward":
+            return encoder.encode_pool(
+                maps, pools=self.pools, levels=self.levels, n_threads=n_threads
+            )
+        return np.stack(
+            [
+                pool_codes(
+                    self._codes(last, map_, encoder.step, inference, n_threads),
+                    self.pools,
+                    self.levels,
+                )
+                for map_ in maps
+            ]
+        )
+
+    @staticmethod
+    def _code_maps(images, layers, step, n_threads) -> np.ndarray:
+        """Images (n, H, W, c) through `layers`; `step` is that of the first."""
+        for layer in layers:
+            images = layer.encoder(step).encode_map(images, layer.region, n_threads=n_threads)
+            step = None
+        return images
+
+    def code_map(self, image: np.ndarray, *, n_threads: int | None = None) -> np.ndarray:
+        """Pooled code map of one image, which a further layer would read.
+
+        Parameters
+        ----------
+        image : ndarray of shape (H, W, 3), uint8
+        n_threads : int, optional
+
+        Returns
+        -------
+        ndarray of shape (rows, columns, h), float32
+            Codes of the last layer, max-pooled over squares of ``region`` x ``region`` windows.
+        """
+        pixels = self._one_image(image)
+        return self._code_maps(pixels[None], self.layers, None, n_threads)[0]
+
+    @staticmethod
+    def _coded_rows(layer, image, step, inference, n_threads):
+        """Yield, for a few rows of windows at a time: the first row's index, codes (r, c, h), and
+        centre and spread (r * c, 1) of the patches."""
+        view = windows(image, layer.patch_size, step)
+        table = None if layer.pixel_input is None else pixel_table(layer.pixel_input)
+        per_tile = max(1, _TILE_ROWS // view.shape[1])
+        for start in range(0, len(view), per_tile):
+            tile = view[start : start + per_tile]
+            patches = tile.reshape(-1, layer.signatures.shape[1])
+            if table is not None:
+                patches = table[patches]
+            rows, centre, spread = layer.preprocessing.apply(patches)
+            codes = layer.code(rows, inference, n_threads)
+            yield start, codes.reshape(*tile.shape[:2], -1), centre, spread
+
+    def codes(
+        self, image: np.ndarray, *, inference: str = "feedforward", n_threads: int | None = None
+    ) -> np.ndarray:
+        """First-layer codes of every window of one image.
+
+        Parameters
+        ----------
+        image : ndarray of shape (H, W, 3), uint8
+        inference : {"feedforward", "sparse"}
+        n_threads : int, optional
+
+        Returns
+        -------
+        ndarray of shape (rows, columns, h), float32
+        """
+        layer = self.layers[0]
+        return self._codes(layer, self._one_image(image), layer.step, inference, n_threads)
+
+    def _codes(self, layer, image, step, inference, n_threads) -> np.ndarray:
+        tiles = self._coded_rows(layer, image, step, inference, n_threads)
+        return np.concatenate([codes for _, codes, _, _ in tiles])
+
+    def reconstruct(
+        self,
+        image: np.ndarray,
+        *,
+        inference: str = "feedforward",
+        step: int | None = None,
+        n_threads: int | None = None,
+    ) -> np.ndarray:
+        """Rebuild an image from the first layer's codes of its windows (paper, Fig. 1b).
+
+        Every window is rebuilt as ``z B``, brought back to grey levels, and overlaps are averaged.
+
+        Parameters
+        ----------
+        image : ndarray of shape (H, W, 3), uint8
+        inference : {"feedforward", "sparse"}
+            From predicted codes, or from optimal ones.
+        step : int, optional
+            Distance between windows, px, at most the patch size; the model's own by default.
+        n_threads : int, optional
+
+        Returns
+        -------
+        ndarray of shape (H, W, 3), uint8
+            A strip narrower than the step at the right and bottom edge, which no window covers,
+            is covered by windows moved inward.
+        """
+        layer = self.layers[0]
+        size = layer.patch_size
+        step = layer.step if step is None else step
+        if not 1 <= step <= size:
+            raise ValueError(f"step must lie between 1 and the patch size {size}, got {step}")
+        pixels = self._one_image(image)
+        total = np.zeros(pixels.shape, np.float64)
+        count = np.zeros((*pixels.shape[:2], 1))
+        height, width = pixels.shape[:2]
+        # The windows of the grid, then those that end exactly at the bottom and right edges.
+        row_grids = [(0, height)] + [(height - size, height)] * ((height - size) % step > 0)
+        column_grids = [(0, width)] + [(width - size, width)] * ((width - size) % step > 0)
+        for top, bottom in row_grids:
+            for left, right in column_grids:
+                region = np.s_[top:bottom, left:right]
+                for start, codes, centre, spread in self._coded_rows(
+                    layer, pixels[region], step, inference, n_threads
+                ):
+                    rebuilt = layer.preprocessing.restore(
+                        codes.reshape(-1, layer.n_signatures) @ layer.signatures, centre, spread
+                    ).reshape(*codes.shape[:2], size, size, -1)
+                    for i, j in np.ndindex(codes.shape[:2]):
+                        y, x = (start + i) * step, j * step
+                        total[region][y : y + size, x : x + size] += rebuilt[i, j]
+                        count[region][y : y + size, x : x + size] += 1
+        return to_grey_levels(total / count, layer.pixel_input)
+
+    def _one_image(self, image) -> np.ndarray:
+        cells = list(open_images([image], min_size=self.min_size, on_error="raise"))
+        return cells[0].pixels
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the model to a file that `wbcprof.load` reads; see `wbcprof.storage`."""
+        from .storage import save
+
+        save(self, path)
+
+
+_POOL_FUNCTIONS = {
+    "mean": lambda z: z.mean(axis=0, dtype=np.float64),
+    "max": lambda z: z.max(axis=0),
+    "std": lambda z: z.std(axis=0, dtype=np.float64),
+    "active": lambda z: (z != 0).mean(axis=0),
+    "sqrt": lambda z: np.sign(m := z.mean(axis=0, dtype=np.float64)) * np.sqrt(np.abs(m)),
+}
+
+
+def pool_codes(codes: np.ndarray, pools: Sequence[str], levels: Sequence[int]) -> np.ndarray:
+    """Pool sparse codes (rows, columns, h) into one profile row, laid out as `feature_names`."""
+    rows, columns, h = codes.shape
+    profile = []
+    for pool in pools:
+        for level in levels:
+            row_part = np.arange(rows) * level // rows
+            column_part = np.arange(columns) * level // columns
+            for r, c in np.ndindex(level, level):
+                part = codes[row_part == r][:, column_part == c].reshape(-1, h)
+                profile.append(_POOL_FUNCTIONS[pool](part) if len(part) else np.zeros(h))
+    return np.concatenate(profile).astype(np.float32)
+
+
+def to_grey_levels(values: np.ndarray, pixel_input: str) -> np.ndarray:
+    """Undo `wbcprof.patches.pixel_table`: values back to uint8 grey levels, clipped."""
+    if pixel_input == "optical_density":
+        levels = 256 * np.exp(-values * np.log(256)) - 1
+    else:
+        levels = 255 * (values if pixel_input == "raw" else 1 - values)
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+def _batches(source) -> Iterator[list]:
+    """Runs of consecutive images of one shape, at most `_BATCH_BYTES` of pixels each."""
+    batch: list = []
+    for cell in source:
+        full = batch and (len(batch) + 1) * cell.pixels.nbytes > _BATCH_BYTES
+        if full or (batch and batch[0].pixels.shape != cell.pixels.shape):
+            yield batch
+            batch = []
+        batch.append(cell)
+    if batch:
+        yield batch

@@ -1,0 +1,257 @@
+"""Patches: from pixels to the vectors that signatures are learnt on.
+
+A patch row is ``(row, column, channel)`` in C order, ``m = patch_size**2 * n_channels`` values.
+`Preprocessing` maps patch rows x to x^ and, because each of its steps is affine given the patch's
+mean and standard deviation, folds into the weights of an encoder::
+
+    x^ = P ((x - mu 1) / s - m0) / scale        mu, s: the patch's mean and spread (or 0 and 1)
+    W x^ + b = (Wc x) / s + b'
+    Wc = V - rowmean(V) 1',    b' = b - V m0,    V = W P / scale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+PREPROCESSING = ("none", "dataset_mean", "patch_mean", "contrast")
+PIXEL_INPUTS = ("raw", "inverted", "optical_density")
+
+
+def pixel_table(pixel_input: str) -> np.ndarray:
+    """Value of each of the 256 grey levels under a pixel input.
+
+    Parameters
+    ----------
+    pixel_input : {"raw", "inverted", "optical_density"}
+        ``v / 255``; ``1 - v / 255``, so that unstained background is near zero; or
+        ``-log((v + 1) / 256) / log(256)``, which is proportional to the amount of stain.
+
+    Returns
+    -------
+    ndarray of shape (256,), float32
+        Values in [0, 1].
+    """
+    level = np.arange(256, dtype=np.float64)
+    tables = {
+        "raw": level / 255,
+        "inverted": 1 - level / 255,
+        "optical_density": -np.log((level + 1) / 256) / np.log(256),
+    }
+    if pixel_input not in tables:
+        raise ValueError(f"pixel_input must be one of {PIXEL_INPUTS}, got {pixel_input!r}")
+    return tables[pixel_input].astype(np.float32)
+
+
+def windows(image: np.ndarray, patch_size: int, step: int) -> np.ndarray:
+    """All patches of one image under a sliding window, as a view.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width, channels)
+    patch_size, step : int
+        Side of the window and distance between windows, px.
+
+    Returns
+    -------
+    ndarray of shape (rows, columns, patch_size, patch_size, channels)
+        ``rows = (height - patch_size) // step + 1``, columns likewise. Read-only.
+    """
+    view = np.lib.stride_tricks.sliding_window_view(image, (patch_size, patch_size), axis=(0, 1))
+    return view[::step, ::step].transpose(0, 1, 3, 4, 2)
+
+
+def sample_patches(
+    images: Iterable[np.ndarray],
+    n_images: int,
+    patch_size: int,
+    n_patches: int,
+    random_state: int,
+) -> np.ndarray:
+    """Random patches, as many from every image as the total allows (paper, Fig. 1a).
+
+    Parameters
+    ----------
+    images : iterable of ndarray of shape (height, width, channels)
+        Read once, one at a time; all of one dtype and channel count; sizes may differ, none
+        smaller than the patch.
+    n_images : int
+        How many images are expected; fewer give fewer patches.
+    patch_size : int
+        Side of a patch, px.
+    n_patches : int
+        Patches in all; the first ``n_patches % n_images`` images give one more than the others.
+    random_state : int
+        Seed. What is drawn from image i depends on the seed, i and the number asked of it alone.
+
+    Returns
+    -------
+    ndarray of shape (n_patches, patch_size**2 * channels), dtype of the images
+    """
+    share, extra = divmod(n_patches, n_images)
+    patches = None
+    filled = 0
+    for index, image in enumerate(images):
+        if patches is None:
+            shape = (n_patches, patch_size, patch_size, image.shape[2])
+            patches = np.empty(shape, dtype=image.dtype)
+        count = share + (index < extra)
+        rng = np.random.default_rng((random_state, index))
+        view = windows(image, patch_size, 1)
+        rows = rng.integers(view.shape[0], size=count)
+        columns = rng.integers(view.shape[1], size=count)
+        patches[filled : filled + count] = view[rows, columns]
+        filled += count
+    return patches[:filled].reshape(filled, -1)
+
+
+@dataclass
+class PatchRows:
+    """Patch rows kept as grey levels, a quarter of the memory; ``rows[index]`` gives their values.
+
+    Parameters
+    ----------
+    levels : ndarray of shape (n, m), uint8
+    table : ndarray of shape (256,), float32
+        See `pixel_table`.
+    """
+
+    levels: np.ndarray
+    table: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.levels.shape
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def __getitem__(self, index) -> np.ndarray:
+        return self.table[self.levels[index]]
+
+
+@dataclass
+class Preprocessing:
+    """What happens to a patch before it is coded; fitted on the training patches.
+
+    Parameters
+    ----------
+    kind : {"none", "dataset_mean", "patch_mean", "contrast"}
+        Nothing; the mean patch of the training set removed; each patch's own mean over all
+        channels removed (its chroma stays); that, and division by ``sqrt(variance + epsilon)``.
+    whiten : bool
+        ZCA whitening, which also removes the mean patch of the training set.
+    epsilon : float
+        Variance added under the root in "contrast", squared units of the input. Constant patches
+        become zero.
+    whitening_floor : float
+        Added to the eigenvalues of the covariance, as a fraction of their mean.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (m,) or None
+    whitener, unwhitener : ndarray of shape (m, m) or None
+    scale : float
+        The one number that all patches are divided by, so that the root mean square of their
+        norms is 1 over the training set: lambda has a meaning only at a stated patch scale.
+    """
+
+    kind: str = "none"
+    whiten: bool = False
+    epsilon: float = (4 / 255) ** 2
+    whitening_floor: float = 1e-2
+    mean: np.ndarray | None = field(default=None, repr=False)
+    whitener: np.ndarray | None = field(default=None, repr=False)
+    unwhitener: np.ndarray | None = field(default=None, repr=False)
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if self.kind not in PREPROCESSING:
+            raise ValueError(f"preprocessing must be one of {PREPROCESSING}, got {self.kind!r}")
+
+    @property
+    def contrast_epsilon(self) -> float | None:
+        """What the encoder's kernel needs to know of contrast normalisation."""
+        return self.epsilon if self.kind == "contrast" else None
+
+    def fit(self, patches: np.ndarray) -> Preprocessing:
+        """Learn mean patch, whitening and scale from rows of shape (n, m)."""
+        self.mean = self.whitener = self.unwhitener = None
+        self.scale = 1.0
+        rows, _, _ = self.apply(patches)
+        if self.kind == "dataset_mean" or self.whiten:
+            self.mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+            rows = rows - self.mean
+        if self.whiten:
+            covariance = (rows.T @ rows).astype(np.float64) / len(rows)
+            eigenvalues, vectors = np.linalg.eigh(covariance)
+            floor = self.whitening_floor * eigenvalues.mean()
+            root = np.sqrt(np.maximum(eigenvalues, 0) + max(floor, np.finfo(np.float32).tiny))
+            self.whitener = ((vectors / root) @ vectors.T).astype(np.float32)
+            self.unwhitener = ((vectors * root) @ vectors.T).astype(np.float32)
+            rows = rows @ self.whitener
+        energy = np.einsum("ij,ij->", rows, rows, dtype=np.float64) / len(rows)
+        if not energy > 0:
+            raise ValueError(
+                f"the patches hold no signal: all are zero after preprocessing {self.kind!r}; "
+                "images that differ from a constant are needed"
+            )
+        self.scale = float(np.sqrt(energy))
+        return self
+
+    def apply(self, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Preprocess rows of shape (n, m).
+
+        Returns
+        -------
+        rows : ndarray of shape (n, m), float32
+        centre, spread : ndarray of shape (n, 1), float32
+            Each patch's mean and divisor, which `restore` needs.
+        """
+        rows = np.asarray(patches, dtype=np.float32)
+        n = len(rows)
+        centre, spread = np.zeros((n, 1), np.float32), np.ones((n, 1), np.float32)
+        if self.kind in ("patch_mean", "contrast"):
+            centre = rows.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+            rows = rows - centre
+        if self.kind == "contrast":
+            variance = np.einsum("ij,ij->i", rows, rows, dtype=np.float64) / rows.shape[1]
+            spread = np.sqrt(variance + self.epsilon).astype(np.float32)[:, None]
+            rows = rows / spread
+        if self.mean is not None:
+            rows = rows - self.mean
+        if self.whitener is not None:
+            rows = rows @ self.whitener
+        return rows / np.float32(self.scale), centre, spread
+
+    def restore(self, rows: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """Undo `apply`: rows of shape (n, m) back in units of the input."""
+        rows = rows * np.float32(self.scale)
+        if self.unwhitener is not None:
+            rows = rows @ self.unwhitener
+        if self.mean is not None:
+            rows = rows + self.mean
+        return rows * spread + centre
+
+    def fold(self, weights: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fold the preprocessing into an encoder's weights (h, m) and bias (h,).
+
+        Returns
+        -------
+        filters : ndarray of shape (h, m), float64
+            To be applied to the patch as it is; the product is divided by the patch's spread
+            where `contrast_epsilon` is set.
+        offset : ndarray of shape (h,), float64
+        """
+        filters = np.asarray(weights, dtype=np.float64)
+        if self.whitener is not None:
+            filters = filters @ self.whitener
+        filters = filters / self.scale
+        offset = np.asarray(bias, dtype=np.float64)
+        if self.mean is not None:
+            offset = offset - filters @ self.mean
+        if self.kind in ("patch_mean", "contrast"):
+            filters = filters - filters.mean(axis=1, keepdims=True)
+        return filters, offset

@@ -1,0 +1,307 @@
+"""Learning a model from images: random patches, one PSD per layer, a scikit-learn transformer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from . import __version__
+from .images import ImageSource, open_images
+from .layer import Layer
+from .model import Model
+from .patches import pixel_table, sample_patches
+from .profiles import Profiles
+from .psd import PSD
+
+_STACK_DEFAULTS = {
+    "n_signatures": 256,
+    "patch_size": 2,
+    "step": 1,
+    "region": 4,
+    "n_patches": 20_000,
+}
+
+
+class Profiler(TransformerMixin, BaseEstimator):
+    """Stacked Predictive Sparse Decomposition, sliding window and pooling over images.
+
+    Parameters
+    ----------
+    n_signatures : int, default=1024
+        Signatures of the first layer.
+    patch_size : int, default=20
+        Side of a patch, px.
+    step : int, default=5
+        Distance between the windows of a profile, px.
+    pools : str or sequence of str, default=("mean",)
+        Statistics of the codes over the windows: "mean" (the paper's), "max", "std", "active"
+        (fraction of windows with the code active), "sqrt" (signed square root of the mean);
+        several are concatenated.
+    levels : sequence of int, default=(1,)
+        Spatial pyramid; level L pools over L x L parts of the image.
+    pixel_input : {"raw", "inverted", "optical_density"}, default="inverted"
+        See `wbcprof.patches.pixel_table`.
+    preprocessing, whiten, encoder, positive, alpha, kappa, max_iter, tol
+        See `PSD`.
+    n_patches : int, default=50_000
+        Random patches that signatures are learnt on.
+    stack : sequence of dict, default=()
+        Further layers, each learnt on the pooled code maps of the one before, as Stacked PSD
+        does. Keys, all optional: ``n_signatures`` (256), ``patch_size`` and ``step`` in cells of
+        the map (2, 1), ``region`` (4: codes of 4 x 4 windows are max-pooled into one cell) and
+        ``n_patches`` (20,000).
+    random_state : int, default=0
+    n_threads : int, optional
+    verbose : bool, default=False
+        Print one line per learning iteration.
+
+    Attributes
+    ----------
+    model_ : Model
+        What was learnt; it can be saved and used with NumPy alone.
+    psd_ : list of PSD
+        The fitted layers.
+
+    References
+    ----------
+    Yan et al., WBC-Profiler, 2018; Chang et al., Stacked Predictive Sparse Decomposition for
+    Classification of Histology Sections, IJCV 113, 2015.
+    """
+
+    def __init__(
+        self,
+        n_signatures: int = 1024,
+        patch_size: int = 20,
+        step: int = 5,
+        *,
+        pools: str | Sequence[str] = ("mean",),
+        levels: Sequence[int] = (1,),
+        pixel_input: str = "inverted",
+        preprocessing: str = "none",
+        whiten: bool = False,
+        encoder: str = "rectified",
+        positive: bool = True,
+        alpha: float = 0.03,
+        kappa: float = 1.0,
+        n_patches: int = 50_000,
+        max_iter: int = 100,
+        tol: float = 1e-3,
+        stack: Sequence[Mapping[str, Any]] = (),
+        random_state: int = 0,
+        n_threads: int | None = None,
+        verbose: bool = False,
+    ):
+        self.n_signatures = n_signatures
+        self.patch_size = patch_size
+        self.step = step
+        self.pools = pools
+        self.levels = levels
+        self.pixel_input = pixel_input
+        self.preprocessing = preprocessing
+        self.whiten = whiten
+        self.encoder = encoder
+        self.positive = positive
+        self.alpha = alpha
+        self.kappa = kappa
+        self.n_patches = n_patches
+        self.max_iter = max_iter
+        self.tol = tol
+        self.stack = stack
+        self.random_state = random_state
+        self.n_threads = n_threads
+        self.verbose = verbose
+
+    def fit(self, images, y=None) -> Profiler:
+        """Learn signatures and encoders, without labels.
+
+        Parameters
+        ----------
+        images : folder, path, list of paths, array, or iterable of arrays
+            See `wbcprof.images.open_images`. An iterator that can be read only once is held in
+            memory.
+        y : ignored
+
+        Returns
+        -------
+        Profiler
+
+        Raises
+        ------
+        ValueError
+            A parameter is out of range, or no image could be read.
+        """
+        started = time.perf_counter()
+        self._check_parameters()
+        table = pixel_table(self.pixel_input)
+        source = open_images(images, min_size=self.patch_size)
+        if source.n_hint is None:
+            source = open_images([cell.pixels for cell in source], min_size=self.patch_size)
+        patches = sample_patches(
+            (cell.pixels for cell in source),
+            source.n_hint,
+            self.patch_size,
+            self.n_patches,
+            self.random_state,
+        )
+        model = Model([], self.pools, self.levels)
+        self.psd_ = []
+        self._learn_layer(
+            model, table[patches], self.n_signatures, self.patch_size, self.step, self.pixel_input
+        )
+        for settings in self.stack:
+            settings = {**_STACK_DEFAULTS, **settings}
+            model.layers[-1].region = settings["region"]
+            maps = sample_patches(
+                self._code_maps(model, source),
+                source.n_hint,
+                settings["patch_size"],
+                settings["n_patches"],
+                self.random_state,
+            )
+            self._learn_layer(
+                model, maps, settings["n_signatures"], settings["patch_size"], settings["step"],
+                None,
+            )  # fmt: skip
+        model.parameters = self.get_params()
+        model.provenance = {
+            "wbcprof": __version__,
+            "learnt": datetime.now(UTC).isoformat(timespec="seconds"),
+            "n_images": source.n_hint - len(source.skipped),
+            "n_patches": len(patches),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        self.model_ = model
+        return self
+
+    def _learn_layer(self, model, patches, n_signatures, patch_size, step, pixel_input) -> None:
+        psd = PSD(
+            n_signatures,
+            alpha=self.alpha,
+            kappa=self.kappa,
+            positive=self.positive,
+            encoder=self.encoder,
+            preprocessing=self.preprocessing,
+            whiten=self.whiten,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            random_state=self.random_state,
+            n_threads=self.n_threads,
+            verbose=self.verbose,
+        ).fit(patches)
+        self.psd_.append(psd)
+        model.history.append(psd.history_)
+        model.layers.append(
+            Layer(
+                signatures=psd.components_,
+                weights=psd.encoder_weights_,
+                bias=psd.encoder_bias_,
+                gain=psd.encoder_gain_,
+                threshold=psd.encoder_threshold_,
+                nonlinearity=self.encoder,
+                preprocessing=psd.preprocessing_,
+                patch_size=patch_size,
+                channels=patches.shape[1] // patch_size**2,
+                alpha=self.alpha,
+                kappa=self.kappa,
+                positive=self.positive,
+                pixel_input=pixel_input,
+                step=step,
+            )
+        )
+
+    def _code_maps(self, model: Model, source: ImageSource) -> Iterator[np.ndarray]:
+        for cell in source:
+            yield model.code_map(cell.pixels, n_threads=self.n_threads)
+
+    def _check_parameters(self) -> None:
+        for name in ("n_signatures", "patch_size", "step", "n_patches", "max_iter"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.step > self.patch_size:
+            raise ValueError(
+                f"step must be at most the patch size ({self.patch_size} px), so that every pixel "
+                f"is seen; got {self.step}"
+            )
+        for settings in self.stack:
+            unknown = set(settings) - set(_STACK_DEFAULTS)
+            if unknown:
+                raise ValueError(
+                    f"a stacked layer takes the keys {sorted(_STACK_DEFAULTS)}, "
+                    f"got {sorted(unknown)}"
+                )
+
+    def transform(self, images) -> np.ndarray:
+        """Profiles of shape (n_images, n_features), float32; see `Model.profile`."""
+        check_is_fitted(self)
+        return self.model_.profile(images, n_threads=self.n_threads).values
+
+    def get_feature_names_out(self, input_features=None) -> np.ndarray:
+        """Names of the features of a profile."""
+        check_is_fitted(self)
+        return np.array(self.model_.feature_names, dtype=object)
+
+
+def fit(
+    images,
+    n_signatures: int = 1024,
+    patch_size: int = 20,
+    max_iter: int = 100,
+    random_state: int = 0,
+    n_threads: int | None = None,
+    **parameters,
+) -> Model:
+    """Learn signatures and their encoder from images, without labels.
+
+    Parameters
+    ----------
+    images : folder, path, list of paths, array, or iterable of arrays
+        See `wbcprof.images.open_images`.
+    n_signatures, patch_size, max_iter, random_state, n_threads, **parameters
+        See `Profiler`.
+
+    Returns
+    -------
+    Model
+
+    Examples
+    --------
+    >>> model = wbcprof.fit("cells/", n_signatures=256)        # doctest: +SKIP
+    >>> profiles = wbcprof.profile("cells/", model)            # doctest: +SKIP
+    """
+    profiler = Profiler(
+        n_signatures,
+        patch_size,
+        max_iter=max_iter,
+        random_state=random_state,
+        n_threads=n_threads,
+        **parameters,
+    )
+    return profiler.fit(images).model_
+
+
+def profile(
+    images,
+    model: Model,
+    step: int | None = None,
+    n_threads: int | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+    inference: str = "feedforward",
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Profiles:
+    """Profiles of images under a model; see `Model.profile`."""
+    return model.profile(
+        images,
+        labels=labels,
+        step=step,
+        inference=inference,
+        n_threads=n_threads,
+        progress=progress,
+    )

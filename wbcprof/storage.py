@@ -1,0 +1,215 @@
+"""Model files: safetensors with JSON metadata. Nothing in a file is ever executed.
+
+The arrays are named ``layers.0.signatures``, ``layers.0.weights``, ``classifier.coef`` ...; the
+safetensors header's metadata holds one JSON document under the key ``wbcprof``::
+
+    {"format": 1, "layers": [...], "pools": [...], "levels": [...], "parameters": {...},
+     "provenance": {...}, "history": [...], "classifier": {...} or null}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .files import replacing
+from .layer import Layer
+from .model import Model
+from .patches import Preprocessing
+
+FORMAT_VERSION = 1
+_MAX_HEADER_BYTES = 16 << 20
+_LAYER_ARRAYS = ("signatures", "weights", "bias", "gain", "threshold")
+_LAYER_VALUES = (
+    "nonlinearity", "patch_size", "channels", "alpha", "kappa", "positive", "pixel_input", "step",
+    "region",
+)  # fmt: skip
+_PREPROCESSING_ARRAYS = ("mean", "whitener", "unwhitener")
+_PREPROCESSING_VALUES = ("kind", "whiten", "epsilon", "whitening_floor", "scale")
+
+
+class ModelFileError(ValueError):
+    """A model file is damaged, foreign, or from a newer version of the package."""
+
+
+def save(model: Model, path: str | os.PathLike) -> None:
+    """Write a model; the file is whole or absent.
+
+    Parameters
+    ----------
+    model : Model
+    path : str or path-like
+        Any name; ``.wbcprof`` is customary.
+    """
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, np.ndarray] = {}
+    layers = []
+    for index, layer in enumerate(model.layers):
+        prefix = f"layers.{index}."
+        arrays |= {prefix + name: getattr(layer, name) for name in _LAYER_ARRAYS}
+        for name in _PREPROCESSING_ARRAYS:
+            if getattr(layer.preprocessing, name) is not None:
+                arrays[prefix + name] = getattr(layer.preprocessing, name)
+        values = {name: getattr(layer, name) for name in _LAYER_VALUES}
+        values["preprocessing"] = {
+            name: getattr(layer.preprocessing, name) for name in _PREPROCESSING_VALUES
+        }
+        layers.append(values)
+    classifier = None
+    if model.classifier is not None:
+        classifier_arrays, classifier = model.classifier.to_arrays()
+        arrays |= {f"classifier.{name}": array for name, array in classifier_arrays.items()}
+    document = {
+        "format": FORMAT_VERSION,
+        "layers": layers,
+        "pools": model.pools,
+        "levels": model.levels,
+        "parameters": model.parameters,
+        "provenance": model.provenance,
+        "history": model.history,
+        "classifier": classifier,
+    }
+    metadata = {"wbcprof": json.dumps(document, default=_plain)}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, metadata)
+
+
+def _plain(value: Any):
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return repr(value)
+
+
+def load(path: str | os.PathLike) -> Model:
+    """Read a model written by `Model.save`.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ModelFileError
+        The file is damaged, truncated, not a wbcprof model, or of a newer format.
+    """
+    document, arrays = _read(Path(path))
+    try:
+        return _build(document, arrays)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ModelFileError(
+            f"{os.fspath(path)!r} is not a usable wbcprof model: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """The JSON document and the arrays of a model file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no model file at {str(path)!r}")
+    with open(path, "rb") as stream:
+        header_bytes = int.from_bytes(stream.read(8), "little")
+    if header_bytes > min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
+        raise ModelFileError(
+            f"{str(path)!r} is damaged, truncated or not a safetensors file: its header claims "
+            f"{header_bytes} bytes"
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if "wbcprof" not in metadata:
+                raise ModelFileError(
+                    f"{str(path)!r} is a safetensors file but not a wbcprof model; "
+                    "expected one written by Model.save or 'wbcprof fit'"
+                )
+            document = json.loads(metadata["wbcprof"])
+            if not isinstance(document, dict):
+                raise ModelFileError(f"{str(path)!r}: the model's metadata is not a JSON object")
+            version = document.get("format")
+            if version != FORMAT_VERSION:
+                raise ModelFileError(
+                    f"{str(path)!r} has model format {version!r}; this version of wbcprof reads "
+                    f"format {FORMAT_VERSION}: a newer wbcprof may be needed"
+                )
+            return document, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, json.JSONDecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ModelFileError(
+            f"{str(path)!r} is damaged, truncated or not a wbcprof model: {error}"
+        ) from error
+
+
+def _build(document: dict, arrays: dict[str, np.ndarray]) -> Model:
+    layers = []
+    for index, values in enumerate(document["layers"]):
+        prefix = f"layers.{index}."
+        preprocessing = Preprocessing(
+            **{name: values["preprocessing"][name] for name in _PREPROCESSING_VALUES},
+            **{name: arrays.get(prefix + name) for name in _PREPROCESSING_ARRAYS},
+        )
+        layer = Layer(
+            preprocessing=preprocessing,
+            **{name: arrays[prefix + name] for name in _LAYER_ARRAYS},
+            **{name: values[name] for name in _LAYER_VALUES},
+        )
+        _check_layer(index, layer)
+        layers.append(layer)
+    if not layers:
+        raise ValueError("the model has no layers")
+    model = Model(
+        layers,
+        document["pools"],
+        document["levels"],
+        document["parameters"],
+        document["provenance"],
+        document["history"],
+    )
+    if document["classifier"] is not None:
+        from .classify import TypeClassifier
+
+        model.classifier = TypeClassifier.from_arrays(
+            {
+                name.removeprefix("classifier."): array
+                for name, array in arrays.items()
+                if name.startswith("classifier.")
+            },
+            document["classifier"],
+        )
+    return model
+
+
+def _check_layer(index: int, layer: Layer) -> None:
+    """Every shape, dtype and range that the kernels trust."""
+    for name in ("patch_size", "channels", "step", "region"):
+        value = getattr(layer, name)
+        if type(value) is not int or not 1 <= value <= 1 << 20:
+            raise ValueError(f"layer {index}: {name} must be a positive integer, got {value!r}")
+    for name in ("alpha", "kappa"):
+        if not math.isfinite(getattr(layer, name)) or getattr(layer, name) < 0:
+            raise ValueError(f"layer {index}: {name} must be finite and >= 0")
+    h, m = len(layer.signatures), layer.patch_size**2 * layer.channels
+    expected = {
+        **{name: (h, m) for name in ("signatures", "weights")},
+        **{name: (h,) for name in ("bias", "gain", "threshold")},
+        "mean": (m,),
+        "whitener": (m, m),
+        "unwhitener": (m, m),
+    }
+    for name, shape in expected.items():
+        holder = layer.preprocessing if name in _PREPROCESSING_ARRAYS else layer
+        array = getattr(holder, name)
+        if array is None:
+            continue
+        if array.dtype != np.float32 or array.shape != shape:
+            raise ValueError(
+                f"layer {index}: {name} must be float32 of shape {shape}, "
+                f"got {array.dtype} of shape {array.shape}"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"layer {index}: {name} holds NaN or infinite values")
