@@ -1,0 +1,507 @@
+/* Sparse codes: many small lassos that share one Gram matrix. For each signal
+ *
+ *     minimise over z    1/2 |y|^2 - q'z + 1/2 z'Qz + alpha |z|_1        (z >= 0 if positive)
+ *
+ * where Q = BB' + kappa I (h x h), q = Bx + kappa f and |y|^2 = |x|^2 + kappa |f|^2, that is
+ * 1/2 |x - B'z|^2 + alpha |z|_1 + kappa/2 |z - f|^2. With r = q - Qz, z is optimal when
+ *
+ *     r_j = alpha sign(z_j)  where z_j != 0,     |r_j| <= alpha elsewhere (positive: r_j <= alpha).
+ *
+ * Active set: on a set S of coordinates with known signs the lasso is a linear system, solved with
+ * the inverse H of Q[S,S], which grows and shrinks by one row in |S|^2 operations.
+ *
+ *     1. r = q - Qz, afresh (so no drift); stop on the relative duality gap;
+ *     2. add to S the worst coordinates with |r_j| > alpha;
+ *     3. go along d = H (r_S - alpha sign_S) until done or some z_i reaches 0: it leaves S, repeat.
+ *
+ * Greedy coordinate descent: the coordinate with the largest step moves, r -= step Q[j], and the
+ * same pass over r finds the next. It takes over where the active set cannot go on: signatures
+ * linearly dependent, or more than MAX_ACTIVE of them at once.
+ *
+ * Gap: the residual rho has |rho|^2 = |y|^2 - z'q - z'r and y'rho = |y|^2 - z'q; shrunk by
+ * t <= alpha / max r it is dual feasible, so gap = 1/2 |rho|^2 + alpha |z|_1 - t y'rho + t^2/2 |rho|^2.
+ */
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+enum { LANES = 16 };
+#elif defined(__AVX2__)
+#include <immintrin.h>
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef double dvec __attribute__((vector_size(4 * LANES), aligned(8), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+static inline vec fma_vec(vec a, vec b, vec c)
+{
+#if defined(__AVX512F__)
+    return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+    return _mm256_fmadd_ps(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+static inline dvec fma_dvec(dvec a, dvec b, dvec c)
+{
+#if defined(__AVX512F__)
+    return _mm512_fmadd_pd(a, b, c);
+#elif defined(__AVX2__)
+    return _mm256_fmadd_pd(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+static inline dvec splat_d(double a)
+{
+    return a - (dvec){0};
+}
+
+static inline dvec load_d(const double *p)
+{
+    return *(const dvec *)p;
+}
+
+static inline void store_d(double *p, dvec a)
+{
+    *(dvec *)p = a;
+}
+
+static inline vec splat(float a)
+{
+    return a - (vec){0};
+}
+
+static inline vec load(const float *p)
+{
+    return *(const vec *)p;
+}
+
+static inline void store(float *p, vec a)
+{
+    *(vec *)p = a;
+}
+
+static inline vec max_vec(vec a, vec b)
+{
+    ivec more = a > b;
+    return (vec)(((ivec)a & more) | ((ivec)b & ~more));
+}
+
+static inline vec abs_vec(vec a)
+{
+    return (vec)((ivec)a & 0x7fffffff);
+}
+
+enum {
+    DLANES = LANES / 2,
+    MAX_ACTIVE = 512,
+    GREEDY_STEPS = 128, /* between two fresh gradients */
+};
+static const float DEPENDENT = 1e-5f; /* share of a diagonal entry below which it is rounding */
+
+/* One thread's scratch. Vectors over S are zero past n_active, up to `stride`. */
+typedef struct {
+    int n_active, max_active, stride;
+    int32_t *active;                    /* S */
+    int32_t *slot;                      /* h: place in S, or -1 */
+    double *z, *sign, *rest, *step, *u; /* over S */
+    double *inverse;                    /* H, max_active x stride */
+    float *r, *dense;                   /* ld */
+    int32_t *worst;                     /* h: coordinates that violate */
+} work;
+
+static int work_alloc(work *w, const wbc_lasso *p)
+{
+    int cap = p->h < MAX_ACTIVE ? p->h : MAX_ACTIVE;
+    w->max_active = cap;
+    w->stride = (cap + 31) / 32 * 32 + 8; /* an odd number of cache lines: rows spread over the cache */
+    size_t over = (size_t)w->stride, ld = (size_t)p->ld;
+    double *a = calloc((over * (6 + (size_t)cap) + 2 * ld), sizeof *a);
+    w->z = a;
+    if (!a)
+        return WBC_OUT_OF_MEMORY;
+    w->sign = a += over;
+    w->rest = a += over;
+    w->step = a += over;
+    w->u = a += over;
+    w->inverse = a += over;
+    w->r = (float *)(a += over * (size_t)cap);
+    w->dense = w->r + ld;
+    w->slot = (int32_t *)(w->dense + ld);
+    w->worst = w->slot + ld;
+    w->active = w->worst + ld;
+    for (int j = 0; j < p->h; j++)
+        w->slot[j] = -1;
+    return WBC_OK;
+}
+
+/* r = q - sum over S of z_i Q[i] */
+static void fresh_gradient(const wbc_lasso *p, const float *q, work *w)
+{
+    memcpy(w->r, q, (size_t)p->ld * sizeof *q);
+    int i = 0;
+    for (; i + 4 <= w->n_active; i += 4) {
+        const float *g0 = p->gram + (size_t)w->active[i] * p->ld;
+        const float *g1 = p->gram + (size_t)w->active[i + 1] * p->ld;
+        const float *g2 = p->gram + (size_t)w->active[i + 2] * p->ld;
+        const float *g3 = p->gram + (size_t)w->active[i + 3] * p->ld;
+        vec z0 = splat((float)-w->z[i]), z1 = splat((float)-w->z[i + 1]);
+        vec z2 = splat((float)-w->z[i + 2]), z3 = splat((float)-w->z[i + 3]);
+        for (int j = 0; j < p->ld; j += LANES) {
+            vec a = fma_vec(z0, load(g0 + j), load(w->r + j));
+            a = fma_vec(z1, load(g1 + j), a);
+            a = fma_vec(z2, load(g2 + j), a);
+            store(w->r + j, fma_vec(z3, load(g3 + j), a));
+        }
+    }
+    for (; i < w->n_active; i++) {
+        const float *g = p->gram + (size_t)w->active[i] * p->ld;
+        vec z = splat((float)-w->z[i]);
+        for (int j = 0; j < p->ld; j += LANES)
+            store(w->r + j, fma_vec(z, load(g + j), load(w->r + j)));
+    }
+}
+
+/* Largest r_j (positive) or |r_j|, at least 0. */
+static float peak_gradient(const wbc_lasso *p, const work *w)
+{
+    vec peak = {0};
+    for (int j = 0; j < p->ld; j += LANES) {
+        vec r = load(w->r + j);
+        peak = max_vec(p->positive ? r : abs_vec(r), peak);
+    }
+    float most = 0;
+    for (int k = 0; k < LANES; k++)
+        most = peak[k] > most ? peak[k] : most;
+    return most;
+}
+
+/* Relative duality gap of z at its fresh gradient. */
+static float relative_gap(const wbc_lasso *p, const float *q, double energy, float peak, const work *w)
+{
+    double zq = 0, zr = 0, l1 = 0;
+    for (int i = 0; i < w->n_active; i++) {
+        double z = w->z[i];
+        zq += z * q[w->active[i]];
+        zr += z * w->r[w->active[i]];
+        l1 += fabs(z);
+    }
+    double rho2 = energy - zq - zr, y_rho = energy - zq;
+    rho2 = rho2 > 0 ? rho2 : 0;
+    double primal = 0.5 * rho2 + p->alpha * l1;
+    double t = rho2 > 0 ? y_rho / rho2 : 1;
+    t = t < 0 ? 0 : t;
+    t = t * peak > p->alpha ? p->alpha / peak : t;
+    double gap = primal - t * y_rho + 0.5 * t * t * rho2;
+    return primal > 0 && gap > 0 ? (float)(gap / primal) : 0;
+}
+
+/* out = H v over S, zero past it */
+static void times_inverse(const work *w, const double *v, double *out)
+{
+    int s = w->n_active;
+    for (int j = 0; j <= s; j += 4 * DLANES) {
+        dvec a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0};
+        const double *row = w->inverse + j;
+        for (int i = 0; i < s; i++, row += w->stride) {
+            dvec vi = splat_d(v[i]);
+            a0 = fma_dvec(vi, load_d(row), a0);
+            a1 = fma_dvec(vi, load_d(row + DLANES), a1);
+            a2 = fma_dvec(vi, load_d(row + 2 * DLANES), a2);
+            a3 = fma_dvec(vi, load_d(row + 3 * DLANES), a3);
+        }
+        store_d(out + j, a0);
+        store_d(out + j + DLANES, a1);
+        store_d(out + j + 2 * DLANES, a2);
+        store_d(out + j + 3 * DLANES, a3);
+    }
+}
+
+/* H += scale v v' over S */
+static void add_rank_one(work *w, const double *v, double scale)
+{
+    int s = w->n_active;
+    double *row = w->inverse;
+    for (int i = 0; i < s; i++, row += w->stride) {
+        dvec a = splat_d(scale * v[i]);
+        for (int j = 0; j < s; j += DLANES)
+            store_d(row + j, fma_dvec(a, load_d(v + j), load_d(row + j)));
+    }
+}
+
+/* Coordinate S[i] leaves S: it trades places with the last, whose row of H is then folded away. */
+static void leave(work *w, int i)
+{
+    int last = w->n_active - 1;
+    double *row_i = w->inverse + (size_t)i * w->stride;
+    double *row_last = w->inverse + (size_t)last * w->stride;
+    w->slot[w->active[i]] = -1;
+    if (i != last) {
+        for (int k = 0; k <= last; k++) {
+            double a = row_i[k];
+            row_i[k] = row_last[k];
+            row_last[k] = a;
+        }
+        double *row = w->inverse;
+        for (int k = 0; k <= last; k++, row += w->stride) {
+            double a = row[i];
+            row[i] = row[last];
+            row[last] = a;
+        }
+        w->active[i] = w->active[last];
+        w->slot[w->active[i]] = i;
+        w->z[i] = w->z[last];
+        w->sign[i] = w->sign[last];
+        w->rest[i] = w->rest[last];
+    }
+    double corner = row_last[last];
+    row_last[last] = 0;
+    w->n_active = last;
+    add_rank_one(w, row_last, -1 / corner);
+    for (int k = 0; k < last; k++)
+        w->inverse[(size_t)k * w->stride + last] = row_last[k] = 0;
+    w->z[last] = w->sign[last] = w->rest[last] = 0;
+}
+
+/* Go along `step` from z, at most `reach` times, until some z_i reaches zero: its place in S, or -1. */
+static int walk(work *w, double reach, double *walked)
+{
+    int blocked = -1;
+    for (int i = 0; i < w->n_active; i++)
+        if (w->sign[i] * (w->z[i] + reach * w->step[i]) < 0) {
+            reach = -w->z[i] / w->step[i];
+            blocked = i;
+        }
+    for (int i = 0; i < w->n_active; i++)
+        w->z[i] += reach * w->step[i];
+    *walked = reach;
+    return blocked;
+}
+
+/* Let coordinate j into S at z_j = z. A column that depends on those of S trades places with one of
+ * them: z goes along the null direction (-u, 1), downhill for a violator, until a z_i reaches zero. */
+static int enter(const wbc_lasso *p, work *w, int j, double z, double sign)
+{
+    const float *column = p->gram + (size_t)j * p->ld;
+    for (int attempt = 0; attempt < 2 && w->n_active < w->max_active; attempt++) {
+        int s = w->n_active;
+        double pivot = column[j], *g = w->step;
+        for (int i = 0; i < s; i++)
+            g[i] = column[w->active[i]];
+        times_inverse(w, g, w->u);
+        for (int i = 0; i < s; i++)
+            pivot -= g[i] * w->u[i];
+        if (pivot > DEPENDENT * column[j]) {
+            w->u[s] = -1;
+            w->n_active = s + 1;
+            add_rank_one(w, w->u, 1 / pivot);
+            w->active[s] = j;
+            w->slot[j] = s;
+            w->z[s] = z;
+            w->sign[s] = sign;
+            w->rest[s] = w->r[j] - p->alpha * sign;
+            return 1;
+        }
+        for (int i = 0; i < s; i++)
+            w->step[i] = -sign * w->u[i];
+        double walked;
+        int blocked = walk(w, 1e30, &walked);
+        if (blocked < 0)
+            return 0;
+        z += sign * walked;
+        leave(w, blocked);
+    }
+    return 0;
+}
+
+static void clear(work *w)
+{
+    for (int i = 0; i < w->n_active; i++) {
+        memset(w->inverse + (size_t)i * w->stride, 0, (size_t)w->n_active * sizeof *w->inverse);
+        w->slot[w->active[i]] = -1;
+        w->z[i] = w->sign[i] = w->rest[i] = 0;
+    }
+    w->n_active = 0;
+}
+
+/* Newton steps on S until its own lasso is solved, dropping what reaches zero. */
+static void solve_active(work *w)
+{
+    while (w->n_active > 0) {
+        double walked;
+        times_inverse(w, w->rest, w->step);
+        int blocked = walk(w, 1, &walked);
+        if (blocked < 0)
+            return;
+        for (int i = 0; i < w->n_active; i++)
+            w->rest[i] *= 1 - walked;
+        leave(w, blocked);
+    }
+}
+
+/* Let the worst violators into S, at most `most` of them; returns how many entered. */
+static int add_worst(const wbc_lasso *p, work *w, int most)
+{
+    float least = p->alpha * (1 + 0.5f * p->tol);
+    int n = 0;
+    for (int j = 0; j < p->h; j++) {
+        float r = p->positive ? w->r[j] : fabsf(w->r[j]);
+        if (r > least && w->slot[j] < 0)
+            w->worst[n++] = j;
+    }
+    int entered = 0;
+    for (int k = 0; k < n && entered < most; k++) {
+        int best = k;
+        for (int i = k + 1; i < n; i++)
+            if (fabsf(w->r[w->worst[i]]) > fabsf(w->r[w->worst[best]]))
+                best = i;
+        int j = w->worst[best];
+        w->worst[best] = w->worst[k];
+        entered += enter(p, w, j, 0, w->r[j] < 0 ? -1.f : 1.f);
+    }
+    return entered;
+}
+
+/* Greedy coordinate descent from z, `GREEDY_STEPS` updates per fresh gradient; S only lists z. */
+static float solve_greedy(const wbc_lasso *p, const float *q, double energy, work *w, int rounds,
+                          int32_t *index, float *value, int32_t *count)
+{
+    float *z = w->dense, gap = 0;
+    memset(z, 0, (size_t)p->ld * sizeof *z);
+    for (int i = 0; i < w->n_active; i++)
+        z[w->active[i]] = (float)w->z[i];
+    clear(w);
+    int n = 0;
+    for (int round = 0;; round++) {
+        memcpy(w->r, q, (size_t)p->ld * sizeof *q);
+        double zq = 0, zr = 0, l1 = 0;
+        n = 0;
+        for (int j = 0; j < p->h; j++)
+            if (z[j] != 0) {
+                const float *g = p->gram + (size_t)j * p->ld;
+                for (int k = 0; k < p->ld; k += LANES)
+                    store(w->r + k, fma_vec(splat(-z[j]), load(g + k), load(w->r + k)));
+                index[n] = j;
+                value[n++] = z[j];
+            }
+        (void)zq; (void)zr; (void)l1;
+        *count = n;
+        gap = 0;
+        {
+            for (int i = 0; i < n; i++) {
+                double v = value[i];
+                zq += v * q[index[i]];
+                zr += v * w->r[index[i]];
+                l1 += fabs(v);
+            }
+            double rho2 = energy - zq - zr, y_rho = energy - zq;
+            float peak = peak_gradient(p, w);
+            rho2 = rho2 > 0 ? rho2 : 0;
+            double primal = 0.5 * rho2 + p->alpha * l1;
+            double t = rho2 > 0 ? y_rho / rho2 : 1;
+            t = t < 0 ? 0 : t;
+            t = t * peak > p->alpha ? p->alpha / peak : t;
+            double gg = primal - t * y_rho + 0.5 * t * t * rho2;
+            gap = primal > 0 && gg > 0 ? (float)(gg / primal) : 0;
+        }
+        if (gap <= p->tol || round >= rounds)
+            return gap;
+        for (int k = 0; k < GREEDY_STEPS; k++) {
+            int best = -1;
+            float best_gain = 0, best_step = 0;
+            for (int j = 0; j < p->h; j++) {
+                float c = p->gram[(size_t)j * p->ld + j];
+                float v = w->r[j] + c * z[j];
+                float shrunk = v > p->alpha ? v - p->alpha : v < -p->alpha && !p->positive ? v + p->alpha : 0;
+                float step = shrunk / c - z[j], gain = fabsf(step) * c;
+                if (gain > best_gain) {
+                    best_gain = gain;
+                    best = j;
+                    best_step = step;
+                }
+            }
+            if (best < 0)
+                break;
+            z[best] += best_step;
+            const float *g = p->gram + (size_t)best * p->ld;
+            for (int j = 0; j < p->ld; j += LANES)
+                store(w->r + j, fma_vec(splat(-best_step), load(g + j), load(w->r + j)));
+        }
+    }
+}
+
+static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_start,
+                       const int32_t *start_index, const float *start_value, work *w,
+                       int32_t *index, float *value, int32_t *count)
+{
+    int stuck = p->strategy == WBC_GREEDY, rounds = 0;
+    float gap = 0;
+    clear(w);
+    memcpy(w->r, q, (size_t)p->ld * sizeof *q);
+    for (int k = 0; k < n_start; k++)
+        if (start_value[k] > 0 || (start_value[k] < 0 && !p->positive))
+            enter(p, w, start_index[k], start_value[k], start_value[k] < 0 ? -1.f : 1.f);
+    for (; !stuck; rounds++) {
+        fresh_gradient(p, q, w);
+        float peak = peak_gradient(p, w);
+        gap = relative_gap(p, q, energy, peak, w);
+        if (gap <= p->tol || rounds >= p->max_iter)
+            break;
+        for (int i = 0; i < w->n_active; i++)
+            w->rest[i] = w->r[w->active[i]] - p->alpha * w->sign[i];
+        int room = w->n_active / 2 + 1;
+        int entered = add_worst(p, w, room);
+        solve_active(w);
+        stuck = !entered && rounds > 100;
+    }
+    if (stuck)
+        return solve_greedy(p, q, energy, w, p->max_iter - rounds, index, value, count);
+    memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
+    for (int i = 0; i < w->n_active; i++)
+        w->dense[w->active[i]] = (float)w->z[i];
+    int n = 0;
+    for (int j = 0; j < p->h; j++)
+        if (w->dense[j] != 0) {
+            index[n] = j;
+            value[n++] = w->dense[j];
+        }
+    *count = n;
+    return gap;
+}
+
+static int sparse_code(const wbc_lasso *p, int n, const float *q, const double *energy,
+                       const int64_t *start, const int32_t *start_index, const float *start_value,
+                       int32_t *index, float *value, int32_t *count, float *gap)
+{
+    int status = WBC_OK;
+    work *scratch = calloc((size_t)p->n_threads, sizeof *scratch);
+    if (!scratch)
+        return WBC_OUT_OF_MEMORY;
+    for (int t = 0; t < p->n_threads && status == WBC_OK; t++)
+        status = work_alloc(scratch + t, p);
+    if (status == WBC_OK) {
+#pragma omp parallel for num_threads(p->n_threads) schedule(dynamic, 16)
+        for (int i = 0; i < n; i++) {
+            size_t at = (size_t)i * (size_t)p->h;
+            int64_t from = start ? start[i] : 0, to = start ? start[i + 1] : 0;
+            gap[i] = solve_one(p, q + (size_t)i * p->ld, energy[i], (int)(to - from),
+                               start_index + from, start_value + from,
+                               scratch + omp_get_thread_num(), index + at, value + at, count + i);
+        }
+    }
+    for (int t = 0; t < p->n_threads; t++)
+        free(scratch[t].z);
+    free(scratch);
+    return status;
+}
