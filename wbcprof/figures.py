@@ -285,9 +285,9 @@ def heatmap(
         sample = np.random.default_rng(random_state).choice(n_all, n_cells, replace=False)
         values, names = values[sample], names[sample]
         text = f"{n_cells:,} cells drawn at random from {n_all:,}"
-    spread = values.std(axis=0)
-    scores = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    scores = np.clip(scores, -clip, clip)
+    varies = np.ptp(values, axis=0) > 0
+    scores = np.where(varies, values - values.mean(axis=0), 0)
+    scores = np.clip(scores / np.where(varies, values.std(axis=0), 1), -clip, clip)
     n, h = scores.shape
 
     frame = _axes(ax, (7, 5.5))
@@ -815,8 +815,9 @@ def _top(values: np.ndarray, names: np.ndarray, order: ArrayLike | None, n_top: 
         sums = np.zeros((len(count), values.shape[1]))
         np.add.at(sums, index, values)
         between = count @ (sums / count[:, None] - values.mean(axis=0)) ** 2
-        total = len(values) * values.var(axis=0)
-        order = np.argsort(-between / np.where(total > 0, total, 1), kind="stable")
+        varies = np.ptp(values, axis=0) > 0
+        share = np.where(varies, between, 0) / np.where(varies, values.var(axis=0), 1)
+        order = np.argsort(-share, kind="stable")
     return _rank(order, values.shape[1])[:n_top]
 
 

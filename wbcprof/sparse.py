@@ -6,10 +6,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
-from threadpoolctl import threadpool_limits
 
 from wbcprof import _core
-from wbcprof.threads import resolve_threads
+from wbcprof.threads import blas_threads, resolve_threads
 
 __all__ = ["SparseCodes", "gram_matrix", "sparse_code", "sparse_encode"]
 
@@ -212,7 +211,7 @@ def sparse_code(
     index, value = np.empty((tile, h), np.int32), np.empty((tile, h), np.float32)
     count, gap = np.empty(n, np.int32), np.empty(n, np.float32)
     packed = []
-    with threadpool_limits(threads, user_api="blas"):
+    with blas_threads(threads):
         for i in range(0, n, tile):
             rows = slice(i, min(i + tile, n))
             size = rows.stop - rows.start

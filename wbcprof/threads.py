@@ -1,14 +1,74 @@
-"""How many threads to use."""
+"""How many threads, of ours and of BLAS: the one place that decides."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+_forked = False
 
 
-def resolve_threads(n_threads: int | None) -> int:
-    """`n_threads`, or the number of CPUs available to this process when it is None."""
+def resolve_threads(n_threads: int | None = None) -> int:
+    """Number of threads to use.
+
+    Parameters
+    ----------
+    n_threads : int or None
+        At least 1. None takes the environment variable ``WBCPROF_NUM_THREADS`` or, where that is
+        unset, every CPU that this process may use.
+
+    Returns
+    -------
+    int
+        Always 1 in a forked child: OpenMP threads do not survive a fork, and the parent may have
+        used them. Start processes with "spawn" or "forkserver" to have threads in them.
+
+    Raises
+    ------
+    ValueError
+        If the number asked for is not a positive integer.
+    """
+    source = "n_threads"
+    value: object = n_threads
     if n_threads is None:
+        source = "WBCPROF_NUM_THREADS"
+        value = os.environ.get(source) or _available_cpus()
+    try:
+        count = int(str(value))
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"{source} must be a positive integer, got {value!r}")
+    return 1 if _forked else count
+
+
+@contextmanager
+def blas_threads(n_threads: int | None = None) -> Iterator[None]:
+    """Hold the BLAS pools of NumPy and SciPy to `resolve_threads(n_threads)` threads."""
+    with _blas_controller().limit(limits=resolve_threads(n_threads), user_api="blas"):
+        yield
+
+
+@lru_cache(maxsize=1)
+def _blas_controller():
+    import scipy.linalg  # noqa: F401  (its BLAS must be loaded before it can be held)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    if n_threads < 1:
-        raise ValueError(f"n_threads must be at least 1 or None, got {n_threads}")
-    return int(n_threads)
+    return os.cpu_count() or 1
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
