@@ -107,8 +107,9 @@ enum {
     DLANES = LANES / 2,
     MAX_ACTIVE = 512,
     GREEDY_STEPS = 128, /* between two fresh gradients */
+    PATIENCE = 5,       /* rounds of the active set without progress before greedy takes over */
 };
-static const float DEPENDENT = 1e-5f; /* share of a diagonal entry below which it is rounding */
+static const double DEPENDENT = 1e-6; /* eigenvalue, over a diagonal entry, taken for rounding */
 
 /* One thread's scratch. Vectors over S are zero past n_active, up to `stride`. */
 typedef struct {
@@ -125,7 +126,7 @@ static int work_alloc(work *w, const wbc_lasso *p)
 {
     int cap = p->h < MAX_ACTIVE ? p->h : MAX_ACTIVE;
     w->max_active = cap;
-    w->stride = (cap + 31) / 32 * 32 + 8; /* an odd number of cache lines: rows spread over the cache */
+    w->stride = (cap + 31) / 32 * 32 + 40; /* an odd number of cache lines: rows spread over the cache */
     size_t over = (size_t)w->stride, ld = (size_t)p->ld;
     double *a = calloc((over * (6 + (size_t)cap) + 2 * ld), sizeof *a);
     w->z = a;
@@ -146,40 +147,46 @@ static int work_alloc(work *w, const wbc_lasso *p)
     return WBC_OK;
 }
 
-/* r = q - sum over S of z_i Q[i] */
-static void fresh_gradient(const wbc_lasso *p, const float *q, work *w)
+/* r += scale Q[j] */
+static void add_row(const wbc_lasso *p, float *r, int j, float scale)
 {
-    memcpy(w->r, q, (size_t)p->ld * sizeof *q);
-    int i = 0;
-    for (; i + 4 <= w->n_active; i += 4) {
-        const float *g0 = p->gram + (size_t)w->active[i] * p->ld;
-        const float *g1 = p->gram + (size_t)w->active[i + 1] * p->ld;
-        const float *g2 = p->gram + (size_t)w->active[i + 2] * p->ld;
-        const float *g3 = p->gram + (size_t)w->active[i + 3] * p->ld;
-        vec z0 = splat((float)-w->z[i]), z1 = splat((float)-w->z[i + 1]);
-        vec z2 = splat((float)-w->z[i + 2]), z3 = splat((float)-w->z[i + 3]);
-        for (int j = 0; j < p->ld; j += LANES) {
-            vec a = fma_vec(z0, load(g0 + j), load(w->r + j));
-            a = fma_vec(z1, load(g1 + j), a);
-            a = fma_vec(z2, load(g2 + j), a);
-            store(w->r + j, fma_vec(z3, load(g3 + j), a));
-        }
-    }
-    for (; i < w->n_active; i++) {
-        const float *g = p->gram + (size_t)w->active[i] * p->ld;
-        vec z = splat((float)-w->z[i]);
-        for (int j = 0; j < p->ld; j += LANES)
-            store(w->r + j, fma_vec(z, load(g + j), load(w->r + j)));
-    }
+    const float *row = p->gram + (size_t)j * p->ld;
+    vec a = splat(scale);
+    for (int k = 0; k < p->ld; k += LANES)
+        store(r + k, fma_vec(a, load(row + k), load(r + k)));
 }
 
-/* Largest r_j (positive) or |r_j|, at least 0. */
-static float peak_gradient(const wbc_lasso *p, const work *w)
+/* r = q - Qz, z given by its non-zeros */
+static void fresh_gradient(const wbc_lasso *p, const float *q, int n, const int32_t *index,
+                           const float *value, float *r)
+{
+    memcpy(r, q, (size_t)p->ld * sizeof *q);
+    int i = 0;
+    for (; i + 4 <= n; i += 4) {
+        const float *g0 = p->gram + (size_t)index[i] * p->ld;
+        const float *g1 = p->gram + (size_t)index[i + 1] * p->ld;
+        const float *g2 = p->gram + (size_t)index[i + 2] * p->ld;
+        const float *g3 = p->gram + (size_t)index[i + 3] * p->ld;
+        vec z0 = splat(-value[i]), z1 = splat(-value[i + 1]);
+        vec z2 = splat(-value[i + 2]), z3 = splat(-value[i + 3]);
+        for (int j = 0; j < p->ld; j += LANES) {
+            vec a = fma_vec(z0, load(g0 + j), load(r + j));
+            a = fma_vec(z1, load(g1 + j), a);
+            a = fma_vec(z2, load(g2 + j), a);
+            store(r + j, fma_vec(z3, load(g3 + j), a));
+        }
+    }
+    for (; i < n; i++)
+        add_row(p, r, index[i], -value[i]);
+}
+
+/* Largest r_j (positive) or |r_j|, at least 0 */
+static float peak_gradient(const wbc_lasso *p, const float *r)
 {
     vec peak = {0};
     for (int j = 0; j < p->ld; j += LANES) {
-        vec r = load(w->r + j);
-        peak = max_vec(p->positive ? r : abs_vec(r), peak);
+        vec a = load(r + j);
+        peak = max_vec(p->positive ? a : abs_vec(a), peak);
     }
     float most = 0;
     for (int k = 0; k < LANES; k++)
@@ -187,24 +194,24 @@ static float peak_gradient(const wbc_lasso *p, const work *w)
     return most;
 }
 
-/* Relative duality gap of z at its fresh gradient. */
-static float relative_gap(const wbc_lasso *p, const float *q, double energy, float peak, const work *w)
+/* Objective of z and its relative duality gap, at the fresh gradient r */
+static float relative_gap(const wbc_lasso *p, const float *q, double energy, int n,
+                          const int32_t *index, const float *value, const float *r, double *objective)
 {
-    double zq = 0, zr = 0, l1 = 0;
-    for (int i = 0; i < w->n_active; i++) {
-        double z = w->z[i];
-        zq += z * q[w->active[i]];
-        zr += z * w->r[w->active[i]];
+    double zq = 0, zr = 0, l1 = 0, peak = peak_gradient(p, r);
+    for (int i = 0; i < n; i++) {
+        double z = value[i];
+        zq += z * q[index[i]];
+        zr += z * r[index[i]];
         l1 += fabs(z);
     }
     double rho2 = energy - zq - zr, y_rho = energy - zq;
     rho2 = rho2 > 0 ? rho2 : 0;
-    double primal = 0.5 * rho2 + p->alpha * l1;
-    double t = rho2 > 0 ? y_rho / rho2 : 1;
-    t = t < 0 ? 0 : t;
+    double t = rho2 > 0 && y_rho > 0 ? y_rho / rho2 : y_rho > 0;
     t = t * peak > p->alpha ? p->alpha / peak : t;
-    double gap = primal - t * y_rho + 0.5 * t * t * rho2;
-    return primal > 0 && gap > 0 ? (float)(gap / primal) : 0;
+    *objective = 0.5 * rho2 + p->alpha * l1;
+    double gap = *objective - t * y_rho + 0.5 * t * t * rho2;
+    return *objective > 0 && gap > 0 ? (float)(gap / *objective) : 0;
 }
 
 /* out = H v over S, zero past it */
@@ -274,19 +281,22 @@ static void leave(work *w, int i)
     w->z[last] = w->sign[last] = w->rest[last] = 0;
 }
 
-/* Go along `step` from z, at most `reach` times, until some z_i reaches zero: its place in S, or -1. */
-static int walk(work *w, double reach, double *walked)
+/* How far, at most `reach`, z can go along `step` before some z_i reaches zero: its place, or -1. */
+static int first_zero(const work *w, double *reach)
 {
     int blocked = -1;
     for (int i = 0; i < w->n_active; i++)
-        if (w->sign[i] * (w->z[i] + reach * w->step[i]) < 0) {
-            reach = -w->z[i] / w->step[i];
+        if (w->sign[i] * (w->z[i] + *reach * w->step[i]) < 0) {
+            *reach = -w->z[i] / w->step[i];
             blocked = i;
         }
+    return blocked;
+}
+
+static void move(work *w, double reach)
+{
     for (int i = 0; i < w->n_active; i++)
         w->z[i] += reach * w->step[i];
-    *walked = reach;
-    return blocked;
 }
 
 /* Let coordinate j into S at z_j = z. A column that depends on those of S trades places with one of
@@ -296,13 +306,16 @@ static int enter(const wbc_lasso *p, work *w, int j, double z, double sign)
     const float *column = p->gram + (size_t)j * p->ld;
     for (int attempt = 0; attempt < 2 && w->n_active < w->max_active; attempt++) {
         int s = w->n_active;
-        double pivot = column[j], *g = w->step;
+        double pivot = column[j], length = 1, *g = w->step;
         for (int i = 0; i < s; i++)
             g[i] = column[w->active[i]];
         times_inverse(w, g, w->u);
-        for (int i = 0; i < s; i++)
+        for (int i = 0; i < s; i++) {
             pivot -= g[i] * w->u[i];
-        if (pivot > DEPENDENT * column[j]) {
+            length += w->u[i] * w->u[i];
+        }
+        double rest = w->r[j] - p->alpha * sign;
+        if (pivot > DEPENDENT * column[j] * length) {
             w->u[s] = -1;
             w->n_active = s + 1;
             add_rank_one(w, w->u, 1 / pivot);
@@ -310,16 +323,19 @@ static int enter(const wbc_lasso *p, work *w, int j, double z, double sign)
             w->slot[j] = s;
             w->z[s] = z;
             w->sign[s] = sign;
-            w->rest[s] = w->r[j] - p->alpha * sign;
+            w->rest[s] = rest;
             return 1;
         }
+        if (sign * rest <= 0)
+            return 0;
         for (int i = 0; i < s; i++)
             w->step[i] = -sign * w->u[i];
-        double walked;
-        int blocked = walk(w, 1e30, &walked);
+        double reach = pivot > 0 ? sign * rest / pivot : INFINITY;
+        int blocked = first_zero(w, &reach);
         if (blocked < 0)
             return 0;
-        z += sign * walked;
+        move(w, reach);
+        z += sign * reach;
         leave(w, blocked);
     }
     return 0;
@@ -339,13 +355,14 @@ static void clear(work *w)
 static void solve_active(work *w)
 {
     while (w->n_active > 0) {
-        double walked;
+        double reach = 1;
         times_inverse(w, w->rest, w->step);
-        int blocked = walk(w, 1, &walked);
+        int blocked = first_zero(w, &reach);
+        move(w, reach);
         if (blocked < 0)
             return;
         for (int i = 0; i < w->n_active; i++)
-            w->rest[i] *= 1 - walked;
+            w->rest[i] *= 1 - reach;
         leave(w, blocked);
     }
 }
@@ -373,111 +390,91 @@ static int add_worst(const wbc_lasso *p, work *w, int most)
     return entered;
 }
 
-/* Greedy coordinate descent from z, `GREEDY_STEPS` updates per fresh gradient; S only lists z. */
-static float solve_greedy(const wbc_lasso *p, const float *q, double energy, work *w, int rounds,
-                          int32_t *index, float *value, int32_t *count)
+/* Non-zeros of z in `dense`, by rising index; their number */
+static int list_codes(const wbc_lasso *p, const float *dense, int32_t *index, float *value)
 {
-    float *z = w->dense, gap = 0;
-    memset(z, 0, (size_t)p->ld * sizeof *z);
-    for (int i = 0; i < w->n_active; i++)
-        z[w->active[i]] = (float)w->z[i];
-    clear(w);
     int n = 0;
-    for (int round = 0;; round++) {
-        memcpy(w->r, q, (size_t)p->ld * sizeof *q);
-        double zq = 0, zr = 0, l1 = 0;
-        n = 0;
-        for (int j = 0; j < p->h; j++)
-            if (z[j] != 0) {
-                const float *g = p->gram + (size_t)j * p->ld;
-                for (int k = 0; k < p->ld; k += LANES)
-                    store(w->r + k, fma_vec(splat(-z[j]), load(g + k), load(w->r + k)));
-                index[n] = j;
-                value[n++] = z[j];
-            }
-        (void)zq; (void)zr; (void)l1;
-        *count = n;
-        gap = 0;
-        {
-            for (int i = 0; i < n; i++) {
-                double v = value[i];
-                zq += v * q[index[i]];
-                zr += v * w->r[index[i]];
-                l1 += fabs(v);
-            }
-            double rho2 = energy - zq - zr, y_rho = energy - zq;
-            float peak = peak_gradient(p, w);
-            rho2 = rho2 > 0 ? rho2 : 0;
-            double primal = 0.5 * rho2 + p->alpha * l1;
-            double t = rho2 > 0 ? y_rho / rho2 : 1;
-            t = t < 0 ? 0 : t;
-            t = t * peak > p->alpha ? p->alpha / peak : t;
-            double gg = primal - t * y_rho + 0.5 * t * t * rho2;
-            gap = primal > 0 && gg > 0 ? (float)(gg / primal) : 0;
+    for (int j = 0; j < p->h; j++)
+        if (dense[j] != 0) {
+            index[n] = j;
+            value[n++] = dense[j];
         }
-        if (gap <= p->tol || round >= rounds)
-            return gap;
-        for (int k = 0; k < GREEDY_STEPS; k++) {
-            int best = -1;
-            float best_gain = 0, best_step = 0;
-            for (int j = 0; j < p->h; j++) {
-                float c = p->gram[(size_t)j * p->ld + j];
-                float v = w->r[j] + c * z[j];
-                float shrunk = v > p->alpha ? v - p->alpha : v < -p->alpha && !p->positive ? v + p->alpha : 0;
-                float step = shrunk / c - z[j], gain = fabsf(step) * c;
-                if (gain > best_gain) {
-                    best_gain = gain;
-                    best = j;
-                    best_step = step;
-                }
+    return n;
+}
+
+/* Up to GREEDY_STEPS steps of coordinate descent on z = dense; 0 when none is left but rounding */
+static int greedy_steps(const wbc_lasso *p, work *w)
+{
+    float *z = w->dense, *r = w->r;
+    for (int k = 0; k < GREEDY_STEPS; k++) {
+        int best = -1;
+        float best_change = 1e-6f * p->alpha, best_step = 0;
+        for (int j = 0; j < p->h; j++) {
+            float scale = p->gram[(size_t)j * p->ld + j], v = r[j] + scale * z[j];
+            float least = p->positive ? 0 : v + p->alpha;
+            float target = v > p->alpha ? v - p->alpha : least < 0 ? least : 0;
+            float step = target / scale - z[j], change = fabsf(step) * scale;
+            if (change > best_change) {
+                best_change = change;
+                best_step = step;
+                best = j;
             }
-            if (best < 0)
-                break;
-            z[best] += best_step;
-            const float *g = p->gram + (size_t)best * p->ld;
-            for (int j = 0; j < p->ld; j += LANES)
-                store(w->r + j, fma_vec(splat(-best_step), load(g + j), load(w->r + j)));
         }
+        if (best < 0)
+            return k;
+        z[best] += best_step;
+        add_row(p, r, best, -best_step);
     }
+    return GREEDY_STEPS;
 }
 
 static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_start,
                        const int32_t *start_index, const float *start_value, work *w,
                        int32_t *index, float *value, int32_t *count)
 {
-    int stuck = p->strategy == WBC_GREEDY, rounds = 0;
+    double objective, best = INFINITY;
+    int round = 0, idle = 0;
     float gap = 0;
     clear(w);
-    memcpy(w->r, q, (size_t)p->ld * sizeof *q);
-    for (int k = 0; k < n_start; k++)
-        if (start_value[k] > 0 || (start_value[k] < 0 && !p->positive))
-            enter(p, w, start_index[k], start_value[k], start_value[k] < 0 ? -1.f : 1.f);
-    for (; !stuck; rounds++) {
-        fresh_gradient(p, q, w);
-        float peak = peak_gradient(p, w);
-        gap = relative_gap(p, q, energy, peak, w);
-        if (gap <= p->tol || rounds >= p->max_iter)
-            break;
-        for (int i = 0; i < w->n_active; i++)
-            w->rest[i] = w->r[w->active[i]] - p->alpha * w->sign[i];
-        int room = w->n_active / 2 + 1;
-        int entered = add_worst(p, w, room);
-        solve_active(w);
-        stuck = !entered && rounds > 100;
-    }
-    if (stuck)
-        return solve_greedy(p, q, energy, w, p->max_iter - rounds, index, value, count);
     memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
-    for (int i = 0; i < w->n_active; i++)
-        w->dense[w->active[i]] = (float)w->z[i];
-    int n = 0;
-    for (int j = 0; j < p->h; j++)
-        if (w->dense[j] != 0) {
-            index[n] = j;
-            value[n++] = w->dense[j];
+    memset(w->r, 0, (size_t)p->ld * sizeof *w->r);
+    for (int k = 0; k < n_start; k++)
+        if (start_value[k] > 0 || (start_value[k] < 0 && !p->positive)) {
+            w->dense[start_index[k]] = start_value[k];
+            if (p->strategy == WBC_ACTIVE_SET)
+                enter(p, w, start_index[k], start_value[k], start_value[k] < 0 ? -1 : 1);
         }
-    *count = n;
-    return gap;
+    if (p->strategy == WBC_ACTIVE_SET) {
+        for (;; round++) {
+            int n = w->n_active;
+            for (int i = 0; i < n; i++)
+                value[i] = (float)w->z[i];
+            fresh_gradient(p, q, n, w->active, value, w->r);
+            gap = relative_gap(p, q, energy, n, w->active, value, w->r, &objective);
+            idle = objective < best * (1 - 1e-7) ? 0 : idle + 1;
+            best = objective < best ? objective : best;
+            if (gap <= p->tol || round >= p->max_iter || idle >= PATIENCE)
+                break;
+            for (int i = 0; i < n; i++)
+                w->rest[i] = w->r[w->active[i]] - p->alpha * w->sign[i];
+            add_worst(p, w, n / 2 + 1);
+            solve_active(w);
+        }
+        memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
+        for (int i = 0; i < w->n_active; i++)
+            w->dense[w->active[i]] = (float)w->z[i];
+        *count = list_codes(p, w->dense, index, value);
+        if (gap <= p->tol)
+            return gap;
+    }
+    for (int moved = 1;; round++) {
+        int n = *count = list_codes(p, w->dense, index, value);
+        fresh_gradient(p, q, n, index, value, w->r);
+        gap = relative_gap(p, q, energy, n, index, value, w->r, &objective);
+        if (gap <= p->tol || round >= p->max_iter || !moved)
+            return gap;
+        moved = greedy_steps(p, w);
+    }
 }
 
 static int sparse_code(const wbc_lasso *p, int n, const float *q, const double *energy,

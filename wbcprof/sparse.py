@@ -1,7 +1,8 @@
-"""Sparse codes of patch rows over a set of signatures: q = XB' by BLAS, then one lasso per patch."""
+"""Sparse codes of patch rows over a set of signatures: q = XB' by BLAS, one lasso per patch."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ __all__ = ["SparseCodes", "gram_matrix", "sparse_code", "sparse_encode"]
 
 Strategy = Literal["auto", "active_set", "greedy"]
 TILE_BYTES = 48 << 20
+BLOCK = 256  # rows in one BLAS call: fixed, so that no result depends on the number of threads
 
 
 class SparseCodes(NamedTuple):
@@ -108,7 +110,10 @@ def gram_matrix(components: np.ndarray, kappa: float = 0.0) -> np.ndarray:
     """
     h = components.shape[0]
     gram = np.zeros((h, _padded(h)), np.float32)
-    _core.rows_product(components, components, gram)
+    with threadpool_limits(1, user_api="blas"):
+        for i in range(0, h, BLOCK):
+            rows = slice(i, i + BLOCK)
+            _core.rows_product(components[rows], components, gram[rows])
     gram[np.arange(h), np.arange(h)] += np.float32(kappa)
     return gram
 
@@ -206,29 +211,34 @@ def sparse_code(
     if strategy not in ("auto", "active_set", "greedy"):
         raise ValueError(f"strategy must be auto, active_set or greedy, got {strategy!r}")
 
-    tile = max(16, min(n, TILE_BYTES // (12 * gram.shape[1])))
-    linear = np.zeros((tile, gram.shape[1]), np.float32)
+    ld = gram.shape[1]
+    tile = max(1, min(-(-n // BLOCK), TILE_BYTES // (12 * ld * BLOCK))) * BLOCK
+    linear, energy = np.zeros((tile, ld), np.float32), np.empty(tile)
     index, value = np.empty((tile, h), np.int32), np.empty((tile, h), np.float32)
     count, gap = np.empty(n, np.int32), np.empty(n, np.float32)
     packed = []
-    with blas_threads(threads):
+
+    def prepare(at: int) -> None:
+        rows = slice(at, min(at + BLOCK, n))
+        here = slice(at % tile, at % tile + rows.stop - rows.start)
+        x = np.ascontiguousarray(patches[rows], np.float32)
+        energy[here] = _energy(x, "patches", at)
+        _core.rows_product(x, components, linear[here])
+        if kappa and prediction is not None:
+            f = np.asarray(prediction[rows], np.float32)
+            energy[here] += kappa * _energy(f, "prediction", at)
+            linear[here, :h] += np.float32(kappa) * f
+
+    with blas_threads(1), ThreadPoolExecutor(threads) as pool:
         for i in range(0, n, tile):
             rows = slice(i, min(i + tile, n))
             size = rows.stop - rows.start
-            x = np.ascontiguousarray(patches[rows], np.float32)
-            energy = np.einsum("ij,ij->i", x, x, dtype=np.float64)
-            _finite(energy, "patches", i)
-            _core.rows_product(x, components, linear[:size])
-            if kappa and prediction is not None:
-                f = np.asarray(prediction[rows], np.float32)
-                prediction_energy = np.einsum("ij,ij->i", f, f, dtype=np.float64)
-                _finite(prediction_energy, "prediction", i)
-                energy += kappa * prediction_energy
-                linear[:size, :h] += np.float32(kappa) * f
-            warm = (None, None, None) if start is None else (start[0][i : rows.stop + 1], *start[1:])
+            list(pool.map(prepare, range(i, rows.stop, BLOCK)))
+            warm = (None,) * 3 if start is None else (start[0][i : rows.stop + 1], *start[1:])
             _core.sparse_code(
-                gram, linear[:size], energy, *warm, index[:size], value[:size], count[rows],
-                gap[rows], alpha, positive, strategy == "greedy", tol, max_iter, threads,
+                gram, linear[:size], energy[:size], *warm, index[:size], value[:size],
+                count[rows], gap[rows], alpha, positive, strategy == "greedy", tol, max_iter,
+                threads,
             )
             total = int(count[rows].sum())
             packed.append((np.empty(total, np.int32), np.empty(total, np.float32)))
@@ -256,10 +266,13 @@ def _rows(array: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-def _finite(energy: np.ndarray, name: str, first: int) -> None:
+def _energy(rows: np.ndarray, name: str, first: int) -> np.ndarray:
+    """|row|^2 in float64, which is finite exactly when the row is."""
+    energy = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(energy))
     if bad.size:
         raise ValueError(f"{name} must be finite, got NaN or infinity in row {first + bad[0]}")
+    return energy
 
 
 def _warm_start(init, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
