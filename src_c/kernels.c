@@ -1,6 +1,8 @@
 /* All kernels of one instruction set, as one table row: compiled once per set, see meson.build. */
 #include "wbcprof.h"
 
+#include "encode_pool.c"
+
 #define CONCAT_(a, b) a##b
 #define CONCAT(a, b) CONCAT_(a, b)
 #define STRING_(a) #a
@@ -8,4 +10,5 @@
 
 const wbc_kernels CONCAT(wbc_kernels_, WBC_ISA) = {
     .name = STRING(WBC_ISA),
+    .encode_pool = encode_pool,
 };
