@@ -1,6 +1,7 @@
 /* All kernels of one instruction set, as one table row: compiled once per set, see meson.build. */
 #include "wbcprof.h"
 
+#include "encode_pool.c"
 #include "sparse_code.c"
 
 #define CONCAT_(a, b) a##b
@@ -10,5 +11,6 @@
 
 const wbc_kernels CONCAT(wbc_kernels_, WBC_ISA) = {
     .name = STRING(WBC_ISA),
+    .encode_pool = encode_pool,
     .sparse_code = sparse_code,
 };

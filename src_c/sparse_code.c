@@ -36,11 +36,11 @@ enum { LANES = 8 };
 enum { LANES = 4 };
 #endif
 
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float fvec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef double dvec __attribute__((vector_size(4 * LANES), aligned(8), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-static inline vec fma_vec(vec a, vec b, vec c)
+static inline fvec fma_vec(fvec a, fvec b, fvec c)
 {
 #if defined(__AVX512F__)
     return _mm512_fmadd_ps(a, b, c);
@@ -77,30 +77,30 @@ static inline void store_d(double *p, dvec a)
     *(dvec *)p = a;
 }
 
-static inline vec splat(float a)
+static inline fvec splat(float a)
 {
-    return a - (vec){0};
+    return a - (fvec){0};
 }
 
-static inline vec load(const float *p)
+static inline fvec load(const float *p)
 {
-    return *(const vec *)p;
+    return *(const fvec *)p;
 }
 
-static inline void store(float *p, vec a)
+static inline void store(float *p, fvec a)
 {
-    *(vec *)p = a;
+    *(fvec *)p = a;
 }
 
-static inline vec max_vec(vec a, vec b)
+static inline fvec max_vec(fvec a, fvec b)
 {
     ivec more = a > b;
-    return (vec)(((ivec)a & more) | ((ivec)b & ~more));
+    return (fvec)(((ivec)a & more) | ((ivec)b & ~more));
 }
 
-static inline vec abs_vec(vec a)
+static inline fvec abs_vec(fvec a)
 {
-    return (vec)((ivec)a & 0x7fffffff);
+    return (fvec)((ivec)a & 0x7fffffff);
 }
 
 enum {
@@ -151,7 +151,7 @@ static int work_alloc(work *w, const wbc_lasso *p)
 static void add_row(const wbc_lasso *p, float *r, int j, float scale)
 {
     const float *row = p->gram + (size_t)j * p->ld;
-    vec a = splat(scale);
+    fvec a = splat(scale);
     for (int k = 0; k < p->ld; k += LANES)
         store(r + k, fma_vec(a, load(row + k), load(r + k)));
 }
@@ -167,10 +167,10 @@ static void fresh_gradient(const wbc_lasso *p, const float *q, int n, const int3
         const float *g1 = p->gram + (size_t)index[i + 1] * p->ld;
         const float *g2 = p->gram + (size_t)index[i + 2] * p->ld;
         const float *g3 = p->gram + (size_t)index[i + 3] * p->ld;
-        vec z0 = splat(-value[i]), z1 = splat(-value[i + 1]);
-        vec z2 = splat(-value[i + 2]), z3 = splat(-value[i + 3]);
+        fvec z0 = splat(-value[i]), z1 = splat(-value[i + 1]);
+        fvec z2 = splat(-value[i + 2]), z3 = splat(-value[i + 3]);
         for (int j = 0; j < p->ld; j += LANES) {
-            vec a = fma_vec(z0, load(g0 + j), load(r + j));
+            fvec a = fma_vec(z0, load(g0 + j), load(r + j));
             a = fma_vec(z1, load(g1 + j), a);
             a = fma_vec(z2, load(g2 + j), a);
             store(r + j, fma_vec(z3, load(g3 + j), a));
@@ -183,9 +183,9 @@ static void fresh_gradient(const wbc_lasso *p, const float *q, int n, const int3
 /* Largest r_j (positive) or |r_j|, at least 0 */
 static float peak_gradient(const wbc_lasso *p, const float *r)
 {
-    vec peak = {0};
+    fvec peak = {0};
     for (int j = 0; j < p->ld; j += LANES) {
-        vec a = load(r + j);
+        fvec a = load(r + j);
         peak = max_vec(p->positive ? a : abs_vec(a), peak);
     }
     float most = 0;

@@ -14,6 +14,52 @@ enum {
     WBC_OUT_OF_MEMORY = 1,
 };
 
+/* Signatures are handled in blocks of this many; arrays over signatures are padded to it. */
+enum { WBC_SIGNATURE_BLOCK = 32 };
+
+/* F(m, r) with m + r - 1 points: more than eight lose too many digits in float32. */
+enum { WBC_MAX_POINTS = 8 };
+
+typedef enum { WBC_SIGMOID, WBC_TANH, WBC_RECTIFIED, WBC_SOFT_THRESHOLD } wbc_nonlinearity;
+
+/* Images, encoder and statistics of one call of encode_pool; the formula opens encode_pool.c.
+ * n_signatures is padded; a statistic that nobody wants is NULL. */
+typedef struct {
+    /* IN, images: n_images x height x width x channels, bytes (looked up in pixel_table) or floats */
+    const uint8_t *bytes;
+    const float *floats;
+    const float *pixel_table; /* 256 */
+    int n_images, height, width, channels;
+
+    /* IN, windows: window (i, j) starts at pixel (i * step, j * step), belongs to pooling cell
+     * cell_of_row[i] * pool_columns + cell_of_column[j] */
+    int patch, step, rows, columns;
+    const int32_t *cell_of_row, *cell_of_column;
+    int pool_columns, n_pool_cells;
+
+    /* IN, form: F(tile, taps) over cells of cell x cell pixels that lie `dilation` windows apart */
+    int cell, dilation, taps, tile;
+    const float *input_transform;  /* B', points x points, points = tile + taps - 1 */
+    const float *output_transform; /* A', tile x points */
+    int n_features;                /* of a cell: cell * cell * channels, or of its projection */
+    const float *projection;       /* cell * cell * channels x n_features, or NULL */
+
+    /* IN, encoder */
+    int n_signatures;
+    const float *filters;    /* block of signatures x points^2 x n_features x WBC_SIGNATURE_BLOCK */
+    const float *colour;     /* n_signatures x channels: response to one unit of a channel */
+    const float *offset, *gain, *threshold; /* n_signatures */
+    wbc_nonlinearity nonlinearity;
+    float contrast_epsilon; /* negative: no contrast normalisation */
+
+    /* OUT, over the windows of each pooling cell: n_images x n_pool_cells x n_signatures */
+    float *shift;  /* the cell's first code; starts as NaN, NULL where sum is */
+    float *sum;    /* of code - shift; starts at 0, as square and active */
+    float *square; /* of (code - shift)^2 */
+    float *max;    /* starts at -infinity */
+    float *active; /* number of windows whose unit is active */
+} wbc_encode_pool;
+
 /* Many lassos that share one Gram matrix; the formula is in sparse_code.c. */
 typedef struct {
     const float *gram; /* Q, h x ld, columns past h zero */
@@ -31,6 +77,7 @@ enum { WBC_ACTIVE_SET = 0, WBC_GREEDY = 1 };
 /* One row of the table: everything that is compiled once per instruction set. */
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */
+    int (*encode_pool)(const wbc_encode_pool *job, int n_threads);
 
     /* Codes of n signals: linear terms q (n x ld) and energies |y|^2 (n), warm start in CSR form
      * (start NULL: from zero). Signal i gets count[i] non-zeros, by rising index, in

@@ -1,8 +1,127 @@
-"""Naive NumPy twins of the compiled functions: the readable statement of each algorithm."""
+"""Naive NumPy twins of the compiled kernels: the algorithms, stated to be read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+
+def encode_pool(
+    images: np.ndarray,
+    filters: np.ndarray,
+    offset: np.ndarray,
+    gain: np.ndarray,
+    threshold: np.ndarray | None = None,
+    *,
+    nonlinearity: str,
+    step: int,
+    contrast_epsilon: float | None = None,
+    pixel_table: np.ndarray | None = None,
+    pools: Sequence[str] = ("mean",),
+    levels: Sequence[int] = (1,),
+) -> np.ndarray:
+    """Encode every window of every image, pool the codes; all in float64.
+
+    Parameters
+    ----------
+    images : (n, height, width, channels) array, uint8 or float
+        uint8 pixels are looked up in `pixel_table`, floats are taken as they are.
+    filters, offset, gain, threshold, nonlinearity, step, contrast_epsilon, pixel_table
+        As `wbcprof.encoder.Encoder` takes them.
+    pools, levels
+        As `wbcprof.encoder.Encoder.encode_pool` takes them.
+
+    Returns
+    -------
+    (n, len(pools) * sum(level**2) * n_signatures) float64 array
+        Layout [pool][pyramid cell, levels in order, row major][signature].
+    """
+    rows = []
+    for image in images:
+        codes, active = encode_windows(
+            image, filters, offset, gain, threshold, nonlinearity=nonlinearity, step=step,
+            contrast_epsilon=contrast_epsilon, pixel_table=pixel_table,
+        )  # fmt: skip
+        n_rows, n_columns = codes.shape[:2]
+        cell_codes, cell_active = [], []
+        for level in levels:
+            row_cell = np.arange(n_rows) * level // n_rows
+            column_cell = np.arange(n_columns) * level // n_columns
+            for row in range(level):
+                for column in range(level):
+                    inside = np.ix_(row_cell == row, column_cell == column)
+                    cell_codes.append(codes[inside].reshape(-1, codes.shape[2]))
+                    cell_active.append(active[inside].reshape(-1, codes.shape[2]))
+        rows.append(
+            [
+                pool_codes(c, a, pool)
+                for pool in pools
+                for c, a in zip(cell_codes, cell_active, strict=True)
+            ]
+        )
+    return np.array(rows).reshape(len(images), -1)
+
+
+def encode_windows(
+    image: np.ndarray,
+    filters: np.ndarray,
+    offset: np.ndarray,
+    gain: np.ndarray,
+    threshold: np.ndarray | None = None,
+    *,
+    nonlinearity: str,
+    step: int,
+    contrast_epsilon: float | None = None,
+    pixel_table: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of every window of one image and whether each unit is active.
+
+    Returns
+    -------
+    codes : (rows, columns, n_signatures) float64 array
+    active : (rows, columns, n_signatures) bool array
+    """
+    n_signatures, patch = filters.shape[:2]
+    if image.dtype == np.uint8:
+        table = np.arange(256) / 255 if pixel_table is None else pixel_table
+        image = np.asarray(table, np.float64)[image]
+    windows = np.lib.stride_tricks.sliding_window_view(
+        image.astype(np.float64), (patch, patch), (0, 1)
+    )
+    windows = windows[::step, ::step].transpose(0, 1, 3, 4, 2)
+    x = windows.reshape(*windows.shape[:2], -1)
+
+    a = x @ filters.astype(np.float64).reshape(n_signatures, -1).T
+    if contrast_epsilon is not None:
+        a /= np.sqrt(x.var(axis=2, keepdims=True) + contrast_epsilon)
+    a += offset
+
+    active = a > 0
+    if nonlinearity == "sigmoid":
+        s = 1 / (1 + np.exp(-a))
+    elif nonlinearity == "tanh":
+        s = np.tanh(a)
+    elif nonlinearity == "rectified":
+        s = np.maximum(a, 0)
+    else:
+        s = np.sign(a) * np.maximum(np.abs(a) - threshold, 0)
+        active = np.abs(a) > threshold
+    return gain * s, active
+
+
+def pool_codes(codes: np.ndarray, active: np.ndarray, pool: str) -> np.ndarray:
+    """One statistic over the windows of a pooling cell, 0 where the cell has no window."""
+    if len(codes) == 0:
+        return np.zeros(codes.shape[1])
+    if pool == "max":
+        return codes.max(axis=0)
+    if pool == "std":
+        return codes.std(axis=0)
+    if pool == "active":
+        return active.mean(axis=0)
+    mean = codes.mean(axis=0)
+    return np.sign(mean) * np.sqrt(np.abs(mean)) if pool == "sqrt" else mean
 
 
 def sparse_code(

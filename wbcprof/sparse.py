@@ -110,7 +110,7 @@ def gram_matrix(components: np.ndarray, kappa: float = 0.0) -> np.ndarray:
     """
     h = components.shape[0]
     gram = np.zeros((h, _padded(h)), np.float32)
-    with threadpool_limits(1, user_api="blas"):
+    with blas_threads(1):
         for i in range(0, h, BLOCK):
             rows = slice(i, i + BLOCK)
             _core.rows_product(components[rows], components, gram[rows])

@@ -1,0 +1,552 @@
+"""Encoder: a linear filter bank with a nonlinearity, prepared for the compiled kernel.
+
+A window x of an image gives the codes ``g f((W x) / s + b)``. The kernel computes W x by Cook-Toom
+minimal filtering over cells of pixels (Winograd, Arithmetic Complexity of Computations, 1980;
+Lavin and Gray, CVPR 2016); its forms are listed by `list_forms`, and the one with the least counted
+work is used for each image size.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+
+from wbcprof import _core
+from wbcprof.threads import resolve_threads
+
+POOLS = ("mean", "max", "std", "active", "sqrt")
+NONLINEARITIES = tuple(_core.NONLINEARITIES)
+
+_POINTS = [Fraction(p) for p in (0, 1, -1, 2, -2)] + [Fraction(1, 2), Fraction(-1, 2)]
+_READ_FILTER = 4  # reading a transformed filter takes as long as its use for this many tiles
+_COPY_PIXEL = 8  # products that take as long as copying one pixel value
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to compute W x: tile x tile windows at a time from taps x taps cells of pixels.
+
+    Attributes
+    ----------
+    cell : int
+        Side of a cell in pixels.
+    dilation : int
+        Cells of one window start this many windows apart.
+    taps : int
+        Cells along a window's side.
+    tile : int
+        Windows along a tile's side; 1 only in the direct form, which has one tap.
+    """
+
+    cell: int
+    dilation: int
+    taps: int
+    tile: int
+
+    @property
+    def points(self) -> int:
+        return self.tile + self.taps - 1
+
+    @property
+    def name(self) -> str:
+        if self.taps == 1:
+            return "direct"
+        return f"F({self.tile},{self.taps}) on {self.cell} px cells"
+
+    def count_tiles(self, n_windows: int) -> int:
+        """Tiles along an axis of `n_windows` windows, over all interleaved grids."""
+        grids = range(min(self.dilation, n_windows))
+        return sum(
+            math.ceil(len(range(grid, n_windows, self.dilation)) / self.tile) for grid in grids
+        )
+
+    def count_products(self, rows: int, columns: int, features: int) -> int:
+        """Multiplications per signature for a grid of windows."""
+        return self.count_tiles(rows) * self.count_tiles(columns) * self.points**2 * features
+
+    def count_work(self, rows: int, columns: int, features: int, n_signatures: int) -> float:
+        """Counted work for an image, in multiplications: what the choice of a form minimises."""
+        tiles = self.count_tiles(rows) * self.count_tiles(columns)
+        positions = self.points**2
+        reach = self.dilation * (self.taps - 1)
+        copying = _COPY_PIXEL * (rows + reach) * (columns + reach) * features
+        transform = 2 * tiles * self.points**3 * features
+        products = (tiles + _READ_FILTER) * positions * features
+        inverse = tiles * (self.points + self.tile) * self.points * (self.tile + 2) / 2
+        return copying + transform + n_signatures * (products + inverse)
+
+
+def list_forms(patch: int, step: int) -> list[Form]:
+    """All forms for windows of `patch` pixels that lie `step` pixels apart, direct first."""
+    forms = [Form(cell=patch, dilation=1, taps=1, tile=1)]
+    for dilation in range(1, math.ceil(patch / step)):
+        taps = math.ceil(patch / (dilation * step))
+        forms += [
+            Form(cell=dilation * step, dilation=dilation, taps=taps, tile=tile)
+            for tile in range(2, _core.MAX_POINTS - taps + 2)
+        ]
+    return forms
+
+
+@cache
+def cook_toom_matrices(tile: int, taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matrices of F(tile, taps), from exact rationals.
+
+    ``output @ ((kernel @ w) * (input @ d))`` are the `tile` values of the correlation of the
+    tile + taps - 1 numbers d with the `taps` numbers w.
+
+    Returns
+    -------
+    input, kernel, output : float64 arrays
+        (points, points), (points, taps) and (tile, points), with points = tile + taps - 1.
+    """
+    finite = _POINTS[: tile + taps - 2]
+    kernel, input_rows = [], []
+    for index, point in enumerate(finite):
+        others = finite[:index] + finite[index + 1 :]
+        scale = math.prod((point - other for other in others), start=Fraction(1))
+        kernel.append([point**power / scale for power in range(taps)])
+        input_rows.append([*_polynomial(others), Fraction(0)])
+    kernel.append([Fraction(power == taps - 1) for power in range(taps)])
+    input_rows.append(_polynomial(finite))
+    output = [
+        [point**power for point in finite] + [Fraction(power == tile - 1)] for power in range(tile)
+    ]
+    return tuple(np.array(rows, dtype=np.float64) for rows in (input_rows, kernel, output))
+
+
+def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
+    """Coefficients, constant first, of the product of (x - root)."""
+    coefficients = [Fraction(1)]
+    for root in roots:
+        shifted = [Fraction(0), *coefficients]
+        scaled = [*(root * c for c in coefficients), Fraction(0)]
+        coefficients = [a - b for a, b in zip(shifted, scaled, strict=True)]
+    return coefficients
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Transformed filters of one form, as the kernel reads them."""
+
+    input_transform: np.ndarray
+    output_transform: np.ndarray
+    filters: np.ndarray
+
+
+class Encoder:
+    """Codes of all windows of images, pooled, without storing windows or codes.
+
+    Parameters
+    ----------
+    filters : (h, p, p, c) array
+        Weights W over the pixel values of a window, preprocessing folded in.
+    offset, gain : (h,) arrays
+        b and g.
+    threshold : (h,) array, optional
+        Required by soft_threshold, refused otherwise.
+    nonlinearity : {"sigmoid", "tanh", "rectified", "soft_threshold"}
+        f(a): 1/(1+exp(-a)), tanh(a), max(0, a), sign(a) max(0, \\|a\\| - threshold).
+    step : int
+        Pixels from a window to the next.
+    contrast_epsilon : float, optional
+        If given, s = sqrt(variance of the window's p*p*c values + contrast_epsilon), else s = 1.
+    pixel_table : (256,) array, optional
+        Value of each uint8 pixel; default v / 255. Float images are taken as they are.
+    form : str, optional
+        Name of the form to use, one of `list_forms`; default: the one with the least counted work
+        for the image size.
+
+    Raises
+    ------
+    ValueError
+        If shapes, numbers or names are out of range.
+    """
+
+    def __init__(
+        self,
+        filters: np.ndarray,
+        offset: np.ndarray,
+        gain: np.ndarray,
+        threshold: np.ndarray | None = None,
+        *,
+        nonlinearity: str,
+        step: int,
+        contrast_epsilon: float | None = None,
+        pixel_table: np.ndarray | None = None,
+        form: str | None = None,
+    ) -> None:
+        filters = np.asarray(filters, dtype=np.float64)
+        if filters.ndim != 4 or filters.shape[1] != filters.shape[2] or 0 in filters.shape:
+            raise ValueError(
+                "filters must be signatures x patch x patch x channels with equal sides, "
+                f"got shape {filters.shape}"
+            )
+        if not np.isfinite(filters).all():
+            raise ValueError("filters must be finite, got NaN or infinity")
+        if nonlinearity not in NONLINEARITIES:
+            raise ValueError(f"nonlinearity must be one of {NONLINEARITIES}, got {nonlinearity!r}")
+        if (threshold is not None) != (nonlinearity == "soft_threshold"):
+            raise ValueError(
+                "threshold goes with nonlinearity 'soft_threshold' and with no other, got "
+                f"{nonlinearity!r} {'without' if threshold is None else 'with'} threshold"
+            )
+        if step != int(step) or step < 1:
+            raise ValueError(f"step must be a positive integer, got {step!r}")
+        if contrast_epsilon is not None and not 0 < contrast_epsilon < math.inf:
+            raise ValueError(f"contrast_epsilon must be positive or None, got {contrast_epsilon!r}")
+        if pixel_table is None:
+            pixel_table = np.arange(256) / 255
+
+        self.n_signatures, self.patch, _, self.channels = filters.shape
+        self.step = int(step)
+        self.nonlinearity = nonlinearity
+        self.contrast_epsilon = contrast_epsilon
+        self._forms = {form.name: form for form in list_forms(self.patch, self.step)}
+        if form is not None and form not in self._forms:
+            raise ValueError(f"form must be one of {list(self._forms)}, got {form!r}")
+        self._form = form
+        self._filters = filters
+        self._pixel_table = _as_vector(pixel_table, 256, "pixel_table")
+        self._colour = self._pad(filters.sum(axis=(1, 2)).astype(np.float32))
+        self._offset = self._pad(_as_vector(offset, self.n_signatures, "offset"))
+        self._gain = self._pad(_as_vector(gain, self.n_signatures, "gain"))
+        if threshold is None:
+            threshold = np.zeros(self.n_signatures)
+        self._threshold = self._pad(_as_vector(threshold, self.n_signatures, "threshold"))
+        self._prepared: dict[Form, _Prepared] = {}
+        self._lock = threading.Lock()
+
+    def encode_pool(
+        self,
+        images: np.ndarray,
+        *,
+        pools: Sequence[str] = ("mean",),
+        levels: Sequence[int] = (1,),
+        n_threads: int | None = None,
+    ) -> np.ndarray:
+        """Profile of every image.
+
+        Parameters
+        ----------
+        images : (n, height, width, c) array, uint8 or float
+            At least p pixels high and wide. Floats must be finite.
+        pools : sequence of {"mean", "max", "std", "active", "sqrt"}
+            "std" is the population's, "active" the fraction of windows with a > 0 (soft_threshold:
+            \\|a\\| > threshold), "sqrt" the square root of the mean with the mean's sign.
+        levels : sequence of int
+            Pyramid: level L pools over L x L cells; window i of n goes to cell i * L // n. A cell
+            without windows gives 0.
+        n_threads : int, optional
+            See `wbcprof.threads.resolve_threads`. Results have the same bits for any number.
+
+        Returns
+        -------
+        (n, len(pools) * sum(level**2) * h) float32 array
+            Layout [pool][pyramid cell, levels in order, row major][signature].
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the images or names do not fit.
+        """
+        images = self._check_images(images)
+        pools = _check_pools(pools)
+        levels = list(levels)
+        if not levels or any(level != int(level) or level < 1 for level in levels):
+            raise ValueError(f"levels must be positive integers, at least one, got {levels}")
+        rows, columns = self.count_windows(*images.shape[1:3])
+        fine = math.lcm(*levels)
+        cell_of_row = np.arange(rows) * fine // rows
+        cell_of_column = np.arange(columns) * fine // columns
+        statistics = self._run(images, cell_of_row, cell_of_column, (fine, fine), pools, n_threads)
+        parts = [statistics.merge(level) for level in levels]
+        profile = [part.pool(pool) for pool in pools for part in parts]
+        return np.concatenate([p.reshape(len(images), -1) for p in profile], axis=1)
+
+    def encode_map(
+        self,
+        images: np.ndarray,
+        region: int,
+        pool: str = "max",
+        *,
+        n_threads: int | None = None,
+    ) -> np.ndarray:
+        """Map of codes pooled over regions of windows: the input of a stacked layer.
+
+        Parameters
+        ----------
+        images
+            As in `encode_pool`.
+        region : int
+            Windows along a region's side; regions at the far edges may hold fewer.
+        pool
+            One of those of `encode_pool`.
+
+        Returns
+        -------
+        (n, ceil(rows / region), ceil(columns / region), h) float32 array
+        """
+        images = self._check_images(images)
+        (pool,) = _check_pools([pool])
+        if region != int(region) or region < 1:
+            raise ValueError(f"region must be a positive integer, got {region!r}")
+        rows, columns = self.count_windows(*images.shape[1:3])
+        grid = math.ceil(rows / region), math.ceil(columns / region)
+        statistics = self._run(
+            images, np.arange(rows) // region, np.arange(columns) // region, grid, [pool], n_threads
+        )
+        return statistics.pool(pool)
+
+    def count_windows(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of windows of an image of `height` x `width` pixels."""
+        if min(height, width) < self.patch:
+            raise ValueError(
+                f"images must be at least {self.patch} pixels high and wide, the side of a patch, "
+                f"got {height} x {width}"
+            )
+        return (height - self.patch) // self.step + 1, (width - self.patch) // self.step + 1
+
+    def choose_form(self, height: int, width: int) -> Form:
+        """The form used for images of `height` x `width` pixels."""
+        rows, columns = self.count_windows(height, width)
+        if self._form is not None:
+            return self._forms[self._form]
+        return min(
+            self._forms.values(),
+            key=lambda form: form.count_work(
+                rows, columns, form.cell**2 * self.channels, self.n_signatures
+            ),
+        )
+
+    def describe(self, height: int, width: int) -> dict[str, object]:
+        """How images of `height` x `width` pixels are encoded.
+
+        Returns
+        -------
+        dict
+            form (name), windows (number), products_per_window (multiplications per window and
+            signature), direct_products_per_window, instruction_set.
+        """
+        rows, columns = self.count_windows(height, width)
+        form = self.choose_form(height, width)
+        products = form.count_products(rows, columns, form.cell**2 * self.channels)
+        return {
+            "form": form.name,
+            "windows": rows * columns,
+            "products_per_window": products / (rows * columns),
+            "direct_products_per_window": self.patch**2 * self.channels,
+            "instruction_set": _core.instruction_set(),
+        }
+
+    def prepare(self, height: int, width: int) -> None:
+        """Transform and pack the filters for images of this size now, not at the first image."""
+        self._prepare(self.choose_form(height, width))
+
+    def _prepare(self, form: Form) -> _Prepared:
+        with self._lock:
+            if form not in self._prepared:
+                self._prepared[form] = self._transform_filters(form)
+            return self._prepared[form]
+
+    def _transform_filters(self, form: Form) -> _Prepared:
+        input_transform, kernel, output_transform = cook_toom_matrices(form.tile, form.taps)
+        excess = form.taps * form.cell - self.patch
+        filters = np.pad(self._pad(self._filters), ((0, 0), (0, excess), (0, excess), (0, 0)))
+        cells = filters.reshape(
+            len(filters) // _core.SIGNATURE_BLOCK,
+            _core.SIGNATURE_BLOCK,
+            form.taps,
+            form.cell,
+            form.taps,
+            form.cell * self.channels,
+        )
+        packed = np.empty(
+            (len(cells), form.points**2, form.cell**2 * self.channels, _core.SIGNATURE_BLOCK),
+            np.float32,
+        )
+        for block, target in zip(cells, packed, strict=True):  # s y i x j -> (x y) (i j) s
+            columns = np.tensordot(kernel, block, (1, 1))  # y s i x j
+            points = np.tensordot(kernel, columns, (1, 3))  # x y s i j
+            target[...] = points.transpose(0, 1, 3, 4, 2).reshape(target.shape)
+        return _Prepared(
+            input_transform.astype(np.float32), output_transform.astype(np.float32), packed
+        )
+
+    def _run(
+        self,
+        images: np.ndarray,
+        cell_of_row: np.ndarray,
+        cell_of_column: np.ndarray,
+        grid: tuple[int, int],
+        pools: Sequence[str],
+        n_threads: int | None,
+    ) -> _Statistics:
+        n_threads = resolve_threads(n_threads)
+        form = self.choose_form(*images.shape[1:3])
+        prepared = self._prepare(form)
+        shape = len(images), grid[0] * grid[1], len(self._offset)
+        moments = not {"mean", "sqrt", "std"}.isdisjoint(pools)
+
+        def allocate(wanted: bool, value: float) -> np.ndarray | None:
+            return np.full(shape, value, np.float32) if wanted else None
+
+        shift, total = allocate(moments, np.nan), allocate(moments, 0)
+        square = allocate("std" in pools, 0)
+        largest = allocate("max" in pools, -np.inf)
+        active = allocate("active" in pools, 0)
+        if len(images):
+            _core.encode_pool(
+                images,
+                self._pixel_table,
+                self.patch,
+                self.step,
+                cell_of_row.astype(np.int32),
+                cell_of_column.astype(np.int32),
+                grid[1],
+                form.cell,
+                form.dilation,
+                form.taps,
+                form.tile,
+                prepared.input_transform,
+                prepared.output_transform,
+                None,
+                prepared.filters,
+                self._colour,
+                self._offset,
+                self._gain,
+                self._threshold,
+                self.nonlinearity,
+                -1 if self.contrast_epsilon is None else self.contrast_epsilon,
+                shape[1],
+                shift,
+                total,
+                square,
+                largest,
+                active,
+                n_threads,
+            )
+        count = np.outer(
+            np.bincount(cell_of_row, minlength=grid[0]),
+            np.bincount(cell_of_column, minlength=grid[1]),
+        )[None, :, :, None]
+
+        def trim(statistic: np.ndarray | None) -> np.ndarray | None:
+            if statistic is None:
+                return None
+            return statistic.reshape(len(images), *grid, -1)[..., : self.n_signatures]
+
+        mean = variance = fraction = None
+        divisor = np.maximum(count, 1).astype(np.float32)
+        if moments:
+            mean = trim(total) / divisor
+        if square is not None:
+            variance = np.maximum(trim(square) / divisor - mean**2, 0)
+        if moments:
+            mean += np.where(count, trim(shift), 0)
+        if active is not None:
+            fraction = trim(active) / divisor
+        if largest is not None:
+            largest = np.where(count, trim(largest), 0)
+        return _Statistics(count, mean, variance, largest, fraction)
+
+    def _check_images(self, images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[3] != self.channels:
+            raise ValueError(
+                f"images must be n x height x width x {self.channels}, got shape {images.shape}"
+            )
+        self.count_windows(*images.shape[1:3])
+        if images.dtype == np.uint8:
+            return np.ascontiguousarray(images)
+        if images.dtype.kind != "f":
+            raise TypeError(f"images must be uint8 or float, got {images.dtype}")
+        images = np.ascontiguousarray(images, dtype=np.float32)
+        if not np.isfinite(images).all():
+            raise ValueError("images must be finite in float32, got NaN or infinity")
+        return images
+
+    def _pad(self, array: np.ndarray) -> np.ndarray:
+        """Zeros along the first axis up to a whole number of blocks of signatures."""
+        excess = -self.n_signatures % _core.SIGNATURE_BLOCK
+        return np.pad(array, [(0, excess)] + [(0, 0)] * (array.ndim - 1))
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """Statistics of the codes of each pooling cell, (n, rows, columns, h); None if not wanted."""
+
+    count: np.ndarray  # (1, rows, columns, 1)
+    mean: np.ndarray | None
+    variance: np.ndarray | None
+    max: np.ndarray | None
+    active: np.ndarray | None
+
+    def merge(self, level: int) -> _Statistics:
+        """The same statistics over level x level larger cells, merged in a fixed order."""
+        if level == self.count.shape[1]:
+            return self
+        count = _group(self.count, level)
+        divisor = np.maximum(count.sum(axis=3), 1)
+
+        def average(values: np.ndarray) -> np.ndarray:
+            return (values * count).sum(axis=3) / divisor
+
+        mean = variance = largest = active = None
+        if self.mean is not None:
+            means = _group(self.mean, level).astype(np.float64)
+            origin = means[:, :, :, :1]
+            mean = origin[:, :, :, 0] + average(means - origin)
+            if self.variance is not None:
+                between = means - mean[:, :, :, None]
+                variance = average(_group(self.variance, level) + between**2)
+        if self.max is not None:
+            groups = _group(self.max, level)
+            largest = np.where(count, groups, -np.inf).max(axis=3)
+            largest = np.where(count.sum(axis=3), largest, 0)
+        if self.active is not None:
+            active = average(_group(self.active, level))
+        return _Statistics(count.sum(axis=3), mean, variance, largest, active)
+
+    def pool(self, name: str) -> np.ndarray:
+        """One pool of every cell, float32."""
+        if name == "std":
+            values = np.sqrt(self.variance)
+        elif name == "sqrt":
+            values = np.sign(self.mean) * np.sqrt(np.abs(self.mean))
+        else:
+            values = getattr(self, name)
+        return values.astype(np.float32, copy=False)
+
+
+def _group(values: np.ndarray, level: int) -> np.ndarray:
+    """(n, fine, fine, h) to (n, level, level, members, h)."""
+    n, fine, _, h = values.shape
+    side = fine // level
+    groups = values.reshape(n, level, side, level, side, h).transpose(0, 1, 3, 2, 4, 5)
+    return groups.reshape(n, level, level, side * side, h)
+
+
+def _as_vector(values: np.ndarray, length: int, name: str) -> np.ndarray:
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    if values.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},), got {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite in float32, got NaN or infinity")
+    return values
+
+
+def _check_pools(pools: Sequence[str]) -> list[str]:
+    if isinstance(pools, str):
+        raise TypeError(f"pools must be a sequence of names, got the string {pools!r}")
+    pools = list(pools)
+    unknown = [pool for pool in pools if pool not in POOLS]
+    if unknown or not pools:
+        raise ValueError(f"pools must be among {POOLS}, at least one, got {pools}")
+    return pools
