@@ -234,13 +234,14 @@ def _classify(options) -> None:
         options.images, n_threads=options.threads, progress=_Progress("profiling")
     )
     types = model.classifier.classes_
+    called = model.classifier.predict(profiles.values)
     probabilities = model.classifier.predict_proba(profiles.values)
 
     def write(stream) -> None:
         writer = csv.writer(stream)
         writer.writerow(["image", "type", *(f"probability_{name}" for name in types)])
-        for image_id, row in zip(profiles.ids, probabilities, strict=True):
-            writer.writerow([image_id, types[row.argmax()], *(f"{p:.4f}" for p in row)])
+        for image_id, name, row in zip(profiles.ids, called, probabilities, strict=True):
+            writer.writerow([image_id, name, *(f"{p:.4f}" for p in row)])
 
     if options.output is None:
         write(sys.stdout)
@@ -253,18 +254,17 @@ def _classify(options) -> None:
 def _evaluate(options) -> None:
     from .classify import evaluate
 
-    model = None
+    parameters = _learning_parameters(options)
     if options.model is not None:
         from .storage import load
 
-        model = load(options.model)
+        parameters = {"model": load(options.model), "n_threads": options.threads}
     evaluation = evaluate(
         options.images,
-        model=model,
         repeats=options.repeats,
         seed=options.seed,
         progress=_Progress("repeats"),
-        **_learning_parameters(options),
+        **parameters,
     )
     print(evaluation.to_text())
     if options.json is not None:

@@ -18,7 +18,7 @@ from .patches import Preprocessing, pixel_table
 from .sparse import sparse_code
 
 
-def activate(nonlinearity: str, a: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+def activate(nonlinearity: str, a: np.ndarray, threshold: np.ndarray | None) -> np.ndarray:
     """s(a) of an encoder, element-wise; `threshold` is used by "soft_threshold" alone."""
     if nonlinearity == "rectified":
         return np.maximum(a, 0)
@@ -39,8 +39,10 @@ class Layer:
         Decoder B, rows of unit norm, in preprocessed space; m = patch_size**2 * channels.
     weights : ndarray of shape (h, m), float32
         Encoder W, in preprocessed space.
-    bias, gain, threshold : ndarray of shape (h,), float32
-        b, g, and theta of the soft threshold.
+    bias, gain : ndarray of shape (h,), float32
+        b and g.
+    threshold : ndarray of shape (h,), float32, or None
+        theta of "soft_threshold"; None for the other nonlinearities.
     nonlinearity : {"sigmoid", "tanh", "rectified", "soft_threshold"}
     preprocessing : Preprocessing
     patch_size, channels : int
@@ -62,7 +64,7 @@ class Layer:
     weights: np.ndarray
     bias: np.ndarray
     gain: np.ndarray
-    threshold: np.ndarray
+    threshold: np.ndarray | None
     nonlinearity: str
     preprocessing: Preprocessing
     patch_size: int

@@ -5,7 +5,7 @@
 over signatures B (unit rows), codes Z, and encoder W, b, g; rows are preprocessed patches. (The
 paper's objective is twice this, its lambda is 2 alpha.) Patches are visited in batches. Each batch
 
-1. is coded: Z = argmin J, all else fixed, by coordinate descent started from F;
+1. is coded: Z = argmin J, all else fixed;
 2. moves the encoder down the gradient of kappa/2 ||Z - F||^2 + rho (1/2 ||X - F B||^2 +
    alpha ||F||_1), by Adam in whitened coordinates of the input, which fold into W;
 3. moves each signature in turn to its exact optimum, from decayed statistics of Z and X.
@@ -36,11 +36,11 @@ _CODING_GAP = 1e-3  # relative duality gap of the codes while learning
 _MIN_ENCODER_KAPPA = 0.1  # with kappa = 0 the encoder still follows the codes
 _SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
 _UPDATE_BLOCK = 64
-_WARM_BATCHES, _WARM_BATCH = 5, 5000
-_REGRESSION_PATCHES = 10_000
-_RIDGE = 1e-2  # of the variance of the whitened input
+_WARM_PASSES, _WARM_BATCH = 2, 1500  # over the sample, for the signatures alone
+_RATE_DECAY = 0.3  # of the learning rate, per iteration
+_RIDGE = 1e-1  # of the variance of the whitened input
 _REPORT_PATCHES = 4000
-_INPUT_WHITENING_FLOOR = 1e-3  # of the mean eigenvalue of the encoder's input
+_INPUT_WHITENING_FLOOR = 0.1  # of the mean eigenvalue of the encoder's input
 
 
 def update_signatures(signatures: np.ndarray, A: np.ndarray, C: np.ndarray) -> None:
@@ -97,8 +97,7 @@ def encoder_gradient(
     Parameters
     ----------
     encoder : dict
-        ``weights`` (h, m), ``bias``, ``gain``, ``threshold`` (h,); the threshold is used by
-        "soft_threshold" alone.
+        ``weights`` (h, m), ``bias`` and ``gain`` (h,), and for "soft_threshold" ``threshold`` (h,).
     inputs : ndarray of shape (n, m)
         What the encoder reads: whitened patches.
     a, s : ndarray of shape (n, h)
@@ -131,7 +130,6 @@ def encoder_gradient(
         "weights": d_a.T @ inputs,
         "bias": d_a.sum(axis=0),
         "gain": (d_prediction * s).sum(axis=0),
-        "threshold": np.zeros_like(encoder["threshold"]),
     }
     if nonlinearity == "soft_threshold":
         gradient["threshold"] = -(d_a * np.sign(a)).sum(axis=0)
@@ -173,13 +171,15 @@ class _Learner:
         self.signatures = rows[chosen] / norms[chosen, None]
         self._A = np.zeros((h, h), np.float32)
         self._C = np.zeros((h, rows.shape[1]), np.float32)
-        self._strong = rows[strong[: 4 * h]]
 
-        # Signatures alone, on a few batches: the encoder then starts from codes worth predicting.
-        for start in range(0, min(len(rows), _WARM_BATCHES * _WARM_BATCH), _WARM_BATCH):
-            x = rows[start : start + _WARM_BATCH]
-            codes = self._code(x, 0.0, None).toarray()
-            self._update(codes, x, decay=0.5)
+        # Signatures alone: the encoder then starts from codes worth predicting.
+        self._replaced = {"dead_replaced": 0, "duplicates_replaced": 0}
+        for _ in range(_WARM_PASSES):
+            for start in range(0, len(rows), _WARM_BATCH):
+                x = rows[start : start + _WARM_BATCH]
+                codes = self._code(x, 0.0, None).toarray()
+                self._update(codes, x, _DECAY)
+                self._replace(x, codes, duplicates=True)
         self._whiten(rows)
         self._regress(rows)
         self._adam = _Adam(self.encoder)
@@ -196,9 +196,8 @@ class _Learner:
     def _regress(self, rows: np.ndarray) -> None:
         """Start the encoder from the ridge regression of sparse codes on whitened patches."""
         nonlinearity = self._psd.encoder
-        x = rows[-_REGRESSION_PATCHES:]
-        u = (x - self.mean) @ self.whitener
-        codes = self._code(x, 0.0, None).toarray()
+        u = (rows - self.mean) @ self.whitener
+        codes = self._code(rows, 0.0, None).toarray()
         centre = codes.mean(axis=0)
         normal = u.T @ u + np.float32(_RIDGE * len(u)) * np.eye(u.shape[1], dtype=np.float32)
         weights = np.linalg.solve(normal, u.T @ (codes - centre)).T
@@ -216,16 +215,16 @@ class _Learner:
             "weights": np.ascontiguousarray(weights, np.float32),
             "bias": np.ascontiguousarray(bias, np.float32),
             "gain": gain,
-            "threshold": np.full(h, self._psd.alpha / 2, np.float32),
         }
+        if nonlinearity == "soft_threshold":
+            self.encoder["threshold"] = np.full(h, self._psd.alpha / 2, np.float32)
         if nonlinearity in ("rectified", "soft_threshold"):
-            # Best gain for each signature, <Z, S> / <S, S>, taken into the weights.
-            s = activate(nonlinearity, u @ weights.T + bias, self.encoder["threshold"])
+            # Best gain for each signature, <Z, S> / <S, S>, taken into what it multiplies.
+            s = activate(nonlinearity, u @ weights.T + bias, self.encoder.get("threshold"))
             best = (codes * s).sum(axis=0) / ((s * s).sum(axis=0) + np.float32(1e-9))
             best = np.clip(best, 0.2, 50)
-            self.encoder["weights"] *= best[:, None]
-            self.encoder["bias"] *= best
-            self.encoder["threshold"] *= best
+            for name in self.encoder.keys() - {"gain"}:
+                self.encoder[name] = (self.encoder[name].T * best).T
 
     def _code(self, x, kappa, prediction):
         psd = self._psd
@@ -235,7 +234,6 @@ class _Learner:
             psd.alpha,
             kappa,
             prediction,
-            init=prediction,
             positive=psd.positive,
             tol=_CODING_GAP,
             n_threads=psd.n_threads,
@@ -258,7 +256,7 @@ class _Learner:
         psd, encoder = self._psd, self.encoder
         u = (x - self.mean) @ self.whitener
         a = u @ encoder["weights"].T + encoder["bias"]
-        s = activate(psd.encoder, a, encoder["threshold"])
+        s = activate(psd.encoder, a, encoder.get("threshold"))
         prediction = encoder["gain"] * s
         sparse = self._code(x, psd.kappa, prediction)
         codes = sparse.toarray()
@@ -278,16 +276,28 @@ class _Learner:
             rho=psd.rho,
         )  # fmt: skip
         self._adam.step(encoder, gradient, rate)
-        np.maximum(encoder["threshold"], 0, out=encoder["threshold"])
+        if psd.encoder == "soft_threshold":
+            np.maximum(encoder["threshold"], 0, out=encoder["threshold"])
         if psd.encoder == "sigmoid":
             np.maximum(encoder["gain"], 1e-4, out=encoder["gain"])
         self._update(codes, x, _DECAY, prediction if psd.rho else None)
+        self._replace(x, codes, duplicates=False)
         return {name: float(value) for name, value in terms.items()}
 
-    def replace(self) -> tuple[int, int]:
-        """Replace dead and duplicate signatures by patches; returns how many of each."""
+    def take_replaced(self) -> dict[str, int]:
+        """How many signatures were replaced since this was last asked."""
+        counts = self._replaced
+        self._replaced = dict.fromkeys(counts, 0)
+        return counts
+
+    def _replace(self, x: np.ndarray, codes: np.ndarray, duplicates: bool) -> None:
+        """Replace dead, and perhaps duplicate, signatures by badly rebuilt patches of a batch.
+
+        Duplicates are replaced before there is an encoder only: signatures of smooth patches are
+        alike by nature, and replacing them without end would leave the encoder behind for ever.
+        """
         energy = np.diagonal(self._A)
-        dead = energy < _DEAD_ENERGY * np.median(energy) + np.finfo(np.float32).tiny
+        dead = energy <= _DEAD_ENERGY * np.median(energy)
         cosine = self.signatures @ self.signatures.T
         if not self._psd.positive:
             cosine = np.abs(cosine)
@@ -295,22 +305,22 @@ class _Learner:
         rank = np.empty(len(energy), np.intp)
         rank[np.argsort(-energy, kind="stable")] = np.arange(len(energy))
         duplicate = ((cosine > _DUPLICATE_COSINE) & (rank[:, None] > rank)).any(axis=1) & ~dead
-        chosen = np.concatenate([np.flatnonzero(dead), np.flatnonzero(duplicate)])
+        chosen = np.flatnonzero(dead)
+        if duplicates:
+            chosen = np.concatenate([chosen, np.flatnonzero(duplicate)])
         chosen = chosen[: max(1, int(_MAX_REPLACED * len(energy)))]
         if len(chosen) == 0:
-            return 0, 0
-        codes = self._code(self._strong, 0.0, None)
-        residual = self._strong - codes @ self.signatures
-        worst = np.argsort(-np.linalg.norm(residual, axis=1), kind="stable")[: 4 * len(chosen)]
+            return
+        residual = x - codes @ self.signatures
+        norms = np.linalg.norm(residual, axis=1)
+        worst = np.argsort(-norms, kind="stable")[: 4 * len(chosen)]
         worst = self.rng.choice(worst, len(chosen), replace=len(worst) < len(chosen))
         for j, i in zip(chosen, worst, strict=True):
-            norm = np.linalg.norm(residual[i])
-            if norm == 0:
-                continue
-            self.signatures[j] = residual[i] / norm
-            self._A[j] = self._A[:, j] = self._C[j] = 0
-            self.encoder["weights"][j] *= 0.1
-        return int(dead[chosen].sum()), int(duplicate[chosen].sum())
+            if norms[i] > 0:
+                self.signatures[j] = residual[i] / norms[i]
+                self._A[j] = self._A[:, j] = self._C[j] = 0
+        self._replaced["dead_replaced"] += int(dead[chosen].sum())
+        self._replaced["duplicates_replaced"] += int(duplicate[chosen].sum())
 
 
 class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -323,22 +333,23 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     alpha : float, default=0.05
         Weight of sparsity in 1/2 ||x - z B||^2 + alpha ||z||_1, at a root-mean-square patch norm
         of 1. Half of the paper's lambda.
-    kappa : float, default=1.0
+    kappa : float, default=0.1
         Weight of the prediction term; 0 learns codes first and foremost, and the encoder follows.
-    rho : float, default=1.0
+    rho : float, default=0.1
         Weight of the prediction's own task, to rebuild the patch sparsely, in the encoder's step.
     positive : bool, default=True
         Non-negative codes: with mean pooling, signed codes cancel between patches.
     encoder : {"rectified", "sigmoid", "tanh", "soft_threshold"}, default="rectified"
         s in F = g * s(X W' + b).
-    preprocessing : {"none", "dataset_mean", "patch_mean", "contrast"}, default="none"
+    preprocessing : {"none", "dataset_mean", "patch_mean", "contrast"}, default="dataset_mean"
         See `wbcprof.patches.Preprocessing`.
     whiten : bool, default=False
         ZCA-whiten the patches, so that signatures live in whitened space.
     batch_size : int, default=1000
         Patches per step.
-    learning_rate : float, default=1e-3
-        Of Adam, in the encoder's step; it falls to a twentieth over `max_iter`.
+    learning_rate : float, default=3e-4
+        Of Adam, in the encoder's step, at the first iteration; iteration t uses it divided by
+        1 + 0.3 t.
     max_iter : int, default=100
         Passes over the patches at most.
     tol : float, default=1e-3
@@ -355,7 +366,9 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     components_ : ndarray of shape (h, m), float32
         Signatures B, rows of unit norm, in preprocessed space.
     encoder_weights_ : ndarray of shape (h, m), float32
-    encoder_bias_, encoder_gain_, encoder_threshold_ : ndarray of shape (h,), float32
+    encoder_bias_, encoder_gain_ : ndarray of shape (h,), float32
+    encoder_threshold_ : ndarray of shape (h,), float32, or None
+        theta of "soft_threshold".
     preprocessing_ : Preprocessing
     history_ : list of dict
         Per iteration: objective and its terms (per patch), relative reconstruction errors
@@ -377,14 +390,14 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         n_components: int = 1024,
         *,
         alpha: float = 0.05,
-        kappa: float = 1.0,
-        rho: float = 1.0,
+        kappa: float = 0.1,
+        rho: float = 0.1,
         positive: bool = True,
         encoder: str = "rectified",
-        preprocessing: str = "none",
+        preprocessing: str = "dataset_mean",
         whiten: bool = False,
         batch_size: int = 1000,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-4,
         max_iter: int = 100,
         tol: float = 1e-3,
         random_state=None,
@@ -429,8 +442,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         with blas_threads(self.n_threads):
             self._start(X)
             still = 0
-            for iteration in range(self.max_iter):
-                entry = self._pass(X, iteration / self.max_iter)
+            for _ in range(self.max_iter):
+                entry = self._pass(X)
                 previous = self.history_[-1]["objective"] if self.history_ else np.inf
                 self.history_.append(entry)
                 if self.verbose:
@@ -458,7 +471,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         with blas_threads(self.n_threads):
             if first:
                 self._start(X)
-            self.history_.append(self._pass(X, 0.0))
+            self.history_.append(self._pass(X))
             self._finish(X)
         return self
 
@@ -494,12 +507,12 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self._learner = _Learner(self, self.preprocessing_.apply(sample)[0], rng)
         self.history_ = []
 
-    def _pass(self, X, progress: float) -> dict[str, float]:
+    def _pass(self, X) -> dict[str, float]:
         """Visit all patches once, in random order; one entry of the history."""
         started = time.perf_counter()
         learner = self._learner
         order = learner.rng.permutation(len(X))
-        rate = self.learning_rate * (0.05 + 0.475 * (1 + np.cos(np.pi * progress)))
+        rate = self.learning_rate / (1 + _RATE_DECAY * len(self.history_))
         sums: dict[str, float] = {}
         for start in range(0, len(X), self.batch_size):
             batch = X[order[start : start + self.batch_size]]
@@ -510,7 +523,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         entry["objective"] = entry["reconstruction"] + entry["sparsity"] + entry["prediction"]
         entry["error_codes"] = float(np.sqrt(2 * sums["reconstruction"] / energy))
         entry["error_prediction"] = float(np.sqrt(entry["error_prediction"] * len(X) / energy))
-        entry["dead_replaced"], entry["duplicates_replaced"] = learner.replace()
+        entry |= learner.take_replaced()
         entry["seconds"] = time.perf_counter() - started
         return entry
 
@@ -522,7 +535,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.encoder_weights_ = encoder["weights"] @ learner.whitener
         self.encoder_bias_ = encoder["bias"] - self.encoder_weights_ @ learner.mean
         self.encoder_gain_ = encoder["gain"].copy()
-        self.encoder_threshold_ = encoder["threshold"].copy()
+        self.encoder_threshold_ = encoder.get("threshold")
         self.n_iter_ = len(self.history_)
         rows = self.preprocessing_.apply(X[:_REPORT_PATCHES])[0]
         optimal = sparse_code(

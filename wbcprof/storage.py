@@ -24,7 +24,7 @@ from .patches import Preprocessing
 
 FORMAT_VERSION = 1
 _MAX_HEADER_BYTES = 16 << 20
-_LAYER_ARRAYS = ("signatures", "weights", "bias", "gain", "threshold")
+_LAYER_ARRAYS = ("signatures", "weights", "bias", "gain")
 _LAYER_VALUES = (
     "nonlinearity", "patch_size", "channels", "alpha", "kappa", "positive", "pixel_input", "step",
     "region",
@@ -53,6 +53,8 @@ def save(model: Model, path: str | os.PathLike) -> None:
     for index, layer in enumerate(model.layers):
         prefix = f"layers.{index}."
         arrays |= {prefix + name: getattr(layer, name) for name in _LAYER_ARRAYS}
+        if layer.threshold is not None:
+            arrays[prefix + "threshold"] = layer.threshold
         for name in _PREPROCESSING_ARRAYS:
             if getattr(layer.preprocessing, name) is not None:
                 arrays[prefix + name] = getattr(layer.preprocessing, name)
@@ -156,6 +158,7 @@ def _build(document: dict, arrays: dict[str, np.ndarray]) -> Model:
         layer = Layer(
             preprocessing=preprocessing,
             **{name: arrays[prefix + name] for name in _LAYER_ARRAYS},
+            threshold=arrays.get(prefix + "threshold"),
             **{name: values[name] for name in _LAYER_VALUES},
         )
         _check_layer(index, layer)

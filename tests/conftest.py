@@ -1,0 +1,32 @@
+"""Shared by the tests: generated cells, a small model, and where real images are."""
+
+from pathlib import Path
+
+import pytest
+
+import wbcprof
+from wbcprof.datasets import make_leukocytes
+
+REAL_IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "pbc"
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """Folder of real leukocytes, one sub-folder per type."""
+    if not REAL_IMAGES.is_dir():
+        pytest.skip(f"no real images at {REAL_IMAGES}")
+    return REAL_IMAGES
+
+
+@pytest.fixture(scope="session")
+def cells():
+    """Generated cells, not real data: six types, eight of each, 72 px."""
+    return make_leukocytes(8, size=72)
+
+
+@pytest.fixture(scope="session")
+def model(cells):
+    """A small model of the generated cells."""
+    return wbcprof.fit(
+        cells.images, n_signatures=24, patch_size=10, max_iter=4, n_patches=3000, alpha=0.05
+    )

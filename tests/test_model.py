@@ -1,0 +1,229 @@
+"""From images to profiles, and back: the learnt model at work."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import wbcprof
+from wbcprof.images import ImageWarning
+from wbcprof.model import pool_codes, to_grey_levels
+from wbcprof.patches import PIXEL_INPUTS, pixel_table
+from wbcprof.profiler import Profiler
+
+
+def small(cells, **parameters):
+    settings = {"n_signatures": 12, "patch_size": 8, "step": 4, "max_iter": 2, "n_patches": 1500}
+    return wbcprof.fit(cells.images, **{**settings, **parameters})
+
+
+def test_profiles_have_the_promised_shape_and_names(model, cells):
+    profiles = wbcprof.profile(cells.images, model, labels=cells.labels)
+    assert profiles.values.shape == (48, 24) and profiles.values.dtype == np.float32
+    assert np.asarray(profiles) is not None and len(profiles) == 48
+    assert profiles.feature_names == model.feature_names and len(profiles.feature_names) == 24
+    assert profiles.labels == list(cells.labels)
+    assert profiles.ids[3] == "image_000003"
+    assert np.isfinite(profiles.values).all() and profiles.values.std(axis=0).max() > 0
+
+
+@pytest.mark.parametrize("preprocessing", ["none", "dataset_mean", "patch_mean", "contrast"])
+def test_kernel_profile_is_the_mean_of_the_codes(cells, preprocessing):
+    model = small(cells, preprocessing=preprocessing)
+    image = cells.images[5]
+    codes = model.codes(image)
+    profile = model.profile(image).values[0]
+    np.testing.assert_allclose(profile, codes.mean(axis=(0, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ["sigmoid", "tanh", "soft_threshold"])
+def test_every_encoder_profiles(cells, encoder):
+    model = small(cells, encoder=encoder, positive=encoder == "sigmoid", whiten=True)
+    codes = model.codes(cells.images[0])
+    np.testing.assert_allclose(
+        model.profile(cells.images[0]).values[0], codes.mean(axis=(0, 1)), atol=1e-5
+    )
+
+
+def test_several_pools_and_a_pyramid_are_laid_out_as_named(cells):
+    model = small(cells, pools=("mean", "max", "std", "active", "sqrt"), levels=(1, 2))
+    values = model.profile(cells.images[:3]).values
+    assert values.shape == (3, 5 * 5 * 12) and len(model.feature_names) == 5 * 5 * 12
+    for image, row in zip(cells.images, values, strict=False):
+        codes = model.codes(image)
+        expected = pool_codes(codes, model.pools, model.levels)
+        np.testing.assert_allclose(row, expected, atol=2e-4)
+
+
+def test_sparse_inference_pools_optimal_codes(model, cells):
+    profile = model.profile(cells.images[:2], inference="sparse").values
+    codes = model.codes(cells.images[1], inference="sparse")
+    np.testing.assert_allclose(profile[1], codes.mean(axis=(0, 1)), atol=1e-6)
+    assert (codes == 0).mean() > 0.5
+
+
+def test_a_stacked_layer_reads_the_code_maps_of_the_first(cells):
+    stack = [{"n_signatures": 9, "patch_size": 2, "region": 3, "n_patches": 400}]
+    model = small(cells, stack=stack)
+    assert len(model.layers) == len(model.history) == 2
+    assert model.layers[1].channels == 12
+    values = model.profile(cells.images[:4]).values
+    assert values.shape == (4, 9) and values.std(axis=0).max() > 0
+    codes = model.codes(cells.images[0])
+    first = model.layers[0].encoder().encode_map(cells.images[:1], 3)[0]
+    np.testing.assert_allclose(first[1, 2], codes[3:6, 6:9].max(axis=(0, 1)), atol=1e-5)
+
+
+def test_same_bits_for_any_batch_order_and_thread_count(model, cells):
+    values = model.profile(cells.images, n_threads=1).values
+    np.testing.assert_array_equal(values, model.profile(cells.images, n_threads=2).values)
+    np.testing.assert_array_equal(values[::-1], model.profile(cells.images[::-1]).values)
+    np.testing.assert_array_equal(values[7:8], model.profile(cells.images[7], n_threads=2).values)
+
+
+def test_images_of_differing_sizes_and_an_iterator(model, cells):
+    images = [cells.images[0], cells.images[1][:40], cells.images[2][:, 5:], cells.images[3]]
+    values = model.profile(iter(images)).values
+    for image, row in zip(images, values, strict=True):
+        np.testing.assert_array_equal(row, model.profile(image).values[0])
+
+
+def test_profiling_is_safe_from_many_threads(model, cells):
+    expected = model.profile(cells.images[:6]).values
+    results = [None] * 8
+
+    def work(index):
+        results[index] = model.profile(cells.images[:6], n_threads=1).values
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("inference", ["feedforward", "sparse"])
+@pytest.mark.parametrize("shape", [(72, 72), (47, 61), (10, 10)])
+def test_reconstruction_has_the_size_of_the_image_and_resembles_it(model, cells, inference, shape):
+    image = cells.images[9][: shape[0], : shape[1]]
+    rebuilt = model.reconstruct(image, inference=inference)
+    assert rebuilt.shape == image.shape and rebuilt.dtype == np.uint8
+    error = np.sqrt(np.mean((rebuilt.astype(float) - image) ** 2))
+    assert error < 0.8 * image.astype(float).std() or error < 30
+
+
+def test_optimal_codes_rebuild_better_than_predicted_ones(model, cells):
+    errors = {
+        inference: np.mean(
+            (model.reconstruct(cells.images[9], inference=inference) - cells.images[9].astype(float))
+            ** 2
+        )
+        for inference in ("feedforward", "sparse")
+    }
+    assert errors["sparse"] < errors["feedforward"]
+
+
+@pytest.mark.parametrize("name", PIXEL_INPUTS)
+def test_grey_levels_undo_the_pixel_table(name):
+    levels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(to_grey_levels(pixel_table(name)[levels], name), levels)
+
+
+def test_minimum_size_lets_every_layer_see_a_patch(cells):
+    stack = [{"n_signatures": 5, "patch_size": 2, "region": 3, "n_patches": 200}]
+    model = small(cells, stack=stack)
+    size = model.min_size
+    assert model.profile(cells.images[0][:size, :size]).values.shape == (1, 5)
+    with pytest.warns(ImageWarning), pytest.raises(ValueError, match="smaller"):
+        model.profile([cells.images[0][: size - 1, : size - 1]])
+
+
+# ---- the transformer over images ----
+
+
+def test_profiler_is_a_transformer(cells):
+    profiler = Profiler(8, 8, 4, max_iter=2, n_patches=800, random_state=1)
+    values = profiler.fit_transform(cells.images)
+    assert values.shape == (48, 8)
+    assert profiler.get_feature_names_out().tolist() == profiler.model_.feature_names
+    np.testing.assert_array_equal(values, profiler.model_.profile(cells.images).values)
+
+
+def test_learning_from_folder_list_array_and_iterator_is_the_same(cells, tmp_path):
+    from wbcprof.datasets import write_folder
+
+    folder = write_folder(cells, tmp_path / "cells")
+    paths = sorted(folder.glob("*/*.png"))
+    settings = {"n_signatures": 6, "patch_size": 8, "max_iter": 1, "n_patches": 600}
+    models = [wbcprof.fit(source, **settings) for source in (folder, paths, cells.images)]
+    models.append(wbcprof.fit((image for image in cells.images), **settings))
+    for other in models[1:]:
+        np.testing.assert_array_equal(models[0].signatures, other.signatures)
+    assert models[0].profile(folder).labels == list(cells.labels)
+
+
+def test_learning_twice_with_one_seed_gives_one_model(cells):
+    one, two, other = (small(cells, random_state=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one.signatures, two.signatures)
+    assert (one.signatures != other.signatures).any()
+
+
+def test_a_bad_image_is_skipped_counted_and_named(model, cells, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    from wbcprof.datasets import write_folder
+
+    write_folder(cells, tmp_path / "good")
+    with pytest.warns(ImageWarning, match="1 of 49 images .* skipped.*broken.png"):
+        assert len(model.profile(tmp_path)) == 48
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_signatures": 0}, "n_signatures must be a positive integer, got 0"),
+        ({"patch_size": 2.5}, "patch_size must be a positive integer, got 2.5"),
+        ({"step": 9}, r"step must be at most the patch size \(8 px\).*got 9"),
+        ({"n_patches": -1}, "n_patches must be a positive integer"),
+        ({"pools": ("mean", "median")}, "pools must be among .*got 'median'"),
+        ({"levels": (0,)}, "levels must be positive integers"),
+        ({"pixel_input": "lab"}, "pixel_input must be one of"),
+        ({"stack": [{"signatures": 3}]}, r"a stacked layer takes the keys .* got \['signatures'\]"),
+        ({"max_iter": 0}, "max_iter must be a positive integer"),
+        ({"n_threads": 0}, "n_threads must be a positive integer"),
+        ({"preprocessing": "zca"}, "preprocessing must be one of"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(cells, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        small(cells, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"step": 0}, "step must be a positive integer, got 0"),
+        ({"inference": "fast"}, "inference must be 'feedforward' or 'sparse', got 'fast'"),
+        ({"n_threads": -2}, "n_threads must be a positive integer"),
+        ({"labels": ["a"]}, r"Length of labels \(1\) must match number of images \(48\)"),
+    ],
+)
+def test_bad_profiling_arguments_are_refused(model, cells, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model.profile(cells.images, **arguments)
+
+
+def test_constant_images_have_a_profile(model):
+    values = model.profile(np.full((2, 30, 30, 3), 255, np.uint8)).values
+    assert np.isfinite(values).all()
+
+
+def test_learning_from_constant_images_is_refused():
+    with pytest.raises(ValueError, match="hold no signal"):
+        wbcprof.fit(
+            np.full((3, 30, 30, 3), 255, np.uint8), n_signatures=4, patch_size=8, n_patches=100
+        )

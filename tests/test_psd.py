@@ -1,0 +1,242 @@
+"""Learning: block steps, gradients, estimator behaviour."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from wbcprof.layer import activate
+from wbcprof.psd import PSD, encoder_gradient, update_signatures
+from wbcprof.sparse import sparse_code
+
+NONLINEARITIES = ("rectified", "sigmoid", "tanh", "soft_threshold")
+
+
+def unit_rows(rng, h, m):
+    rows = rng.normal(size=(h, m))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def patches():
+    """Sparse non-negative mixtures of 12 hidden signatures, with a little noise."""
+    rng = np.random.default_rng(0)
+    hidden = np.abs(unit_rows(rng, 12, 27))
+    codes = rng.exponential(size=(1500, 12)) * (rng.random((1500, 12)) < 0.2)
+    return (codes @ hidden + 0.01 * rng.normal(size=(1500, 27)) + 0.1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fitted(patches):
+    return PSD(16, max_iter=12, batch_size=200, random_state=0).fit(patches)
+
+
+# ---- theory ----
+
+
+@pytest.mark.parametrize("h", [7, 64, 150])
+def test_signature_update_never_raises_the_objective_and_stays_on_the_sphere(h):
+    rng = np.random.default_rng(h)
+    X, Z = rng.normal(size=(400, 30)), np.maximum(rng.normal(size=(400, h)) - 1, 0)
+    Z[:, 3] = 0
+    B = unit_rows(rng, h, 30)
+    idle = B[3].copy()
+    losses = [np.sum((X - Z @ B) ** 2)]
+    for _ in range(4):
+        update_signatures(B, Z.T @ Z, Z.T @ X)
+        losses.append(np.sum((X - Z @ B) ** 2))
+    assert (np.diff(losses) <= 1e-9 * losses[0]).all() and losses[-1] < losses[0]
+    np.testing.assert_allclose(np.linalg.norm(B, axis=1), 1)
+    np.testing.assert_array_equal(B[3], idle)
+
+
+def test_signature_update_is_the_textbook_sweep():
+    rng = np.random.default_rng(1)
+    h = 130
+    X, Z, B = rng.normal(size=(300, 20)), rng.normal(size=(300, h)), unit_rows(rng, h, 20)
+    A, C, expected = Z.T @ Z, Z.T @ X, B.copy()
+    for j in range(h):
+        u = C[j] - A[j] @ expected + A[j, j] * expected[j]
+        expected[j] = u / np.linalg.norm(u)
+    update_signatures(B, A, C)
+    np.testing.assert_allclose(B, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.7])
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_encoder_gradient_agrees_with_finite_differences(nonlinearity, rho):
+    rng = np.random.default_rng(2)
+    n, m, h, alpha, kappa = 9, 6, 5, 0.1, 1.3
+    inputs, X, Z = rng.normal(size=(n, m)), rng.normal(size=(n, m)), rng.normal(size=(n, h))
+    B = unit_rows(rng, h, m)
+    encoder = {
+        "weights": rng.normal(size=(h, m)),
+        "bias": rng.normal(size=h),
+        "gain": rng.random(h) + 0.5,
+    }
+    if nonlinearity == "soft_threshold":
+        encoder["threshold"] = rng.random(h)
+
+    def forward(e):
+        a = inputs @ e["weights"].T + e["bias"]
+        return a, activate(nonlinearity, a, e.get("threshold"))
+
+    def loss(e):
+        F = e["gain"] * forward(e)[1]
+        fit = kappa / 2 * np.sum((Z - F) ** 2)
+        return (fit + rho * (np.sum((X - F @ B) ** 2) / 2 + alpha * np.abs(F).sum())) / n
+
+    a, s = forward(encoder)
+    F = encoder["gain"] * s
+    gradient = encoder_gradient(
+        encoder, inputs, a, s, F - Z, F @ B - X, B,
+        nonlinearity=nonlinearity, alpha=alpha, kappa=kappa, rho=rho,
+    )  # fmt: skip
+    assert gradient.keys() == encoder.keys()
+    for name, value in encoder.items():
+        for index in np.ndindex(value.shape):
+            numeric = 0
+            for sign in (1, -1):
+                moved = {key: array.copy() for key, array in encoder.items()}
+                moved[name][index] += sign * 1e-6
+                numeric += sign * loss(moved) / 2e-6
+            assert gradient[name][index] == pytest.approx(numeric, rel=1e-5, abs=1e-7), name
+
+
+def test_coding_never_raises_the_objective(fitted, patches):
+    x = fitted.preprocessing_.apply(patches[:100])[0].astype(float)
+    F = fitted._predict(x.astype(np.float32)).astype(float)
+    B, alpha, kappa = fitted.components_.astype(float), fitted.alpha, fitted.kappa
+
+    def objective(Z):
+        return (
+            0.5 * np.sum((x - Z @ B) ** 2, axis=1)
+            + alpha * np.abs(Z).sum(axis=1)
+            + 0.5 * kappa * np.sum((Z - F) ** 2, axis=1)
+        )
+
+    Z = sparse_code(x, B, alpha, kappa, F, init=F, positive=True).codes.toarray()
+    assert (objective(Z) <= objective(F) * (1 + 1e-6)).all()
+
+
+# ---- learning ----
+
+
+def test_objective_falls_and_history_adds_up(fitted):
+    history = fitted.history_
+    assert history[-1]["objective"] < 0.9 * history[0]["objective"]
+    for entry in history:
+        total = entry["reconstruction"] + entry["sparsity"] + entry["prediction"]
+        assert entry["objective"] == pytest.approx(total)
+    assert len(history) == fitted.n_iter_
+
+
+def test_prediction_rebuilds_nearly_as_well_as_optimal_codes(fitted):
+    last = fitted.history_[-1]
+    assert last["error_prediction"] < last["error_optimal"] + 0.1
+
+
+@pytest.mark.parametrize("encoder", NONLINEARITIES)
+def test_every_encoder_learns_to_rebuild(patches, encoder):
+    psd = PSD(
+        16, encoder=encoder, positive=encoder in ("rectified", "sigmoid"), max_iter=12,
+        batch_size=200, random_state=0,
+    ).fit(patches)  # fmt: skip
+    assert psd.history_[-1]["error_prediction"] < 0.5
+    assert (psd.encoder_threshold_ is not None) == (encoder == "soft_threshold")
+
+
+def test_signatures_have_unit_norm_and_positive_codes_are_positive(fitted, patches):
+    np.testing.assert_allclose(np.linalg.norm(fitted.components_, axis=1), 1, atol=1e-5)
+    codes = fitted.transform(patches)
+    assert codes.min() >= 0 and codes.dtype == np.float32
+
+
+def test_inverse_transform_rebuilds_in_units_of_the_input(fitted, patches):
+    rebuilt = fitted.inverse_transform(fitted.transform(patches))
+    error = np.linalg.norm(rebuilt - patches) / np.linalg.norm(patches)
+    x = fitted.preprocessing_.apply(patches)[0]
+    direct = np.linalg.norm(fitted._predict(x) @ fitted.components_ - x) / np.linalg.norm(x)
+    assert error < 0.5 and error == pytest.approx(direct, rel=0.3)
+
+
+def test_same_seed_same_model_for_any_thread_count(patches):
+    models = [
+        PSD(16, max_iter=3, batch_size=200, random_state=5, n_threads=n).fit(patches)
+        for n in (1, 1, 2)
+    ]
+    for other in models[1:]:
+        np.testing.assert_array_equal(models[0].components_, other.components_)
+        np.testing.assert_array_equal(models[0].encoder_weights_, other.encoder_weights_)
+
+
+def test_converged_learning_stops_early(patches):
+    assert PSD(4, max_iter=50, tol=0.2, random_state=0).fit(patches).n_iter_ < 50
+
+
+def test_dead_and_duplicate_signatures_are_replaced_and_counted(patches):
+    psd = PSD(40, alpha=0.3, max_iter=2, batch_size=500, random_state=0).fit(patches)
+    learner = psd._learner
+    learner.signatures[7] = learner.signatures[3]
+    learner._A[11] = learner._A[:, 11] = 0
+    before = learner.signatures[[7, 3, 11]].copy()
+    replaced = 0
+    for _ in range(60):
+        dead, duplicate = learner.replace()
+        assert dead + duplicate <= 1
+        replaced += dead + duplicate
+    changed = (learner.signatures[[7, 3, 11]] != before).any(axis=1)
+    assert replaced >= 2 and changed[2] and changed[:2].any()
+
+
+def test_partial_fit_continues_where_it_left(patches):
+    psd = PSD(8, random_state=0)
+    for part in np.array_split(patches, 3):
+        psd.partial_fit(part)
+    assert len(psd.history_) == 3
+    assert psd.transform(patches).shape == (1500, 8)
+
+
+def test_clone_and_feature_names(fitted, patches):
+    assert clone(fitted).get_params() == fitted.get_params()
+    names = fitted.get_feature_names_out()
+    assert names.tolist() == [f"psd{i}" for i in range(16)]
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_components": 0}, "n_components must be an integer >= 1, got 0"),
+        ({"alpha": 0}, "alpha must be positive and finite, got 0"),
+        ({"alpha": np.nan}, "alpha must be positive"),
+        ({"kappa": -1}, "kappa must be >= 0 and finite, got -1"),
+        ({"encoder": "relu"}, "encoder must be one of .*got 'relu'"),
+        ({"preprocessing": "zca"}, "preprocessing must be one of"),
+        ({"n_components": 2000}, r"n_components \(2000\) must be at most the number of patches"),
+        ({"max_iter": 0}, "max_iter must be an integer >= 1"),
+        ({"batch_size": 1.5}, "batch_size must be an integer >= 1, got 1.5"),
+    ],
+)
+def test_parameters_out_of_range_are_named(patches, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        PSD(**{"n_components": 4, **parameters}).fit(patches)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_infinite_patches_are_refused(patches, bad):
+    broken = patches.copy()
+    broken[3, 4] = bad
+    with pytest.raises(ValueError, match="NaN|infinity"):
+        PSD(4).fit(broken)
+
+
+def test_all_zero_patches_are_refused():
+    with pytest.raises(ValueError, match="hold no signal"):
+        PSD(4).fit(np.zeros((50, 27)))
+
+
+def test_codes_of_another_width_are_refused(fitted):
+    with pytest.raises(ValueError, match=r"columns of Z \(5\) must match .*\(16\)"):
+        fitted.inverse_transform(np.zeros((2, 5)))
