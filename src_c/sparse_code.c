@@ -103,12 +103,40 @@ static inline vec abs_vec(vec a)
     return (vec)((ivec)a & 0x7fffffff);
 }
 
+/* Where a[k] > b[k], write j + k to index and a[k] to size, without gaps; how many */
+static inline int append_above(vec a, vec b, int j, int32_t *index, float *size)
+{
+#if defined(__AVX512F__)
+    __mmask16 more = _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i here = _mm512_add_epi32(_mm512_set1_epi32(j), lane);
+    _mm512_storeu_si512(index, _mm512_maskz_compress_epi32(more, here));
+    _mm512_storeu_ps(size, _mm512_maskz_compress_ps(more, a));
+    return __builtin_popcount(more);
+#else
+    int n = 0;
+    for (int k = 0; k < LANES; k++) {
+        index[n] = j + k;
+        size[n] = a[k];
+        n += a[k] > b[k];
+    }
+    return n;
+#endif
+}
+
 enum {
     DLANES = LANES / 2,
     MAX_ACTIVE = 512,
     GREEDY_STEPS = 128, /* between two fresh gradients */
     PATIENCE = 5,       /* rounds of the active set without progress before greedy takes over */
 };
+#define HALVINGS 12
+#ifndef GROWTH
+#define GROWTH 2
+#endif
+#ifndef FIRST_SHARE
+#define FIRST_SHARE .5f
+#endif
 static const double DEPENDENT = 1e-6; /* eigenvalue, over a diagonal entry, taken for rounding */
 
 /* One thread's scratch. Vectors over S are zero past n_active, up to `stride`. */
@@ -119,7 +147,8 @@ typedef struct {
     double *z, *sign, *rest, *step, *u; /* over S */
     double *inverse;                    /* H, max_active x stride */
     float *r, *dense;                   /* ld */
-    int32_t *worst;                     /* h: coordinates that violate */
+    int32_t *worst;                     /* ld + LANES: coordinates that violate */
+    float *size;                        /* ld + LANES: by how much */
 } work;
 
 static int work_alloc(work *w, const wbc_lasso *p)
@@ -128,7 +157,7 @@ static int work_alloc(work *w, const wbc_lasso *p)
     w->max_active = cap;
     w->stride = (cap + 31) / 32 * 32 + 40; /* an odd number of cache lines: rows spread over the cache */
     size_t over = (size_t)w->stride, ld = (size_t)p->ld;
-    double *a = calloc((over * (6 + (size_t)cap) + 2 * ld), sizeof *a);
+    double *a = calloc((over * (6 + (size_t)cap) + 3 * ld + 16), sizeof *a);
     w->z = a;
     if (!a)
         return WBC_OUT_OF_MEMORY;
@@ -141,7 +170,8 @@ static int work_alloc(work *w, const wbc_lasso *p)
     w->dense = w->r + ld;
     w->slot = (int32_t *)(w->dense + ld);
     w->worst = w->slot + ld;
-    w->active = w->worst + ld;
+    w->size = (float *)(w->worst + ld + 16);
+    w->active = (int32_t *)(w->size + ld + 16);
     for (int j = 0; j < p->h; j++)
         w->slot[j] = -1;
     return WBC_OK;
@@ -196,9 +226,9 @@ static float peak_gradient(const wbc_lasso *p, const float *r)
 
 /* Objective of z and its relative duality gap, at the fresh gradient r */
 static float relative_gap(const wbc_lasso *p, const float *q, double energy, int n,
-                          const int32_t *index, const float *value, const float *r, double *objective)
+                          const int32_t *index, const float *value, const float *r, double peak, double *objective)
 {
-    double zq = 0, zr = 0, l1 = 0, peak = peak_gradient(p, r);
+    double zq = 0, zr = 0, l1 = 0;
     for (int i = 0; i < n; i++) {
         double z = value[i];
         zq += z * q[index[i]];
@@ -367,38 +397,57 @@ static void solve_active(work *w)
     }
 }
 
-/* Let the worst violators into S, at most `most` of them; returns how many entered. */
-static int add_worst(const wbc_lasso *p, work *w, int most)
+/* How many of n sizes exceed the bar */
+static int count_above(const float *size, int n, float bar)
 {
+    int many = 0;
+    for (int i = 0; i < n; i++)
+        many += size[i] > bar;
+    return many;
+}
+
+/* Let violators into S: about the `most` worst, found by bisecting the bar they have to clear. */
+static void add_worst(const wbc_lasso *p, work *w, float peak, int most)
+{
+    float low = p->alpha + FIRST_SHARE * (peak - p->alpha), high = peak;
     float least = p->alpha * (1 + 0.5f * p->tol);
-    int n = 0;
-    for (int j = 0; j < p->h; j++) {
-        float r = p->positive ? w->r[j] : fabsf(w->r[j]);
-        if (r > least && w->slot[j] < 0)
-            w->worst[n++] = j;
+    low = low > least ? low : least;
+    int n = 0, entered = 0;
+    for (int j = 0; j < p->ld; j += LANES) {
+        vec r = load(w->r + j);
+        n += append_above(p->positive ? r : abs_vec(r), splat(low), j, w->worst + n, w->size + n);
     }
-    int entered = 0;
-    for (int k = 0; k < n && entered < most; k++) {
-        int best = k;
-        for (int i = k + 1; i < n; i++)
-            if (fabsf(w->r[w->worst[i]]) > fabsf(w->r[w->worst[best]]))
-                best = i;
-        int j = w->worst[best];
-        w->worst[best] = w->worst[k];
-        entered += enter(p, w, j, 0, w->r[j] < 0 ? -1.f : 1.f);
+    if (n > most)
+        for (int halving = 0; halving < HALVINGS; halving++) {
+            float middle = 0.5f * (low + high);
+            int many = count_above(w->size, n, middle);
+            if (many < most)
+                high = middle;
+            else
+                low = middle;
+            if (many == most)
+                break;
+        }
+    for (int i = 0; i < n && entered < most; i++) {
+        int j = w->worst[i];
+        if (w->size[i] > low && w->slot[j] < 0)
+            entered += enter(p, w, j, 0, w->r[j] < 0 ? -1 : 1);
     }
-    return entered;
 }
 
 /* Non-zeros of z in `dense`, by rising index; their number */
-static int list_codes(const wbc_lasso *p, const float *dense, int32_t *index, float *value)
+static int list_codes(const wbc_lasso *p, work *w, int32_t *index, float *value)
 {
+    const float *dense = w->dense;
     int n = 0;
-    for (int j = 0; j < p->h; j++)
-        if (dense[j] != 0) {
-            index[n] = j;
-            value[n++] = dense[j];
-        }
+    for (int j = 0; j < p->ld; j += LANES) {
+        vec z = load(dense + j);
+        n += append_above(abs_vec(z), (vec){0}, j, w->worst + n, w->size + n);
+    }
+    for (int i = 0; i < n; i++) {
+        index[i] = w->worst[i];
+        value[i] = dense[index[i]];
+    }
     return n;
 }
 
@@ -450,27 +499,29 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
             for (int i = 0; i < n; i++)
                 value[i] = (float)w->z[i];
             fresh_gradient(p, q, n, w->active, value, w->r);
-            gap = relative_gap(p, q, energy, n, w->active, value, w->r, &objective);
+            float peak = peak_gradient(p, w->r);
+            gap = relative_gap(p, q, energy, n, w->active, value, w->r, peak, &objective);
             idle = objective < best * (1 - 1e-7) ? 0 : idle + 1;
             best = objective < best ? objective : best;
             if (gap <= p->tol || round >= p->max_iter || idle >= PATIENCE)
                 break;
             for (int i = 0; i < n; i++)
                 w->rest[i] = w->r[w->active[i]] - p->alpha * w->sign[i];
-            add_worst(p, w, n / 2 + 1);
+            add_worst(p, w, peak, n / GROWTH + 1);
             solve_active(w);
         }
         memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
         for (int i = 0; i < w->n_active; i++)
             w->dense[w->active[i]] = (float)w->z[i];
-        *count = list_codes(p, w->dense, index, value);
+        *count = list_codes(p, w, index, value);
         if (gap <= p->tol)
             return gap;
     }
     for (int moved = 1;; round++) {
-        int n = *count = list_codes(p, w->dense, index, value);
+        int n = *count = list_codes(p, w, index, value);
         fresh_gradient(p, q, n, index, value, w->r);
-        gap = relative_gap(p, q, energy, n, index, value, w->r, &objective);
+        float peak = peak_gradient(p, w->r);
+        gap = relative_gap(p, q, energy, n, index, value, w->r, peak, &objective);
         if (gap <= p->tol || round >= p->max_iter || !moved)
             return gap;
         moved = greedy_steps(p, w);
