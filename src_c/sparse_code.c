@@ -36,8 +36,11 @@ enum { LANES = 8 };
 enum { LANES = 4 };
 #endif
 
+enum { DLANES = LANES / 2 };
+
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef double dvec __attribute__((vector_size(4 * LANES), aligned(8), may_alias));
+typedef float hvec __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 static inline vec fma_vec(vec a, vec b, vec c)
@@ -75,6 +78,11 @@ static inline dvec load_d(const double *p)
 static inline void store_d(double *p, dvec a)
 {
     *(dvec *)p = a;
+}
+
+static inline dvec widen(const float *p)
+{
+    return __builtin_convertvector(*(const hvec *)p, dvec);
 }
 
 static inline vec splat(float a)
@@ -125,18 +133,11 @@ static inline int append_above(vec a, vec b, int j, int32_t *index, float *size)
 }
 
 enum {
-    DLANES = LANES / 2,
     MAX_ACTIVE = 512,
     GREEDY_STEPS = 128, /* between two fresh gradients */
+    HALVINGS = 12,      /* of the interval that holds the bar for violators */
     PATIENCE = 5,       /* rounds of the active set without progress before greedy takes over */
 };
-#define HALVINGS 12
-#ifndef GROWTH
-#define GROWTH 2
-#endif
-#ifndef FIRST_SHARE
-#define FIRST_SHARE .5f
-#endif
 static const double DEPENDENT = 1e-6; /* eigenvalue, over a diagonal entry, taken for rounding */
 
 /* One thread's scratch. Vectors over S are zero past n_active, up to `stride`. */
@@ -208,6 +209,23 @@ static void fresh_gradient(const wbc_lasso *p, const float *q, int n, const int3
     }
     for (; i < n; i++)
         add_row(p, r, index[i], -value[i]);
+}
+
+/* The same with double sums, for signals where rounding hides the progress that is left */
+static void precise_gradient(const wbc_lasso *p, const float *q, int n, const int32_t *index,
+                             const float *value, float *r)
+{
+    for (int j = 0; j < p->ld; j += LANES) {
+        dvec low = widen(q + j), high = widen(q + j + DLANES);
+        for (int i = 0; i < n; i++) {
+            const float *row = p->gram + (size_t)index[i] * p->ld + j;
+            dvec z = splat_d(-(double)value[i]);
+            low = fma_dvec(z, widen(row), low);
+            high = fma_dvec(z, widen(row + DLANES), high);
+        }
+        *(hvec *)(r + j) = __builtin_convertvector(low, hvec);
+        *(hvec *)(r + j + DLANES) = __builtin_convertvector(high, hvec);
+    }
 }
 
 /* Largest r_j (positive) or |r_j|, at least 0 */
@@ -409,7 +427,7 @@ static int count_above(const float *size, int n, float bar)
 /* Let violators into S: about the `most` worst, found by bisecting the bar they have to clear. */
 static void add_worst(const wbc_lasso *p, work *w, float peak, int most)
 {
-    float low = p->alpha + FIRST_SHARE * (peak - p->alpha), high = peak;
+    float low = p->alpha + 0.5f * (peak - p->alpha), high = peak;
     float least = p->alpha * (1 + 0.5f * p->tol);
     low = low > least ? low : least;
     int n = 0, entered = 0;
@@ -482,7 +500,7 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
                        int32_t *index, float *value, int32_t *count)
 {
     double objective, best = INFINITY;
-    int round = 0, idle = 0;
+    int round = 0, idle = 0, precise = 0;
     float gap = 0;
     clear(w);
     memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
@@ -498,16 +516,17 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
             int n = w->n_active;
             for (int i = 0; i < n; i++)
                 value[i] = (float)w->z[i];
-            fresh_gradient(p, q, n, w->active, value, w->r);
+            (precise ? precise_gradient : fresh_gradient)(p, q, n, w->active, value, w->r);
             float peak = peak_gradient(p, w->r);
             gap = relative_gap(p, q, energy, n, w->active, value, w->r, peak, &objective);
             idle = objective < best * (1 - 1e-7) ? 0 : idle + 1;
             best = objective < best ? objective : best;
+            precise |= idle > 0;
             if (gap <= p->tol || round >= p->max_iter || idle >= PATIENCE)
                 break;
             for (int i = 0; i < n; i++)
                 w->rest[i] = w->r[w->active[i]] - p->alpha * w->sign[i];
-            add_worst(p, w, peak, n / GROWTH + 1);
+            add_worst(p, w, peak, n / 2 + 1);
             solve_active(w);
         }
         memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
@@ -519,7 +538,7 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
     }
     for (int moved = 1;; round++) {
         int n = *count = list_codes(p, w, index, value);
-        fresh_gradient(p, q, n, index, value, w->r);
+        precise_gradient(p, q, n, index, value, w->r);
         float peak = peak_gradient(p, w->r);
         gap = relative_gap(p, q, energy, n, index, value, w->r, peak, &objective);
         if (gap <= p->tol || round >= p->max_iter || !moved)
