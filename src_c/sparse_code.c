@@ -138,6 +138,7 @@ enum {
     HALVINGS = 12,      /* of the interval that holds the bar for violators */
     PATIENCE = 5,       /* rounds of the active set without progress before greedy takes over */
 };
+static const float ROUNDING_SHARE = 0.75f; /* of tol: the rest is for the rounding of q and Q */
 static const double DEPENDENT = 1e-6; /* eigenvalue, over a diagonal entry, taken for rounding */
 
 /* One thread's scratch. Vectors over S are zero past n_active, up to `stride`. */
@@ -147,7 +148,7 @@ typedef struct {
     int32_t *slot;                      /* h: place in S, or -1 */
     double *z, *sign, *rest, *step, *u; /* over S */
     double *inverse;                    /* H, max_active x stride */
-    float *r, *dense;                   /* ld */
+    float *r, *dense, *diagonal;        /* ld: r, z where it is needed whole, that of Q */
     int32_t *worst;                     /* ld + LANES: coordinates that violate */
     float *size;                        /* ld + LANES: by how much */
 } work;
@@ -158,7 +159,7 @@ static int work_alloc(work *w, const wbc_lasso *p)
     w->max_active = cap;
     w->stride = (cap + 31) / 32 * 32 + 40; /* an odd number of cache lines: rows spread over the cache */
     size_t over = (size_t)w->stride, ld = (size_t)p->ld;
-    double *a = calloc((over * (6 + (size_t)cap) + 3 * ld + 16), sizeof *a);
+    double *a = calloc((over * (6 + (size_t)cap) + 4 * ld + 16), sizeof *a);
     w->z = a;
     if (!a)
         return WBC_OUT_OF_MEMORY;
@@ -169,12 +170,15 @@ static int work_alloc(work *w, const wbc_lasso *p)
     w->inverse = a += over;
     w->r = (float *)(a += over * (size_t)cap);
     w->dense = w->r + ld;
-    w->slot = (int32_t *)(w->dense + ld);
+    w->diagonal = w->dense + ld;
+    w->slot = (int32_t *)(w->diagonal + ld);
     w->worst = w->slot + ld;
     w->size = (float *)(w->worst + ld + 16);
     w->active = (int32_t *)(w->size + ld + 16);
-    for (int j = 0; j < p->h; j++)
+    for (int j = 0; j < p->h; j++) {
         w->slot[j] = -1;
+        w->diagonal[j] = p->gram[(size_t)j * ld + (size_t)j];
+    }
     return WBC_OK;
 }
 
@@ -469,28 +473,45 @@ static int list_codes(const wbc_lasso *p, work *w, int32_t *index, float *value)
     return n;
 }
 
-/* Up to GREEDY_STEPS steps of coordinate descent on z = dense; 0 when none is left but rounding */
+/* The coordinate whose step would change its own r_j most, that change in *change; -1 when none is
+ * left but rounding. The lasso in z_j alone is solved by z_j Q_jj = v -+ alpha, v = r_j + z_j Q_jj. */
+static int greediest(const wbc_lasso *p, const work *w, float *change)
+{
+    vec most = splat(1e-6f * p->alpha), found = {0}, alpha = splat(p->alpha), zero = {0};
+    ivec where = {0}, here;
+    where -= 1;
+    for (int k = 0; k < LANES; k++)
+        here[k] = k;
+    for (int j = 0; j < p->ld; j += LANES, here += LANES) {
+        vec now = load(w->diagonal + j) * load(w->dense + j), v = load(w->r + j) + now;
+        vec target = max_vec(v - alpha, zero);
+        if (!p->positive)
+            target -= max_vec(-v - alpha, zero);
+        vec step = target - now, size = abs_vec(step);
+        ivec more = size > most;
+        most = max_vec(size, most);
+        found = (vec)(((ivec)step & more) | ((ivec)found & ~more));
+        where = (here & more) | (where & ~more);
+    }
+    int best = 0;
+    for (int k = 1; k < LANES; k++)
+        if (most[k] > most[best] || (most[k] == most[best] && where[k] < where[best]))
+            best = k;
+    *change = found[best];
+    return where[best];
+}
+
+/* Up to GREEDY_STEPS steps of coordinate descent on z = dense; how many were made */
 static int greedy_steps(const wbc_lasso *p, work *w)
 {
-    float *z = w->dense, *r = w->r;
     for (int k = 0; k < GREEDY_STEPS; k++) {
-        int best = -1;
-        float best_change = 1e-6f * p->alpha, best_step = 0;
-        for (int j = 0; j < p->h; j++) {
-            float scale = p->gram[(size_t)j * p->ld + j], v = r[j] + scale * z[j];
-            float least = p->positive ? 0 : v + p->alpha;
-            float target = v > p->alpha ? v - p->alpha : least < 0 ? least : 0;
-            float step = target / scale - z[j], change = fabsf(step) * scale;
-            if (change > best_change) {
-                best_change = change;
-                best_step = step;
-                best = j;
-            }
-        }
-        if (best < 0)
+        float change;
+        int j = greediest(p, w, &change);
+        if (j < 0)
             return k;
-        z[best] += best_step;
-        add_row(p, r, best, -best_step);
+        float step = change / w->diagonal[j];
+        w->dense[j] += step;
+        add_row(p, w->r, j, -step);
     }
     return GREEDY_STEPS;
 }
@@ -501,7 +522,7 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
 {
     double objective, best = INFINITY;
     int round = 0, idle = 0, precise = 0;
-    float gap = 0;
+    float gap = 0, target = ROUNDING_SHARE * p->tol;
     clear(w);
     memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
     memset(w->r, 0, (size_t)p->ld * sizeof *w->r);
@@ -522,7 +543,7 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
             idle = objective < best * (1 - 1e-7) ? 0 : idle + 1;
             best = objective < best ? objective : best;
             precise |= idle > 0;
-            if (gap <= p->tol || round >= p->max_iter || idle >= PATIENCE)
+            if (gap <= target || round >= p->max_iter || idle >= PATIENCE)
                 break;
             for (int i = 0; i < n; i++)
                 w->rest[i] = w->r[w->active[i]] - p->alpha * w->sign[i];
@@ -541,7 +562,7 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
         precise_gradient(p, q, n, index, value, w->r);
         float peak = peak_gradient(p, w->r);
         gap = relative_gap(p, q, energy, n, index, value, w->r, peak, &objective);
-        if (gap <= p->tol || round >= p->max_iter || !moved)
+        if (gap <= target || round >= p->max_iter || !moved)
             return gap;
         moved = greedy_steps(p, w);
     }
