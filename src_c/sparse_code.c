@@ -36,8 +36,11 @@ enum { LANES = 8 };
 enum { LANES = 4 };
 #endif
 
+enum { DLANES = LANES / 2 };
+
 typedef float fvec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef double dvec __attribute__((vector_size(4 * LANES), aligned(8), may_alias));
+typedef float hvec __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 static inline fvec fma_vec(fvec a, fvec b, fvec c)
@@ -77,6 +80,11 @@ static inline void store_d(double *p, dvec a)
     *(dvec *)p = a;
 }
 
+static inline dvec widen(const float *p)
+{
+    return __builtin_convertvector(*(const hvec *)p, dvec);
+}
+
 static inline fvec splat(float a)
 {
     return a - (fvec){0};
@@ -103,12 +111,34 @@ static inline fvec abs_vec(fvec a)
     return (fvec)((ivec)a & 0x7fffffff);
 }
 
+/* Where a[k] > b[k], write j + k to index and a[k] to size, without gaps; how many */
+static inline int append_above(fvec a, fvec b, int j, int32_t *index, float *size)
+{
+#if defined(__AVX512F__)
+    __mmask16 more = _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i here = _mm512_add_epi32(_mm512_set1_epi32(j), lane);
+    _mm512_storeu_si512(index, _mm512_maskz_compress_epi32(more, here));
+    _mm512_storeu_ps(size, _mm512_maskz_compress_ps(more, a));
+    return __builtin_popcount(more);
+#else
+    int n = 0;
+    for (int k = 0; k < LANES; k++) {
+        index[n] = j + k;
+        size[n] = a[k];
+        n += a[k] > b[k];
+    }
+    return n;
+#endif
+}
+
 enum {
-    DLANES = LANES / 2,
     MAX_ACTIVE = 512,
     GREEDY_STEPS = 128, /* between two fresh gradients */
+    HALVINGS = 12,      /* of the interval that holds the bar for violators */
     PATIENCE = 5,       /* rounds of the active set without progress before greedy takes over */
 };
+static const float ROUNDING_SHARE = 0.75f; /* of tol: the rest is for the rounding of q and Q */
 static const double DEPENDENT = 1e-6; /* eigenvalue, over a diagonal entry, taken for rounding */
 
 /* One thread's scratch. Vectors over S are zero past n_active, up to `stride`. */
@@ -118,8 +148,9 @@ typedef struct {
     int32_t *slot;                      /* h: place in S, or -1 */
     double *z, *sign, *rest, *step, *u; /* over S */
     double *inverse;                    /* H, max_active x stride */
-    float *r, *dense;                   /* ld */
-    int32_t *worst;                     /* h: coordinates that violate */
+    float *r, *dense, *diagonal;        /* ld: r, z where it is needed whole, that of Q */
+    int32_t *worst;                     /* ld + LANES: coordinates that violate */
+    float *size;                        /* ld + LANES: by how much */
 } work;
 
 static int work_alloc(work *w, const wbc_lasso *p)
@@ -128,7 +159,7 @@ static int work_alloc(work *w, const wbc_lasso *p)
     w->max_active = cap;
     w->stride = (cap + 31) / 32 * 32 + 40; /* an odd number of cache lines: rows spread over the cache */
     size_t over = (size_t)w->stride, ld = (size_t)p->ld;
-    double *a = calloc((over * (6 + (size_t)cap) + 2 * ld), sizeof *a);
+    double *a = calloc((over * (6 + (size_t)cap) + 4 * ld + 16), sizeof *a);
     w->z = a;
     if (!a)
         return WBC_OUT_OF_MEMORY;
@@ -139,11 +170,15 @@ static int work_alloc(work *w, const wbc_lasso *p)
     w->inverse = a += over;
     w->r = (float *)(a += over * (size_t)cap);
     w->dense = w->r + ld;
-    w->slot = (int32_t *)(w->dense + ld);
+    w->diagonal = w->dense + ld;
+    w->slot = (int32_t *)(w->diagonal + ld);
     w->worst = w->slot + ld;
-    w->active = w->worst + ld;
-    for (int j = 0; j < p->h; j++)
+    w->size = (float *)(w->worst + ld + 16);
+    w->active = (int32_t *)(w->size + ld + 16);
+    for (int j = 0; j < p->h; j++) {
         w->slot[j] = -1;
+        w->diagonal[j] = p->gram[(size_t)j * ld + (size_t)j];
+    }
     return WBC_OK;
 }
 
@@ -180,6 +215,23 @@ static void fresh_gradient(const wbc_lasso *p, const float *q, int n, const int3
         add_row(p, r, index[i], -value[i]);
 }
 
+/* The same with double sums, for signals where rounding hides the progress that is left */
+static void precise_gradient(const wbc_lasso *p, const float *q, int n, const int32_t *index,
+                             const float *value, float *r)
+{
+    for (int j = 0; j < p->ld; j += LANES) {
+        dvec low = widen(q + j), high = widen(q + j + DLANES);
+        for (int i = 0; i < n; i++) {
+            const float *row = p->gram + (size_t)index[i] * p->ld + j;
+            dvec z = splat_d(-(double)value[i]);
+            low = fma_dvec(z, widen(row), low);
+            high = fma_dvec(z, widen(row + DLANES), high);
+        }
+        *(hvec *)(r + j) = __builtin_convertvector(low, hvec);
+        *(hvec *)(r + j + DLANES) = __builtin_convertvector(high, hvec);
+    }
+}
+
 /* Largest r_j (positive) or |r_j|, at least 0 */
 static float peak_gradient(const wbc_lasso *p, const float *r)
 {
@@ -196,9 +248,9 @@ static float peak_gradient(const wbc_lasso *p, const float *r)
 
 /* Objective of z and its relative duality gap, at the fresh gradient r */
 static float relative_gap(const wbc_lasso *p, const float *q, double energy, int n,
-                          const int32_t *index, const float *value, const float *r, double *objective)
+                          const int32_t *index, const float *value, const float *r, double peak, double *objective)
 {
-    double zq = 0, zr = 0, l1 = 0, peak = peak_gradient(p, r);
+    double zq = 0, zr = 0, l1 = 0;
     for (int i = 0; i < n; i++) {
         double z = value[i];
         zq += z * q[index[i]];
@@ -367,63 +419,99 @@ static void solve_active(work *w)
     }
 }
 
-/* Let the worst violators into S, at most `most` of them; returns how many entered. */
-static int add_worst(const wbc_lasso *p, work *w, int most)
+/* How many of n sizes exceed the bar */
+static int count_above(const float *size, int n, float bar)
 {
+    int many = 0;
+    for (int i = 0; i < n; i++)
+        many += size[i] > bar;
+    return many;
+}
+
+/* Let violators into S: about the `most` worst, found by bisecting the bar they have to clear. */
+static void add_worst(const wbc_lasso *p, work *w, float peak, int most)
+{
+    float low = p->alpha + 0.5f * (peak - p->alpha), high = peak;
     float least = p->alpha * (1 + 0.5f * p->tol);
-    int n = 0;
-    for (int j = 0; j < p->h; j++) {
-        float r = p->positive ? w->r[j] : fabsf(w->r[j]);
-        if (r > least && w->slot[j] < 0)
-            w->worst[n++] = j;
+    low = low > least ? low : least;
+    int n = 0, entered = 0;
+    for (int j = 0; j < p->ld; j += LANES) {
+        fvec r = load(w->r + j);
+        n += append_above(p->positive ? r : abs_vec(r), splat(low), j, w->worst + n, w->size + n);
     }
-    int entered = 0;
-    for (int k = 0; k < n && entered < most; k++) {
-        int best = k;
-        for (int i = k + 1; i < n; i++)
-            if (fabsf(w->r[w->worst[i]]) > fabsf(w->r[w->worst[best]]))
-                best = i;
-        int j = w->worst[best];
-        w->worst[best] = w->worst[k];
-        entered += enter(p, w, j, 0, w->r[j] < 0 ? -1.f : 1.f);
+    if (n > most)
+        for (int halving = 0; halving < HALVINGS; halving++) {
+            float middle = 0.5f * (low + high);
+            int many = count_above(w->size, n, middle);
+            if (many < most)
+                high = middle;
+            else
+                low = middle;
+            if (many == most)
+                break;
+        }
+    for (int i = 0; i < n && entered < most; i++) {
+        int j = w->worst[i];
+        if (w->size[i] > low && w->slot[j] < 0)
+            entered += enter(p, w, j, 0, w->r[j] < 0 ? -1 : 1);
     }
-    return entered;
 }
 
 /* Non-zeros of z in `dense`, by rising index; their number */
-static int list_codes(const wbc_lasso *p, const float *dense, int32_t *index, float *value)
+static int list_codes(const wbc_lasso *p, work *w, int32_t *index, float *value)
 {
+    const float *dense = w->dense;
     int n = 0;
-    for (int j = 0; j < p->h; j++)
-        if (dense[j] != 0) {
-            index[n] = j;
-            value[n++] = dense[j];
-        }
+    for (int j = 0; j < p->ld; j += LANES) {
+        fvec z = load(dense + j);
+        n += append_above(abs_vec(z), (fvec){0}, j, w->worst + n, w->size + n);
+    }
+    for (int i = 0; i < n; i++) {
+        index[i] = w->worst[i];
+        value[i] = dense[index[i]];
+    }
     return n;
 }
 
-/* Up to GREEDY_STEPS steps of coordinate descent on z = dense; 0 when none is left but rounding */
+/* The coordinate whose step would change its own r_j most, that change in *change; -1 when none is
+ * left but rounding. The lasso in z_j alone is solved by z_j Q_jj = v -+ alpha, v = r_j + z_j Q_jj. */
+static int greediest(const wbc_lasso *p, const work *w, float *change)
+{
+    fvec most = splat(1e-6f * p->alpha), found = {0}, alpha = splat(p->alpha), zero = {0};
+    ivec where = {0}, here;
+    where -= 1;
+    for (int k = 0; k < LANES; k++)
+        here[k] = k;
+    for (int j = 0; j < p->ld; j += LANES, here += LANES) {
+        fvec now = load(w->diagonal + j) * load(w->dense + j), v = load(w->r + j) + now;
+        fvec target = max_vec(v - alpha, zero);
+        if (!p->positive)
+            target -= max_vec(-v - alpha, zero);
+        fvec step = target - now, size = abs_vec(step);
+        ivec more = size > most;
+        most = max_vec(size, most);
+        found = (fvec)(((ivec)step & more) | ((ivec)found & ~more));
+        where = (here & more) | (where & ~more);
+    }
+    int best = 0;
+    for (int k = 1; k < LANES; k++)
+        if (most[k] > most[best] || (most[k] == most[best] && where[k] < where[best]))
+            best = k;
+    *change = found[best];
+    return where[best];
+}
+
+/* Up to GREEDY_STEPS steps of coordinate descent on z = dense; how many were made */
 static int greedy_steps(const wbc_lasso *p, work *w)
 {
-    float *z = w->dense, *r = w->r;
     for (int k = 0; k < GREEDY_STEPS; k++) {
-        int best = -1;
-        float best_change = 1e-6f * p->alpha, best_step = 0;
-        for (int j = 0; j < p->h; j++) {
-            float scale = p->gram[(size_t)j * p->ld + j], v = r[j] + scale * z[j];
-            float least = p->positive ? 0 : v + p->alpha;
-            float target = v > p->alpha ? v - p->alpha : least < 0 ? least : 0;
-            float step = target / scale - z[j], change = fabsf(step) * scale;
-            if (change > best_change) {
-                best_change = change;
-                best_step = step;
-                best = j;
-            }
-        }
-        if (best < 0)
+        float change;
+        int j = greediest(p, w, &change);
+        if (j < 0)
             return k;
-        z[best] += best_step;
-        add_row(p, r, best, -best_step);
+        float step = change / w->diagonal[j];
+        w->dense[j] += step;
+        add_row(p, w->r, j, -step);
     }
     return GREEDY_STEPS;
 }
@@ -433,8 +521,8 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
                        int32_t *index, float *value, int32_t *count)
 {
     double objective, best = INFINITY;
-    int round = 0, idle = 0;
-    float gap = 0;
+    int round = 0, idle = 0, precise = 0;
+    float gap = 0, target = ROUNDING_SHARE * p->tol;
     clear(w);
     memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
     memset(w->r, 0, (size_t)p->ld * sizeof *w->r);
@@ -449,29 +537,32 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
             int n = w->n_active;
             for (int i = 0; i < n; i++)
                 value[i] = (float)w->z[i];
-            fresh_gradient(p, q, n, w->active, value, w->r);
-            gap = relative_gap(p, q, energy, n, w->active, value, w->r, &objective);
+            (precise ? precise_gradient : fresh_gradient)(p, q, n, w->active, value, w->r);
+            float peak = peak_gradient(p, w->r);
+            gap = relative_gap(p, q, energy, n, w->active, value, w->r, peak, &objective);
             idle = objective < best * (1 - 1e-7) ? 0 : idle + 1;
             best = objective < best ? objective : best;
-            if (gap <= p->tol || round >= p->max_iter || idle >= PATIENCE)
+            precise |= idle > 0;
+            if (gap <= target || round >= p->max_iter || idle >= PATIENCE)
                 break;
             for (int i = 0; i < n; i++)
                 w->rest[i] = w->r[w->active[i]] - p->alpha * w->sign[i];
-            add_worst(p, w, n / 2 + 1);
+            add_worst(p, w, peak, n / 2 + 1);
             solve_active(w);
         }
         memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
         for (int i = 0; i < w->n_active; i++)
             w->dense[w->active[i]] = (float)w->z[i];
-        *count = list_codes(p, w->dense, index, value);
+        *count = list_codes(p, w, index, value);
         if (gap <= p->tol)
             return gap;
     }
     for (int moved = 1;; round++) {
-        int n = *count = list_codes(p, w->dense, index, value);
-        fresh_gradient(p, q, n, index, value, w->r);
-        gap = relative_gap(p, q, energy, n, index, value, w->r, &objective);
-        if (gap <= p->tol || round >= p->max_iter || !moved)
+        int n = *count = list_codes(p, w, index, value);
+        precise_gradient(p, q, n, index, value, w->r);
+        float peak = peak_gradient(p, w->r);
+        gap = relative_gap(p, q, energy, n, index, value, w->r, peak, &objective);
+        if (gap <= target || round >= p->max_iter || !moved)
             return gap;
         moved = greedy_steps(p, w);
     }
