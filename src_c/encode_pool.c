@@ -75,7 +75,6 @@ typedef struct {
 } member;
 
 static int smaller(int a, int b) { return a < b ? a : b; }
-static int larger(int a, int b) { return a > b ? a : b; }
 static int divide_up(int a, int b) { return (a + b - 1) / b; }
 static size_t pad(size_t size) { return (size + 15) / 16 * 16; }
 
@@ -118,24 +117,22 @@ static int list_tiles(const wbc_encode_pool *job, const walk *w, int strip, tile
     return n;
 }
 
+/* Calls call(n) with n, the points of a tile, as a constant. */
+#define SWITCH_POINTS(n, call)  \
+    switch (n) {                \
+    case 1: call(1); break;     \
+    case 3: call(3); break;     \
+    case 4: call(4); break;     \
+    case 5: call(5); break;     \
+    case 6: call(6); break;     \
+    case 7: call(7); break;     \
+    case 8: call(8); break;     \
+    }
+
 /* ---- pixels to cells ---- */
 
-/* Values of `count` neighbouring numbers of an image row, relative to the first pixel. */
-INLINE void read_pixels(const wbc_encode_pool *job, const float *lookup, size_t start, int count,
-                        float *target)
-{
-    const int channels = job->channels;
-    if (job->bytes)
-        for (int i = 0; i < count; i += channels)
-            for (int channel = 0; channel < channels; channel++)
-                target[i + channel] = lookup[256 * channel + job->bytes[start + i + channel]];
-    else
-        for (int i = 0; i < count; i += channels)
-            for (int channel = 0; channel < channels; channel++)
-                target[i + channel] = job->floats[start + i + channel] - lookup[channel];
-}
-
-/* The lookup table of read_pixels: 256 shifted values per channel, or the shift itself. */
+/* The lookup table of read_row: 256 values per channel relative to the first pixel, or, for floats,
+ * the first pixel itself. */
 static void prepare_lookup(const wbc_encode_pool *job, const member *self, size_t image)
 {
     const size_t start = image * job->height * job->width * job->channels;
@@ -150,20 +147,19 @@ static void prepare_lookup(const wbc_encode_pool *job, const member *self, size_
         }
 }
 
-/* The pixels of a cell, zeros past the edge of the image. */
-static void read_cell(const wbc_encode_pool *job, const float *lookup, size_t image, int row,
-                      int column, float *target)
+/* A row of an image, relative to its first pixel. */
+static void read_row(const wbc_encode_pool *job, const float *lookup, size_t image, int row,
+                     float *target)
 {
-    const int side = job->cell, line = side * job->channels;
-    const int top = row * job->step, left = column * job->step;
-    const int inside = smaller(larger(job->width - left, 0), side) * job->channels;
-    for (int y = 0; y < side; y++, target += line) {
-        int count = top + y < job->height ? inside : 0;
-        const size_t start = ((image * job->height + top + y) * job->width + left) * job->channels;
-        read_pixels(job, lookup, start, count, target);
-        for (; count < line; count++)
-            target[count] = 0;
-    }
+    const int channels = job->channels, line = job->width * channels;
+    const size_t start = (image * job->height + row) * line;
+    for (int channel = 0; channel < channels; channel++)
+        if (job->bytes)
+            for (int i = channel; i < line; i += channels)
+                target[i] = lookup[256 * channel + job->bytes[start + i]];
+        else
+            for (int i = channel; i < line; i += channels)
+                target[i] = job->floats[start + i] - lookup[channel];
 }
 
 static void project_cell(const wbc_encode_pool *job, const float *pixels, float *target)
@@ -176,22 +172,35 @@ static void project_cell(const wbc_encode_pool *job, const float *pixels, float 
             target[feature] += pixels[pixel] * job->projection[pixel * job->n_features + feature];
 }
 
+/* Rows of cells of a strip; zeros past the edges of the image. */
 static void gather(const wbc_encode_pool *job, const walk *w, const member *self, size_t image,
                    int strip)
 {
+    const int side = job->cell, channels = job->channels;
+    const int line = side * channels, image_line = job->width * channels;
     const int first = strip * w->bands_per_strip * w->span;
-    for (int row = self->rank; row < w->cell_rows; row += self->n_members)
-        for (int column = 0; column < w->cell_columns; column++) {
-            float *cell = self->cells + ((size_t)row * w->cell_columns + column) * w->lanes;
-            if (job->projection) {
-                read_cell(job, self->lookup, image, first + row, column, self->pixels);
-                project_cell(job, self->pixels, cell);
-            } else {
-                read_cell(job, self->lookup, image, first + row, column, cell);
+    const int n_pixels = line * side, cell_size = job->projection ? n_pixels : w->lanes;
+    for (int row = self->rank; row < w->cell_rows; row += self->n_members) {
+        float *target = self->cells + (size_t)row * w->cell_columns * w->lanes;
+        float *cells = job->projection ? self->pixels + image_line : target;
+        memset(cells, 0, sizeof(float) * w->cell_columns * cell_size);
+        for (int y = 0; y < side; y++) {
+            const int image_row = (first + row) * job->step + y;
+            if (image_row >= job->height)
+                break;
+            read_row(job, self->lookup, image, image_row, self->pixels);
+            for (int column = 0; column < w->cell_columns; column++) {
+                const int left = column * job->step * channels;
+                if (left >= image_line)
+                    break;
+                memcpy(cells + (size_t)column * cell_size + y * line, self->pixels + left,
+                       sizeof(float) * smaller(line, image_line - left));
             }
-            for (int lane = job->n_features; lane < w->lanes; lane++)
-                cell[lane] = 0;
         }
+        if (job->projection)
+            for (int column = 0; column < w->cell_columns; column++)
+                project_cell(job, cells + (size_t)column * n_pixels, target + column * w->lanes);
+    }
 }
 
 /* ---- 1 / sqrt(variance + epsilon) of every window ---- */
@@ -205,8 +214,7 @@ static void measure_contrast(const wbc_encode_pool *job, const member *self, siz
     for (int row = self->rank; row < job->rows; row += self->n_members) {
         memset(sums, 0, 2 * line * sizeof *sums);
         for (int y = 0; y < job->patch; y++) {
-            const size_t image_row = image * job->height + row * job->step + y;
-            read_pixels(job, self->lookup, image_row * line, line, values);
+            read_row(job, self->lookup, image, row * job->step + y, values);
             for (int i = 0; i < line; i += job->channels)
                 for (int channel = 0; channel < job->channels; channel++) {
                     const double shade = (double)self->first[channel] - self->first[0];
@@ -230,47 +238,53 @@ static void measure_contrast(const wbc_encode_pool *job, const member *self, siz
 
 /* ---- cells to transformed tiles ---- */
 
-/* target[i] = sum over j of matrix[i][j] source[j], vectors `stride` apart. */
-INLINE void combine(int n, const float *matrix, const vec *source, int source_stride, vec *target,
-                    int target_stride)
+/* target[i] = sum over j of B'[i][j] source[j]. Rows 1 and 2, 3 and 4, ... belong to points a and
+ * -a: their even terms are equal and their odd terms opposite, or the reverse. */
+INLINE void combine(int n, const float *matrix, const vec *source, int stride, vec *target)
 {
+#pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
         vec sum = vec_set(0);
+#pragma GCC unroll 8
         for (int j = 0; j < n; j++)
-            sum = vec_fma(vec_set(matrix[i * n + j]), source[j * source_stride], sum);
-        target[i * target_stride] = sum;
+            sum = vec_fma(vec_set(matrix[i * n + j]), source[j * stride], sum);
+        target[i * stride] = sum;
     }
 }
 
-/* values[point of a column, then of a row][vector of features][tile][feature of the vector],
- * a separate array for every TILES tiles. */
+/* One tile: values[point of a column, then of a row][vector of features][tile][feature]. */
+INLINE void transform_tile(int n, const wbc_encode_pool *job, const walk *w, const float *cells,
+                           float *values)
+{
+    const size_t right = (size_t)job->dilation * w->lanes, down = right * w->cell_columns;
+    for (int lane = 0; lane < w->lanes; lane += WIDTH) {
+        vec tile[MAX_POINTS * MAX_POINTS], half[MAX_POINTS * MAX_POINTS];
+        for (int y = 0; y < n; y++)
+            for (int x = 0; x < n; x++)
+                tile[x * n + y] = vec_load(cells + y * down + x * right + lane);
+        if (n > 1) {
+            for (int y = 0; y < n; y++)
+                combine(n, job->input_transform, tile + y, n, half + y);
+            for (int x = 0; x < n; x++)
+                combine(n, job->input_transform, half + x * n, 1, tile + x * n);
+        }
+        for (int point = 0; point < n * n; point++)
+            vec_store(values + ((size_t)point * w->lanes + lane) * TILES, tile[point]);
+    }
+}
+
 static void transform(const wbc_encode_pool *job, const walk *w, const member *self, int strip,
                       int n_tiles)
 {
-    const int n = w->points, first = strip * w->bands_per_strip * w->span;
-    vec tile[MAX_POINTS * MAX_POINTS], half[MAX_POINTS * MAX_POINTS];
+    const int first = strip * w->bands_per_strip * w->span;
     for (int index = self->rank; index < n_tiles; index += self->n_members) {
-        const int row = self->tiles[index].row - first, column = self->tiles[index].column;
+        const tile_start start = self->tiles[index];
+        const size_t cell = (size_t)(start.row - first) * w->cell_columns + start.column;
+        const float *cells = self->cells + cell * w->lanes;
         float *values = self->values + index / TILES * TILES * w->tile_size + index % TILES * WIDTH;
-        for (int lane = 0; lane < w->lanes; lane += WIDTH) {
-            for (int y = 0; y < n; y++)
-                for (int x = 0; x < n; x++) {
-                    const size_t cell = (size_t)(row + y * job->dilation) * w->cell_columns +
-                                        column + x * job->dilation;
-                    tile[y * n + x] = vec_load(self->cells + cell * w->lanes + lane);
-                }
-            if (n == 1) {
-                half[0] = tile[0];
-            } else {
-                for (int x = 0; x < n; x++)
-                    combine(n, job->input_transform, tile + x, n, half + x, n);
-                for (int y = 0; y < n; y++)
-                    combine(n, job->input_transform, half + y * n, 1, tile + y, n);
-            }
-            const vec *result = n == 1 ? half : tile;
-            for (int point = 0; point < n * n; point++)
-                vec_store(values + ((size_t)point * w->lanes + lane) * TILES, result[point]);
-        }
+#define CALL(N) transform_tile(N, job, w, cells, values)
+        SWITCH_POINTS(w->points, CALL)
+#undef CALL
     }
 }
 
@@ -330,6 +344,10 @@ static void multiply_block(int n, int n_features, const float *values, const flo
 INLINE void shorten(int n, int m, const float *matrix, const float *source, size_t source_stride,
                     float *target, size_t target_stride)
 {
+    if (n == 1) {
+        vec_store(target, vec_load(source));
+        return;
+    }
     enum { MAX_PAIRS = MAX_POINTS / 2 };
     const int n_pairs = (n - 2) / 2;
     vec even[MAX_PAIRS], odd[MAX_PAIRS];
@@ -344,7 +362,7 @@ INLINE void shorten(int n, int m, const float *matrix, const float *source, size
     for (int i = 0; i < m; i++) {
         const float *row = matrix + i * n;
         vec sum = i == 0 ? zero : i == m - 1 ? infinity : vec_set(0);
-        if (n % 2 && n > 1)
+        if (n % 2)
             sum = vec_fma(vec_set(row[n - 2]), single, sum);
         for (int pair = 0; pair < n_pairs; pair++)
             sum = vec_fma(vec_set(row[2 * pair + 1]), i % 2 ? odd[pair] : even[pair], sum);
@@ -368,16 +386,6 @@ INLINE void shorten_rows(int n, const wbc_encode_pool *job, const float *half, f
         shorten(n, job->tile, job->output_transform, half + (size_t)row * n * TILES * BLOCK,
                 TILES * BLOCK, responses + row * job->tile * WIDTH, WIDTH);
 }
-
-#define SWITCH_POINTS(n, call)                                        \
-    switch (n) {                                                      \
-    case 3: call(3); break;                                           \
-    case 4: call(4); break;                                           \
-    case 5: call(5); break;                                           \
-    case 6: call(6); break;                                           \
-    case 7: call(7); break;                                           \
-    case 8: call(8); break;                                           \
-    }
 
 static void shorten_columns_any(const walk *w, const wbc_encode_pool *job, const float *products,
                                 int n_tiles, float *half)
@@ -571,16 +579,12 @@ static void encode_block(const wbc_encode_pool *job, const walk *w, const member
                 values += w->lanes * TILES;
                 filters += (size_t)job->n_features * BLOCK;
             }
-            if (n > 1)
-                shorten_columns_any(w, job, self->products, count, self->half + x * TILES * BLOCK);
+            shorten_columns_any(w, job, self->products, count, self->half + x * TILES * BLOCK);
         }
         for (int tile = 0; tile < count; tile++)
             for (int v = 0; v < BLOCK / WIDTH; v++) {
                 const int at = tile * BLOCK + v * WIDTH;
-                if (n > 1)
-                    shorten_rows_any(w, job, self->half + at, self->responses);
-                else
-                    vec_store(self->responses, vec_load(self->products + at));
+                shorten_rows_any(w, job, self->half + at, self->responses);
                 finish(job, self, &units[v], self->tiles[group + tile]);
             }
     }
@@ -620,7 +624,7 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads)
     const size_t sizes[] = {
         pad(job->channels),
         pad(256 * (size_t)job->channels),
-        pad(5 * line > cell_pixels ? 5 * line : cell_pixels),
+        pad(5 * line + (job->projection ? w.cell_columns * cell_pixels : 0)),
         n * TILES * BLOCK,
         m * n * TILES * BLOCK,
         2 * m * m * WIDTH,
