@@ -1,7 +1,7 @@
 """Encode-and-pool beside its peers: one table of ratios, all from one run.
 
-Every contender computes the mean over windows of sigmoid(W x + b) for the same images with the same
-number of threads. Contenders take turns within each repeat, so that a noisy machine slows all alike.
+Every contender computes the mean over windows of sigmoid(W x + b) for the same images with the
+same number of threads. Contenders take turns within each repeat: a noisy machine slows all alike.
 
     python bench/encode_pool.py                           everything
     python bench/encode_pool.py --quick                   300 and 120 px, batch 1, one thread
