@@ -72,7 +72,7 @@ typedef struct {
 typedef struct {
     float *cells, *values, *contrast; /* shared by the threads of an image */
     tile_start *tiles;                /* from here on: its own */
-    float *first, *lookup, *pixels, *products, *half, *responses;
+    float *first, *colours, *shades, *pixels, *products, *half, *responses;
 } buffers;
 
 static int smaller(int a, int b) { return a < b ? a : b; }
@@ -132,35 +132,40 @@ static int list_tiles(const wbc_encode_pool *job, const walk *w, int strip, tile
 
 /* ---- pixels to cells ---- */
 
-/* The lookup table of read_row: 256 values per channel relative to the first pixel, or, for floats,
- * the first pixel itself. */
+/* One channel of read_row's lookup table: what becomes of each byte, or what floats lose. */
+static void fill_lookup(const wbc_encode_pool *job, float origin, float *lookup)
+{
+    lookup[0] = origin;
+    for (int byte = 0; job->bytes && byte < 256; byte++)
+        lookup[byte] = job->pixel_table[byte] - origin;
+}
+
+/* The first pixel, and the lookup tables: colours relative to it, shades relative to its first
+ * channel. */
 static void prepare_lookup(const wbc_encode_pool *job, const buffers *own, size_t image)
 {
     const size_t start = image * job->height * job->width * job->channels;
-    float *first = own->first, *lookup = own->lookup;
-    for (int channel = 0; channel < job->channels; channel++)
-        if (job->bytes) {
-            first[channel] = job->pixel_table[job->bytes[start + channel]];
-            for (int byte = 0; byte < 256; byte++)
-                lookup[256 * channel + byte] = job->pixel_table[byte] - first[channel];
-        } else {
-            first[channel] = lookup[channel] = job->floats[start + channel];
-        }
+    for (int channel = 0; channel < job->channels; channel++) {
+        own->first[channel] = job->bytes ? job->pixel_table[job->bytes[start + channel]]
+                                         : job->floats[start + channel];
+        fill_lookup(job, own->first[channel], own->colours + 256 * channel);
+        fill_lookup(job, own->first[0], own->shades + 256 * channel);
+    }
 }
 
-/* A row of an image, relative to its first pixel. */
+/* A row of an image through a lookup table. */
 static void read_row(const wbc_encode_pool *job, const float *lookup, size_t image, int row,
                      float *target)
 {
     const int channels = job->channels, line = job->width * channels;
     const size_t start = (image * job->height + row) * line;
-    for (int channel = 0; channel < channels; channel++)
+    for (int channel = 0; channel < channels; channel++, lookup += 256)
         if (job->bytes)
             for (int i = channel; i < line; i += channels)
-                target[i] = lookup[256 * channel + job->bytes[start + i]];
+                target[i] = lookup[job->bytes[start + i]];
         else
             for (int i = channel; i < line; i += channels)
-                target[i] = job->floats[start + i] - lookup[channel];
+                target[i] = job->floats[start + i] - lookup[0];
 }
 
 static void project_cell(const wbc_encode_pool *job, const walk *w, const float *pixels,
@@ -188,7 +193,7 @@ static void gather(const wbc_encode_pool *job, const walk *w, const buffers *own
         const int image_row = (first + row) * job->step + y;
         if (image_row >= job->height)
             break;
-        read_row(job, own->lookup, image, image_row, own->pixels);
+        read_row(job, own->colours, image, image_row, own->pixels);
         for (int column = 0; column < w->cell_columns; column++) {
             const int left = column * job->step * channels;
             if (left >= image_line)
@@ -214,14 +219,12 @@ static void measure_contrast(const wbc_encode_pool *job, const buffers *own, siz
     float *values = (float *)(squares + line);
     memset(sums, 0, 2 * line * sizeof *sums);
     for (int y = 0; y < job->patch; y++) {
-        read_row(job, own->lookup, image, row * job->step + y, values);
-        for (int i = 0; i < line; i += job->channels)
-            for (int channel = 0; channel < job->channels; channel++) {
-                const double shade = (double)own->first[channel] - own->first[0];
-                const double value = values[i + channel] + shade;
-                sums[i + channel] += value;
-                squares[i + channel] += value * value;
-            }
+        read_row(job, own->shades, image, row * job->step + y, values);
+        for (int i = 0; i < line; i++) {
+            const double value = values[i];
+            sums[i] += value;
+            squares[i] += value * value;
+        }
     }
     for (int column = 0; column < job->columns; column++) {
         double sum = 0, square = 0;
@@ -237,8 +240,7 @@ static void measure_contrast(const wbc_encode_pool *job, const buffers *own, siz
 
 /* ---- cells to transformed tiles ---- */
 
-/* target[i] = sum over j of B'[i][j] source[j]. Rows 1 and 2, 3 and 4, ... belong to points a and
- * -a: their even terms are equal and their odd terms opposite, or the reverse. */
+/* target[i] = sum over j of B'[i][j] source[j] */
 INLINE void combine(int n, const float *matrix, const vec *source, int stride, vec *target)
 {
 #pragma GCC unroll 8
@@ -261,12 +263,10 @@ INLINE void transform_tile(int n, const wbc_encode_pool *job, const walk *w, con
         for (int y = 0; y < n; y++)
             for (int x = 0; x < n; x++)
                 tile[x * n + y] = vec_load(cells + y * down + x * right + lane);
-        if (n > 1) {
-            for (int y = 0; y < n; y++)
-                combine(n, job->input_transform, tile + y, n, half + y);
-            for (int x = 0; x < n; x++)
-                combine(n, job->input_transform, half + x * n, 1, tile + x * n);
-        }
+        for (int y = 0; y < n; y++)
+            combine(n, job->input_transform, tile + y, n, half + y);
+        for (int x = 0; x < n; x++)
+            combine(n, job->input_transform, half + x * n, 1, tile + x * n);
         for (int point = 0; point < n * n; point++)
             vec_store(values + ((size_t)point * w->lanes + lane) * TILES, tile[point]);
     }
@@ -623,6 +623,7 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads)
     const size_t sizes[] = {
         pad(job->channels),
         pad(256 * (size_t)job->channels),
+        pad(256 * (size_t)job->channels),
         pad(5 * line + (job->projection ? w.cell_columns * cell_pixels : 0)),
         n * TILES * BLOCK,
         m * n * TILES * BLOCK,
@@ -651,8 +652,8 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads)
                 own.cells = memory + team * shared_size;
                 own.values = own.cells + w.cells_size;
                 own.contrast = own.values + w.values_size;
-                float **parts[] = {&own.first,    &own.lookup, &own.pixels,
-                                   &own.products, &own.half,   &own.responses};
+                float **parts[] = {&own.first,    &own.colours, &own.shades,   &own.pixels,
+                                   &own.products, &own.half,    &own.responses};
                 float *next = memory + n_teams * shared_size + thread * own_size;
                 for (int i = 0; i < N_SIZES; next += sizes[i], i++)
                     *parts[i] = next;
