@@ -239,6 +239,32 @@ def growth(repeats: int) -> None:
         )
 
 
+def approximate(repeats: int) -> None:
+    """Projected cells against exact ones: one image, one thread, generated smooth images."""
+    print(
+        "\n| tolerance | relative error | products per window | ms exact | ms approximate | ratio |"
+    )
+    print("|---" * 6 + "|")
+    side = 300
+    images = sizes.generated_images(8, side)
+    exact = Encoder(*sizes.encoder_arrays(), nonlinearity="sigmoid", step=sizes.STEP)
+    for tolerance in (1e-3, 1e-4):
+        encoder = exact.approximate(images[1:], tolerance)
+        one = images[:1]
+        runs = {"exact": exact, "approximate": encoder}
+        seconds = take_turns(
+            {n: (lambda e=e: e.encode_pool(one, n_threads=1)) for n, e in runs.items()}, repeats
+        )
+        medians = {name: statistics.median(s) for name, s in seconds.items()}
+        description = encoder.describe(side, side)
+        print(
+            f"| {tolerance:g} | {description['relative_error']:.1e} "
+            f"| {description['products_per_window']:.0f} | {1e3 * medians['exact']:.2f} "
+            f"| {1e3 * medians['approximate']:.2f} "
+            f"| {medians['exact'] / medians['approximate']:.1f} |"
+        )
+
+
 def main() -> None:
     print(f"wbcprof instruction set: {_core.instruction_set()}\n")
     print(
@@ -255,6 +281,7 @@ def main() -> None:
             for side in sizes.IMAGE_SIDES:
                 compare(side, batch, n_threads, arguments.repeats if batch == 1 else 3)
     growth(arguments.repeats)
+    approximate(arguments.repeats)
 
 
 if __name__ == "__main__":

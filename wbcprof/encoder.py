@@ -25,7 +25,7 @@ POOLS = ("mean", "max", "std", "active", "sqrt")
 NONLINEARITIES = tuple(_core.NONLINEARITIES)
 
 _POINTS = [Fraction(p) for p in (0, 1, -1, 2, -2)] + [Fraction(1, 2), Fraction(-1, 2)]
-_READ_FILTER = 4  # reading a transformed filter takes as long as its use for this many tiles
+_READ_FILTER = 8  # reading a transformed filter takes as long as its use for this many tiles
 _COPY_PIXEL = 8  # products that take as long as copying one pixel value
 
 
