@@ -46,6 +46,8 @@ enum {
     BLOCK = WBC_SIGNATURE_BLOCK,
     MAX_POINTS = WBC_MAX_POINTS,
     ALIGNMENT = 64, /* bytes */
+    LINE_FLOATS = 16, /* of a cache line */
+    PREFETCH_FEATURES = 64, /* filters this far ahead: + 5 % over the hardware's prefetching */
     STRIP_FLOATS = 1 << 20, /* transformed tiles of a strip, unless one row of tiles is more */
 };
 
@@ -66,16 +68,14 @@ typedef struct {
     int row, column;
 } tile_start;
 
-/* One of the n_members threads that share an image. */
+/* What a thread works on. */
 typedef struct {
-    int rank, n_members;
-    float *cells, *values, *contrast; /* shared by the members */
-    tile_start *tiles;                /* from here on: a thread's own */
-    float *first, *lookup, *pixels, *products, *half, *responses;
-} member;
+    float *cells, *values, *contrast; /* shared by the threads of an image */
+    tile_start *tiles;                /* from here on: its own */
+    float *first, *colours, *shades, *pixels, *products, *half, *responses;
+} buffers;
 
 static int smaller(int a, int b) { return a < b ? a : b; }
-static int larger(int a, int b) { return a > b ? a : b; }
 static int divide_up(int a, int b) { return (a + b - 1) / b; }
 static size_t pad(size_t size) { return (size + 15) / 16 * 16; }
 
@@ -118,160 +118,170 @@ static int list_tiles(const wbc_encode_pool *job, const walk *w, int strip, tile
     return n;
 }
 
+/* Calls call(n) with n, the points of a tile, as a constant. */
+#define SWITCH_POINTS(n, call)  \
+    switch (n) {                \
+    case 1: call(1); break;     \
+    case 3: call(3); break;     \
+    case 4: call(4); break;     \
+    case 5: call(5); break;     \
+    case 6: call(6); break;     \
+    case 7: call(7); break;     \
+    case 8: call(8); break;     \
+    }
+
 /* ---- pixels to cells ---- */
 
-/* Values of `count` neighbouring numbers of an image row, relative to the first pixel. */
-INLINE void read_pixels(const wbc_encode_pool *job, const float *lookup, size_t start, int count,
-                        float *target)
+/* One channel of read_row's lookup table: what becomes of each byte, or what floats lose. */
+static void fill_lookup(const wbc_encode_pool *job, float origin, float *lookup)
 {
-    const int channels = job->channels;
-    if (job->bytes)
-        for (int i = 0; i < count; i += channels)
-            for (int channel = 0; channel < channels; channel++)
-                target[i + channel] = lookup[256 * channel + job->bytes[start + i + channel]];
-    else
-        for (int i = 0; i < count; i += channels)
-            for (int channel = 0; channel < channels; channel++)
-                target[i + channel] = job->floats[start + i + channel] - lookup[channel];
+    lookup[0] = origin;
+    for (int byte = 0; job->bytes && byte < 256; byte++)
+        lookup[byte] = job->pixel_table[byte] - origin;
 }
 
-/* The lookup table of read_pixels: 256 shifted values per channel, or the shift itself. */
-static void prepare_lookup(const wbc_encode_pool *job, const member *self, size_t image)
+/* The first pixel, and the lookup tables: colours relative to it, shades relative to its first
+ * channel. */
+static void prepare_lookup(const wbc_encode_pool *job, const buffers *own, size_t image)
 {
     const size_t start = image * job->height * job->width * job->channels;
-    float *first = self->first, *lookup = self->lookup;
-    for (int channel = 0; channel < job->channels; channel++)
-        if (job->bytes) {
-            first[channel] = job->pixel_table[job->bytes[start + channel]];
-            for (int byte = 0; byte < 256; byte++)
-                lookup[256 * channel + byte] = job->pixel_table[byte] - first[channel];
-        } else {
-            first[channel] = lookup[channel] = job->floats[start + channel];
-        }
-}
-
-/* The pixels of a cell, zeros past the edge of the image. */
-static void read_cell(const wbc_encode_pool *job, const float *lookup, size_t image, int row,
-                      int column, float *target)
-{
-    const int side = job->cell, line = side * job->channels;
-    const int top = row * job->step, left = column * job->step;
-    const int inside = smaller(larger(job->width - left, 0), side) * job->channels;
-    for (int y = 0; y < side; y++, target += line) {
-        int count = top + y < job->height ? inside : 0;
-        const size_t start = ((image * job->height + top + y) * job->width + left) * job->channels;
-        read_pixels(job, lookup, start, count, target);
-        for (; count < line; count++)
-            target[count] = 0;
+    for (int channel = 0; channel < job->channels; channel++) {
+        own->first[channel] = job->bytes ? job->pixel_table[job->bytes[start + channel]]
+                                         : job->floats[start + channel];
+        fill_lookup(job, own->first[channel], own->colours + 256 * channel);
+        fill_lookup(job, own->first[0], own->shades + 256 * channel);
     }
 }
 
-static void project_cell(const wbc_encode_pool *job, const float *pixels, float *target)
+/* A row of an image through a lookup table. */
+static void read_row(const wbc_encode_pool *job, const float *lookup, size_t image, int row,
+                     float *target)
+{
+    const int channels = job->channels, line = job->width * channels;
+    const size_t start = (image * job->height + row) * line;
+    for (int channel = 0; channel < channels; channel++, lookup += 256)
+        if (job->bytes)
+            for (int i = channel; i < line; i += channels)
+                target[i] = lookup[job->bytes[start + i]];
+        else
+            for (int i = channel; i < line; i += channels)
+                target[i] = job->floats[start + i] - lookup[0];
+}
+
+static void project_cell(const wbc_encode_pool *job, const walk *w, const float *pixels,
+                         float *target)
 {
     const int n_pixels = job->cell * job->cell * job->channels;
-    for (int feature = 0; feature < job->n_features; feature++)
-        target[feature] = 0;
+    memset(target, 0, sizeof(float) * w->lanes);
     for (int pixel = 0; pixel < n_pixels; pixel++)
         for (int feature = 0; feature < job->n_features; feature++)
             target[feature] += pixels[pixel] * job->projection[pixel * job->n_features + feature];
 }
 
-static void gather(const wbc_encode_pool *job, const walk *w, const member *self, size_t image,
-                   int strip)
+/* A row of cells of a strip; zeros past the edges of the image. */
+static void gather(const wbc_encode_pool *job, const walk *w, const buffers *own, size_t image,
+                   int strip, int row)
 {
+    const int side = job->cell, channels = job->channels;
+    const int line = side * channels, image_line = job->width * channels;
     const int first = strip * w->bands_per_strip * w->span;
-    for (int row = self->rank; row < w->cell_rows; row += self->n_members)
+    const int n_pixels = line * side, cell_size = job->projection ? n_pixels : w->lanes;
+    float *target = own->cells + (size_t)row * w->cell_columns * w->lanes;
+    float *cells = job->projection ? own->pixels + image_line : target;
+    memset(cells, 0, sizeof(float) * w->cell_columns * cell_size);
+    for (int y = 0; y < side; y++) {
+        const int image_row = (first + row) * job->step + y;
+        if (image_row >= job->height)
+            break;
+        read_row(job, own->colours, image, image_row, own->pixels);
         for (int column = 0; column < w->cell_columns; column++) {
-            float *cell = self->cells + ((size_t)row * w->cell_columns + column) * w->lanes;
-            if (job->projection) {
-                read_cell(job, self->lookup, image, first + row, column, self->pixels);
-                project_cell(job, self->pixels, cell);
-            } else {
-                read_cell(job, self->lookup, image, first + row, column, cell);
-            }
-            for (int lane = job->n_features; lane < w->lanes; lane++)
-                cell[lane] = 0;
+            const int left = column * job->step * channels;
+            if (left >= image_line)
+                break;
+            memcpy(cells + (size_t)column * cell_size + y * line, own->pixels + left,
+                   sizeof(float) * smaller(line, image_line - left));
         }
+    }
+    if (job->projection)
+        for (int column = 0; column < w->cell_columns; column++)
+            project_cell(job, w, cells + (size_t)column * n_pixels,
+                         target + (size_t)column * w->lanes);
 }
 
-/* ---- 1 / sqrt(variance + epsilon) of every window ---- */
+/* ---- contrast ---- */
 
-static void measure_contrast(const wbc_encode_pool *job, const member *self, size_t image)
+/* 1 / sqrt(variance + epsilon) of every window of a row. */
+static void measure_contrast(const wbc_encode_pool *job, const buffers *own, size_t image, int row)
 {
     const int line = job->width * job->channels, span = job->patch * job->channels;
     const double count = (double)job->patch * span;
-    double *sums = (double *)self->pixels, *squares = sums + line;
+    double *sums = (double *)own->pixels, *squares = sums + line;
     float *values = (float *)(squares + line);
-    for (int row = self->rank; row < job->rows; row += self->n_members) {
-        memset(sums, 0, 2 * line * sizeof *sums);
-        for (int y = 0; y < job->patch; y++) {
-            const size_t image_row = image * job->height + row * job->step + y;
-            read_pixels(job, self->lookup, image_row * line, line, values);
-            for (int i = 0; i < line; i += job->channels)
-                for (int channel = 0; channel < job->channels; channel++) {
-                    const double shade = (double)self->first[channel] - self->first[0];
-                    const double value = values[i + channel] + shade;
-                    sums[i + channel] += value;
-                    squares[i + channel] += value * value;
-                }
+    memset(sums, 0, 2 * line * sizeof *sums);
+    for (int y = 0; y < job->patch; y++) {
+        read_row(job, own->shades, image, row * job->step + y, values);
+        for (int i = 0; i < line; i++) {
+            const double value = values[i];
+            sums[i] += value;
+            squares[i] += value * value;
         }
-        for (int column = 0; column < job->columns; column++) {
-            double sum = 0, square = 0;
-            for (int i = 0; i < span; i++) {
-                sum += sums[column * job->step * job->channels + i];
-                square += squares[column * job->step * job->channels + i];
-            }
-            const double variance = square / count - sum / count * (sum / count);
-            self->contrast[(size_t)row * job->columns + column] =
-                (float)(1 / sqrt((variance > 0 ? variance : 0) + job->contrast_epsilon));
+    }
+    for (int column = 0; column < job->columns; column++) {
+        double sum = 0, square = 0;
+        for (int i = 0; i < span; i++) {
+            sum += sums[column * job->step * job->channels + i];
+            square += squares[column * job->step * job->channels + i];
         }
+        const double variance = square / count - sum / count * (sum / count);
+        own->contrast[(size_t)row * job->columns + column] =
+            (float)(1 / sqrt((variance > 0 ? variance : 0) + job->contrast_epsilon));
     }
 }
 
 /* ---- cells to transformed tiles ---- */
 
-/* target[i] = sum over j of matrix[i][j] source[j], vectors `stride` apart. */
-INLINE void combine(int n, const float *matrix, const vec *source, int source_stride, vec *target,
-                    int target_stride)
+/* target[i] = sum over j of B'[i][j] source[j] */
+INLINE void combine(int n, const float *matrix, const vec *source, int stride, vec *target)
 {
+#pragma GCC unroll 8
     for (int i = 0; i < n; i++) {
         vec sum = vec_set(0);
+#pragma GCC unroll 8
         for (int j = 0; j < n; j++)
-            sum = vec_fma(vec_set(matrix[i * n + j]), source[j * source_stride], sum);
-        target[i * target_stride] = sum;
+            sum = vec_fma(vec_set(matrix[i * n + j]), source[j * stride], sum);
+        target[i * stride] = sum;
     }
 }
 
-/* values[point of a column, then of a row][vector of features][tile][feature of the vector],
- * a separate array for every TILES tiles. */
-static void transform(const wbc_encode_pool *job, const walk *w, const member *self, int strip,
-                      int n_tiles)
+/* One tile: values[point of a column, then of a row][vector of features][tile][feature]. */
+INLINE void transform_tile(int n, const wbc_encode_pool *job, const walk *w, const float *cells,
+                           float *values)
 {
-    const int n = w->points, first = strip * w->bands_per_strip * w->span;
-    vec tile[MAX_POINTS * MAX_POINTS], half[MAX_POINTS * MAX_POINTS];
-    for (int index = self->rank; index < n_tiles; index += self->n_members) {
-        const int row = self->tiles[index].row - first, column = self->tiles[index].column;
-        float *values = self->values + index / TILES * TILES * w->tile_size + index % TILES * WIDTH;
-        for (int lane = 0; lane < w->lanes; lane += WIDTH) {
-            for (int y = 0; y < n; y++)
-                for (int x = 0; x < n; x++) {
-                    const size_t cell = (size_t)(row + y * job->dilation) * w->cell_columns +
-                                        column + x * job->dilation;
-                    tile[y * n + x] = vec_load(self->cells + cell * w->lanes + lane);
-                }
-            if (n == 1) {
-                half[0] = tile[0];
-            } else {
-                for (int x = 0; x < n; x++)
-                    combine(n, job->input_transform, tile + x, n, half + x, n);
-                for (int y = 0; y < n; y++)
-                    combine(n, job->input_transform, half + y * n, 1, tile + y, n);
-            }
-            const vec *result = n == 1 ? half : tile;
-            for (int point = 0; point < n * n; point++)
-                vec_store(values + ((size_t)point * w->lanes + lane) * TILES, result[point]);
-        }
+    const size_t right = (size_t)job->dilation * w->lanes, down = right * w->cell_columns;
+    for (int lane = 0; lane < w->lanes; lane += WIDTH) {
+        vec tile[MAX_POINTS * MAX_POINTS], half[MAX_POINTS * MAX_POINTS];
+        for (int y = 0; y < n; y++)
+            for (int x = 0; x < n; x++)
+                tile[x * n + y] = vec_load(cells + y * down + x * right + lane);
+        for (int y = 0; y < n; y++)
+            combine(n, job->input_transform, tile + y, n, half + y);
+        for (int x = 0; x < n; x++)
+            combine(n, job->input_transform, half + x * n, 1, tile + x * n);
+        for (int point = 0; point < n * n; point++)
+            vec_store(values + ((size_t)point * w->lanes + lane) * TILES, tile[point]);
     }
+}
+
+static void transform(const wbc_encode_pool *job, const walk *w, const buffers *own, int strip,
+                      int index)
+{
+    const tile_start start = own->tiles[index];
+    const int row = start.row - strip * w->bands_per_strip * w->span;
+    const float *cells = own->cells + ((size_t)row * w->cell_columns + start.column) * w->lanes;
+    float *values = own->values + index / TILES * TILES * w->tile_size + index % TILES * WIDTH;
+#define CALL(N) transform_tile(N, job, w, cells, values)
+    SWITCH_POINTS(w->points, CALL)
+#undef CALL
 }
 
 /* ---- products ---- */
@@ -287,6 +297,8 @@ INLINE void multiply(int n, int n_features, const float *values, const float *fi
     for (int feature = 0; feature < n_features; feature += WIDTH) {
         const int end = smaller(n_features - feature, WIDTH);
         for (int lane = 0; lane < end; lane++, values++, filters += BLOCK) {
+            for (int i = 0; i < 2 * WIDTH; i += LINE_FLOATS)
+                __builtin_prefetch(filters + PREFETCH_FEATURES * BLOCK + i);
             const vec left = vec_load(filters), right = vec_load(filters + WIDTH);
 #pragma GCC unroll 16
             for (int tile = 0; tile < n; tile++) {
@@ -330,6 +342,10 @@ static void multiply_block(int n, int n_features, const float *values, const flo
 INLINE void shorten(int n, int m, const float *matrix, const float *source, size_t source_stride,
                     float *target, size_t target_stride)
 {
+    if (n == 1) {
+        vec_store(target, vec_load(source));
+        return;
+    }
     enum { MAX_PAIRS = MAX_POINTS / 2 };
     const int n_pairs = (n - 2) / 2;
     vec even[MAX_PAIRS], odd[MAX_PAIRS];
@@ -344,7 +360,7 @@ INLINE void shorten(int n, int m, const float *matrix, const float *source, size
     for (int i = 0; i < m; i++) {
         const float *row = matrix + i * n;
         vec sum = i == 0 ? zero : i == m - 1 ? infinity : vec_set(0);
-        if (n % 2 && n > 1)
+        if (n % 2)
             sum = vec_fma(vec_set(row[n - 2]), single, sum);
         for (int pair = 0; pair < n_pairs; pair++)
             sum = vec_fma(vec_set(row[2 * pair + 1]), i % 2 ? odd[pair] : even[pair], sum);
@@ -368,16 +384,6 @@ INLINE void shorten_rows(int n, const wbc_encode_pool *job, const float *half, f
         shorten(n, job->tile, job->output_transform, half + (size_t)row * n * TILES * BLOCK,
                 TILES * BLOCK, responses + row * job->tile * WIDTH, WIDTH);
 }
-
-#define SWITCH_POINTS(n, call)                                        \
-    switch (n) {                                                      \
-    case 3: call(3); break;                                           \
-    case 4: call(4); break;                                           \
-    case 5: call(5); break;                                           \
-    case 6: call(6); break;                                           \
-    case 7: call(7); break;                                           \
-    case 8: call(8); break;                                           \
-    }
 
 static void shorten_columns_any(const walk *w, const wbc_encode_pool *job, const float *products,
                                 int n_tiles, float *half)
@@ -404,7 +410,7 @@ typedef struct {
 } unit;
 
 /* Turns W x into the argument of the nonlinearity. */
-static void rescale(const wbc_encode_pool *job, const member *self, const unit *u, tile_start start,
+static void rescale(const wbc_encode_pool *job, const buffers *own, const unit *u, tile_start start,
                     float *responses)
 {
     const int m = job->tile;
@@ -419,7 +425,7 @@ static void rescale(const wbc_encode_pool *job, const member *self, const unit *
             const int row = start.row + i * job->dilation, column = start.column + j * job->dilation;
             if (row >= job->rows || column >= job->columns)
                 continue;
-            const vec contrast = vec_set(self->contrast[(size_t)row * job->columns + column]);
+            const vec contrast = vec_set(own->contrast[(size_t)row * job->columns + column]);
             float *response = responses + (i * m + j) * WIDTH;
             vec_store(response, vec_fma(vec_load(response) + u->first, contrast, u->offset));
         }
@@ -519,10 +525,10 @@ INLINE void pool(const wbc_encode_pool *job, int sums_only, const unit *u, tile_
 }
 
 /* Everything after the products, for one tile and WIDTH signatures. */
-static void finish(const wbc_encode_pool *job, const member *self, const unit *u, tile_start start)
+static void finish(const wbc_encode_pool *job, const buffers *own, const unit *u, tile_start start)
 {
-    float *responses = self->responses, *codes = responses + job->tile * job->tile * WIDTH;
-    rescale(job, self, u, start, responses);
+    float *responses = own->responses, *codes = responses + job->tile * job->tile * WIDTH;
+    rescale(job, own, u, start, responses);
     activate(job, u, responses, codes);
     if (job->square || job->max || job->active)
         pool(job, 0, u, start, responses, codes);
@@ -530,13 +536,13 @@ static void finish(const wbc_encode_pool *job, const member *self, const unit *u
         pool(job, 1, u, start, responses, codes);
 }
 
-static unit prepare_unit(const wbc_encode_pool *job, const member *self, size_t image, int signature)
+static unit prepare_unit(const wbc_encode_pool *job, const buffers *own, size_t image, int signature)
 {
     float first[WIDTH];
     for (int i = 0; i < WIDTH; i++) {
         double sum = 0;
         for (int channel = 0; channel < job->channels; channel++)
-            sum += (double)self->first[channel] *
+            sum += (double)own->first[channel] *
                    job->colour[(size_t)(signature + i) * job->channels + channel];
         first[i] = (float)sum;
     }
@@ -552,7 +558,7 @@ static unit prepare_unit(const wbc_encode_pool *job, const member *self, size_t 
 /* ---- the walk ---- */
 
 /* Codes of the n_tiles tiles of a strip for one block of signatures, added to the statistics. */
-static void encode_block(const wbc_encode_pool *job, const walk *w, const member *self,
+static void encode_block(const wbc_encode_pool *job, const walk *w, const buffers *own,
                          size_t image, int block, int n_tiles)
 {
     const int n = w->points;
@@ -560,67 +566,65 @@ static void encode_block(const wbc_encode_pool *job, const walk *w, const member
         job->filters + (size_t)block * n * n * job->n_features * BLOCK;
     unit units[BLOCK / WIDTH];
     for (int v = 0; v < BLOCK / WIDTH; v++)
-        units[v] = prepare_unit(job, self, image, block * BLOCK + v * WIDTH);
+        units[v] = prepare_unit(job, own, image, block * BLOCK + v * WIDTH);
     for (int group = 0; group < n_tiles; group += TILES) {
         const int count = smaller(n_tiles - group, TILES);
-        const float *values = self->values + group * w->tile_size, *filters = block_filters;
+        const float *values = own->values + group * w->tile_size, *filters = block_filters;
         for (int x = 0; x < n; x++) {
             for (int y = 0; y < n; y++) {
                 multiply_block(count, job->n_features, values, filters,
-                               self->products + y * TILES * BLOCK);
+                               own->products + y * TILES * BLOCK);
                 values += w->lanes * TILES;
                 filters += (size_t)job->n_features * BLOCK;
             }
-            if (n > 1)
-                shorten_columns_any(w, job, self->products, count, self->half + x * TILES * BLOCK);
+            shorten_columns_any(w, job, own->products, count, own->half + x * TILES * BLOCK);
         }
         for (int tile = 0; tile < count; tile++)
             for (int v = 0; v < BLOCK / WIDTH; v++) {
                 const int at = tile * BLOCK + v * WIDTH;
-                if (n > 1)
-                    shorten_rows_any(w, job, self->half + at, self->responses);
-                else
-                    vec_store(self->responses, vec_load(self->products + at));
-                finish(job, self, &units[v], self->tiles[group + tile]);
+                shorten_rows_any(w, job, own->half + at, own->responses);
+                finish(job, own, &units[v], own->tiles[group + tile]);
             }
     }
 }
 
-static void meet(const member *self)
-{
-    if (self->n_members > 1) {
-#pragma omp barrier
-    }
-}
-
-static void encode_image(const wbc_encode_pool *job, const walk *w, const member *self,
+/* One image, by all threads of the parallel region. */
+static void encode_image(const wbc_encode_pool *job, const walk *w, const buffers *own,
                          size_t image)
 {
-    prepare_lookup(job, self, image);
-    if (job->contrast_epsilon >= 0)
-        measure_contrast(job, self, image);
-    for (int strip = 0; strip < w->n_strips; strip++) {
-        const int n_tiles = list_tiles(job, w, strip, self->tiles);
-        gather(job, w, self, image, strip);
-        meet(self);
-        transform(job, w, self, strip, n_tiles);
-        meet(self);
-        for (int block = self->rank; block < job->n_signatures / BLOCK; block += self->n_members)
-            encode_block(job, w, self, image, block, n_tiles);
+    prepare_lookup(job, own, image);
+    if (job->contrast_epsilon >= 0) {
+#pragma omp for nowait
+        for (int row = 0; row < job->rows; row++)
+            measure_contrast(job, own, image, row);
     }
-    meet(self);
+    for (int strip = 0; strip < w->n_strips; strip++) {
+        const int n_tiles = list_tiles(job, w, strip, own->tiles);
+#pragma omp for
+        for (int row = 0; row < w->cell_rows; row++)
+            gather(job, w, own, image, strip, row);
+#pragma omp for
+        for (int index = 0; index < n_tiles; index++)
+            transform(job, w, own, strip, index);
+#pragma omp for schedule(dynamic)
+        for (int block = 0; block < job->n_signatures / BLOCK; block++)
+            encode_block(job, w, own, image, block, n_tiles);
+    }
 }
 
+/* Teams of threads take images; there is more than one thread in a team only if there is one team. */
 static int encode_pool(const wbc_encode_pool *job, int n_threads)
 {
     const walk w = plan_walk(job);
     const int n_teams = job->n_images < n_threads ? 1 : n_threads;
+    const int n_members = n_threads / n_teams;
     const size_t n = w.points, m = job->tile, line = (size_t)job->width * job->channels;
     const size_t cell_pixels = (size_t)job->cell * job->cell * job->channels;
     const size_t sizes[] = {
         pad(job->channels),
         pad(256 * (size_t)job->channels),
-        pad(5 * line > cell_pixels ? 5 * line : cell_pixels),
+        pad(256 * (size_t)job->channels),
+        pad(5 * line + (job->projection ? w.cell_columns * cell_pixels : 0)),
         n * TILES * BLOCK,
         m * n * TILES * BLOCK,
         2 * m * m * WIDTH,
@@ -630,7 +634,7 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads)
     for (int i = 0; i < N_SIZES; i++)
         own_size += sizes[i];
     const size_t shared_size = w.cells_size + w.values_size + w.contrast_size;
-    const size_t max_tiles = (w.values_size / w.tile_size) + 1;
+    const size_t max_tiles = w.values_size / w.tile_size + 1;
 
     void *allocated =
         malloc(sizeof(float) * (n_teams * shared_size + n_threads * own_size) + ALIGNMENT);
@@ -638,28 +642,22 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads)
     tile_start *tiles = malloc(n_threads * max_tiles * sizeof *tiles);
     const int status = allocated && tiles ? WBC_OK : WBC_OUT_OF_MEMORY;
     if (status == WBC_OK) {
-#pragma omp parallel num_threads(n_threads)
-        {
-            const int thread = omp_get_thread_num();
-            const int team = n_teams == 1 ? 0 : thread;
-            member self = {.n_members = n_teams == 1 ? omp_get_num_threads() : 1};
-            self.rank = thread - team;
-            self.cells = memory + team * shared_size;
-            self.values = self.cells + w.cells_size;
-            self.contrast = self.values + w.values_size;
-            self.tiles = tiles + thread * max_tiles;
-            float **own[] = {&self.first, &self.lookup, &self.pixels,
-                             &self.products, &self.half, &self.responses};
-            float *next = memory + n_teams * shared_size + thread * own_size;
-            for (int i = 0; i < N_SIZES; next += sizes[i], i++)
-                *own[i] = next;
-            if (n_teams == 1) {
-                for (int image = 0; image < job->n_images; image++)
-                    encode_image(job, &w, &self, image);
-            } else {
-#pragma omp for schedule(dynamic)
-                for (int image = 0; image < job->n_images; image++)
-                    encode_image(job, &w, &self, image);
+#pragma omp parallel for num_threads(n_teams) schedule(dynamic)
+        for (int image = 0; image < job->n_images; image++) {
+            const int team = omp_get_thread_num();
+#pragma omp parallel num_threads(n_members)
+            {
+                const int thread = team + omp_get_thread_num();
+                buffers own = {.tiles = tiles + thread * max_tiles};
+                own.cells = memory + team * shared_size;
+                own.values = own.cells + w.cells_size;
+                own.contrast = own.values + w.values_size;
+                float **parts[] = {&own.first,    &own.colours, &own.shades,   &own.pixels,
+                                   &own.products, &own.half,    &own.responses};
+                float *next = memory + n_teams * shared_size + thread * own_size;
+                for (int i = 0; i < N_SIZES; next += sizes[i], i++)
+                    *parts[i] = next;
+                encode_image(job, &w, &own, image);
             }
         }
     }

@@ -1,12 +1,6 @@
 """The compiled encode_pool against its float64 twin: every form, level, nonlinearity and pool.
 
-Under AddressSanitizer and UBSan, with the compiler's own run-time libraries loaded first::
-
-    meson setup build-sanitize --buildtype=debugoptimized \\
-        -Db_sanitize=address,undefined -Db_lundef=false
-    ninja -C build-sanitize && cp build-sanitize/wbcprof/_core.abi3.so wbcprof/
-    ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(gcc -print-file-name=libasan.so)" \\
-        PYTHONPATH=. python -m pytest -q tests/test_encode_pool.py
+`tests/sanitize.sh tests/test_encode_pool.py` runs this file under AddressSanitizer and UBSan.
 """
 
 from __future__ import annotations

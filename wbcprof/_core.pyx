@@ -1,6 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The only extension: checked arrays in, one nogil call of a C kernel, error code to exception."""
 
+import os
+
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy
 
@@ -89,6 +91,10 @@ def cap_instruction_set(str name):
     cdef bytes encoded = name.encode()
     if wbc_cap(encoded) != 0:
         raise ValueError(f"instruction set must be one of {instruction_sets()}, got {name!r}")
+
+
+if os.environ.get("WBCPROF_INSTRUCTION_SET"):
+    cap_instruction_set(os.environ["WBCPROF_INSTRUCTION_SET"])
 
 
 SIGNATURE_BLOCK = WBC_SIGNATURE_BLOCK

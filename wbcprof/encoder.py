@@ -8,6 +8,7 @@ work is used for each image size.
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ POOLS = ("mean", "max", "std", "active", "sqrt")
 NONLINEARITIES = tuple(_core.NONLINEARITIES)
 
 _POINTS = [Fraction(p) for p in (0, 1, -1, 2, -2)] + [Fraction(1, 2), Fraction(-1, 2)]
-_READ_FILTER = 4  # reading a transformed filter takes as long as its use for this many tiles
+_READ_FILTER = 8  # reading a transformed filter takes as long as its use for this many tiles
 _COPY_PIXEL = 8  # products that take as long as copying one pixel value
 
 
@@ -132,11 +133,33 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
 
 
 @dataclass(frozen=True)
+class Approximation:
+    """Cells projected onto the directions that matter most to the responses.
+
+    Attributes
+    ----------
+    cell : int
+        Side of the cells in pixels.
+    analysis, synthesis : (cell * cell * c, k) float64 arrays
+        The kernel computes ``cell_values @ analysis``; filters are multiplied by `synthesis`.
+    tolerance, relative_error : float
+        What was asked for, and the error measured on the sample images.
+    """
+
+    cell: int
+    analysis: np.ndarray
+    synthesis: np.ndarray
+    tolerance: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
 class _Prepared:
     """Transformed filters of one form, as the kernel reads them."""
 
     input_transform: np.ndarray
     output_transform: np.ndarray
+    projection: np.ndarray | None
     filters: np.ndarray
 
 
@@ -220,8 +243,19 @@ class Encoder:
         if threshold is None:
             threshold = np.zeros(self.n_signatures)
         self._threshold = self._pad(_as_vector(threshold, self.n_signatures, "threshold"))
+        self.approximation: Approximation | None = None
+        self._forget_prepared()
+
+    def _forget_prepared(self) -> None:
         self._prepared: dict[Form, _Prepared] = {}
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_prepared", "_lock")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._forget_prepared()
 
     def encode_pool(
         self,
@@ -268,7 +302,7 @@ class Encoder:
         statistics = self._run(images, cell_of_row, cell_of_column, (fine, fine), pools, n_threads)
         parts = [statistics.merge(level) for level in levels]
         profile = [part.pool(pool) for pool in pools for part in parts]
-        return np.concatenate([p.reshape(len(images), -1) for p in profile], axis=1)
+        return np.concatenate([p.reshape(len(p), np.prod(p.shape[1:])) for p in profile], axis=1)
 
     def encode_map(
         self,
@@ -304,6 +338,83 @@ class Encoder:
         )
         return statistics.pool(pool)
 
+    def approximate(
+        self, images: np.ndarray, tolerance: float, *, pools: Sequence[str] = ("mean",)
+    ) -> Encoder:
+        """An encoder that is faster by projecting cells of pixels onto fewer directions.
+
+        The directions are the best of their number for the squared error of the responses, given
+        the second moments of the cells of `images`. Their number is the smallest whose profiles of
+        `images` stay within `tolerance`.
+
+        Parameters
+        ----------
+        images : (n, height, width, c) array
+            A sample of the images to come, all of one size; a few tens are enough.
+        tolerance : float
+            Largest allowed ``norm(approximate - exact) / norm(exact)`` of the profiles.
+        pools
+            Of these profiles, as in `encode_pool`.
+
+        Returns
+        -------
+        Encoder
+            Its `approximation` states the error measured on `images`.
+        """
+        if not 0 < tolerance < 1:
+            raise ValueError(f"tolerance must be between 0 and 1, got {tolerance!r}")
+        images = self._check_images(images)
+        if len(images) == 0:
+            raise ValueError("images must hold at least one image, got none")
+        cell = self.choose_form(*images.shape[1:3]).cell
+        analysis, synthesis = self._rank_directions(images, cell)
+        exact = self.encode_pool(images, pools=pools)
+
+        def project(n_directions: int) -> Encoder:
+            encoder = copy.copy(self)
+            encoder._forms = {k: form for k, form in self._forms.items() if form.cell == cell}
+            basis = analysis[:, :n_directions], synthesis[:, :n_directions]
+            encoder.approximation = Approximation(cell, *basis, tolerance, math.nan)
+            difference = encoder.encode_pool(images, pools=pools) - exact
+            error = float(np.linalg.norm(difference) / max(np.linalg.norm(exact), 1e-30))
+            encoder.approximation = Approximation(cell, *basis, tolerance, error)
+            return encoder
+
+        few, enough = 0, analysis.shape[1]
+        best = project(enough)
+        while enough - few > 1:
+            middle = (few + enough) // 2
+            candidate = project(middle)
+            if candidate.approximation.relative_error <= tolerance:
+                best, enough = candidate, middle
+            else:
+                few = middle
+        return best
+
+    def _rank_directions(self, images: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarray]:
+        """Analysis and synthesis over all directions, the most important to the responses first.
+
+        With C the cells' second moments and G the filters of all cells, the best rank-k stand-in
+        for G C^(1/2) keeps its first k right singular vectors V: G = (G C^(1/2) V) (V' C^(-1/2)).
+        """
+        values = self._pixel_table[images] if images.dtype == np.uint8 else images
+        values = values - values[:, :1, :1]
+        n, height, width, _ = values.shape
+        values = values[:, : height // cell * cell, : width // cell * cell]
+        values = values.reshape(n, height // cell, cell, width // cell, cell * self.channels)
+        cells = values.transpose(0, 1, 3, 2, 4).reshape(-1, cell * cell * self.channels)
+        moments = cells.T.astype(np.float64) @ cells / len(cells)
+        power, axes = np.linalg.eigh(moments)
+        root = np.sqrt(np.maximum(power, 1e-9 * max(power[-1], 1e-30)))
+        taps = math.ceil(self.patch / cell)
+        excess = taps * cell - self.patch
+        filters = np.pad(self._filters, ((0, 0), (0, excess), (0, excess), (0, 0)))
+        filters = filters.reshape(-1, taps, cell, taps, cell * self.channels)
+        filters = filters.transpose(0, 1, 3, 2, 4).reshape(-1, cells.shape[1])
+        shaped = axes * root
+        directions = np.linalg.eigh(shaped.T @ (filters.T @ filters) @ shaped)[1][:, ::-1]
+        return (axes / root) @ directions, shaped @ directions
+
     def count_windows(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of windows of an image of `height` x `width` pixels."""
         if min(height, width) < self.patch:
@@ -321,9 +432,14 @@ class Encoder:
         return min(
             self._forms.values(),
             key=lambda form: form.count_work(
-                rows, columns, form.cell**2 * self.channels, self.n_signatures
+                rows, columns, self._count_features(form), self.n_signatures
             ),
         )
+
+    def _count_features(self, form: Form) -> int:
+        if self.approximation is not None:
+            return self.approximation.analysis.shape[1]
+        return form.cell**2 * self.channels
 
     def describe(self, height: int, width: int) -> dict[str, object]:
         """How images of `height` x `width` pixels are encoded.
@@ -332,17 +448,19 @@ class Encoder:
         -------
         dict
             form (name), windows (number), products_per_window (multiplications per window and
-            signature), direct_products_per_window, instruction_set.
+            signature), direct_products_per_window, instruction_set, relative_error (of an
+            approximate encoder, measured on its sample; 0 for an exact one).
         """
         rows, columns = self.count_windows(height, width)
         form = self.choose_form(height, width)
-        products = form.count_products(rows, columns, form.cell**2 * self.channels)
+        products = form.count_products(rows, columns, self._count_features(form))
         return {
             "form": form.name,
             "windows": rows * columns,
             "products_per_window": products / (rows * columns),
             "direct_products_per_window": self.patch**2 * self.channels,
             "instruction_set": _core.instruction_set(),
+            "relative_error": self.approximation.relative_error if self.approximation else 0.0,
         }
 
     def prepare(self, height: int, width: int) -> None:
@@ -367,16 +485,24 @@ class Encoder:
             form.taps,
             form.cell * self.channels,
         )
-        packed = np.empty(
-            (len(cells), form.points**2, form.cell**2 * self.channels, _core.SIGNATURE_BLOCK),
-            np.float32,
-        )
+        n_pixels = form.cell**2 * self.channels
+        shape = len(cells), form.points**2, self._count_features(form), _core.SIGNATURE_BLOCK
+        packed = np.empty(shape, np.float32)
         for block, target in zip(cells, packed, strict=True):  # s y i x j -> (x y) (i j) s
             columns = np.tensordot(kernel, block, (1, 1))  # y s i x j
             points = np.tensordot(kernel, columns, (1, 3))  # x y s i j
-            target[...] = points.transpose(0, 1, 3, 4, 2).reshape(target.shape)
+            points = points.transpose(0, 1, 3, 4, 2).reshape(len(target), n_pixels, -1)
+            if self.approximation is not None:
+                points = self.approximation.synthesis.T @ points
+            target[...] = points
+        projection = None
+        if self.approximation is not None:
+            projection = np.ascontiguousarray(self.approximation.analysis, dtype=np.float32)
         return _Prepared(
-            input_transform.astype(np.float32), output_transform.astype(np.float32), packed
+            input_transform.astype(np.float32),
+            output_transform.astype(np.float32),
+            projection,
+            packed,
         )
 
     def _run(
@@ -416,7 +542,7 @@ class Encoder:
                 form.tile,
                 prepared.input_transform,
                 prepared.output_transform,
-                None,
+                prepared.projection,
                 prepared.filters,
                 self._colour,
                 self._offset,
@@ -440,7 +566,7 @@ class Encoder:
         def trim(statistic: np.ndarray | None) -> np.ndarray | None:
             if statistic is None:
                 return None
-            return statistic.reshape(len(images), *grid, -1)[..., : self.n_signatures]
+            return statistic.reshape(len(images), *grid, shape[2])[..., : self.n_signatures]
 
         mean = variance = fraction = None
         divisor = np.maximum(count, 1).astype(np.float32)
