@@ -117,17 +117,30 @@ def peers(x, b, alpha, positive, threads):
         n = min(len(x), 1024)
         for dtype in (np.float32, np.float64):
             columns, dictionary = (np.asfortranarray(rows.T, dtype) for rows in (x[:n], b))
-            yield f"spams lasso {dtype.__name__}", n, partial(
-                spams.lasso, columns, D=dictionary, lambda1=alpha, mode=2, pos=positive,
-                numThreads=threads,
+            yield (
+                f"spams lasso {dtype.__name__}",
+                n,
+                partial(
+                    spams.lasso,
+                    columns,
+                    D=dictionary,
+                    lambda1=alpha,
+                    mode=2,
+                    pos=positive,
+                    numThreads=threads,
+                ),
             )
     except ImportError:
         pass
     from sklearn.decomposition import sparse_encode
 
     few = min(len(x), 24 * threads)
-    yield "scikit-learn lasso_cd", few, lambda: sparse_encode(
-        x[:few], b, algorithm="lasso_cd", alpha=alpha, positive=positive, n_jobs=threads
+    yield (
+        "scikit-learn lasso_cd",
+        few,
+        lambda: sparse_encode(
+            x[:few], b, algorithm="lasso_cd", alpha=alpha, positive=positive, n_jobs=threads
+        ),
     )
     try:
         from celer import Lasso
@@ -150,9 +163,7 @@ def compare(name, x, b, alpha, positive, threads, repeats):
             np.dot(x, b.T, out=q)
 
     def ours():
-        return sparse_code(
-            x, b, alpha, positive=positive, gram=gram, n_threads=threads
-        ).codes
+        return sparse_code(x, b, alpha, positive=positive, gram=gram, n_threads=threads).codes
 
     others = list(peers(x, b, alpha, positive, threads))
     (t_q, t_ours), (_, codes) = best_times([product, ours], repeats)
@@ -168,13 +179,18 @@ def compare(name, x, b, alpha, positive, threads, repeats):
         best[: len(objective)] = np.fmin(best[: len(objective)], objective)
     kind = f"{name} {'positive' if positive else 'signed'} alpha {alpha} threads {threads}"
     print(f"\n{kind}: q = XB' alone {t_q / len(x) * 1e6:.1f} us per patch")
-    print(f"  {'coder':22} {'us/patch':>9} {'x ours':>7} {'x q':>7} {'objective':>10} "
-          f"{'over best':>9} {'gap':>8} {'non-zeros':>9}")
+    print(
+        f"  {'coder':22} {'us/patch':>9} {'x ours':>7} {'x q':>7} {'objective':>10} "
+        f"{'over best':>9} {'gap':>8} {'non-zeros':>9}"
+    )
     for (coder, n, t, z), (objective, gap) in zip(rows, judged, strict=True):
         over = (objective / best[:n] - 1).max()
-        print(f"  {coder:22} {t / n * 1e6:9.1f} {t / n * len(x) / t_ours:7.1f} "
-              f"{t / n * len(x) / t_q:7.2f} {objective.mean():10.6f} {over:9.1e} {gap.max():8.1e} "
-              f"{z.nnz / n:9.1f}", flush=True)
+        print(
+            f"  {coder:22} {t / n * 1e6:9.1f} {t / n * len(x) / t_ours:7.1f} "
+            f"{t / n * len(x) / t_q:7.2f} {objective.mean():10.6f} {over:9.1e} {gap.max():8.1e} "
+            f"{z.nnz / n:9.1f}",
+            flush=True,
+        )
 
 
 def scaling(x, b, alpha, repeats):
@@ -189,9 +205,11 @@ def scaling(x, b, alpha, repeats):
     for label, rows, signatures, threads in cases:
         gram = gram_matrix(signatures)
         (t,), _ = best_times(
-            [lambda r=rows, s=signatures, g=gram, k=threads: sparse_code(
-                r, s, alpha, positive=True, gram=g, n_threads=k
-            )],
+            [
+                lambda r=rows, s=signatures, g=gram, k=threads: sparse_code(
+                    r, s, alpha, positive=True, gram=g, n_threads=k
+                )
+            ],
             repeats,
         )
         print(f"  {label:18} {t / len(rows) * 1e6:9.1f}", flush=True)

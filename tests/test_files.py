@@ -37,6 +37,6 @@ def test_output_has_the_permissions_of_a_plain_file(tmp_path):
 
 
 def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="folder .*nowhere.* does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"folder .*nowhere.* does not exist"):
         with replacing(tmp_path / "nowhere" / "x"):
             pass

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from wbcprof.patches import PIXEL_INPUTS, PREPROCESSING, Preprocessing, pixel_table
-from wbcprof.patches import sample_patches, windows
+from wbcprof.patches import (
+    PIXEL_INPUTS,
+    PREPROCESSING,
+    Preprocessing,
+    pixel_table,
+    sample_patches,
+    windows,
+)
 
 
 @pytest.fixture
@@ -25,7 +31,7 @@ def test_pixel_table_spans_zero_to_one_and_is_monotone(name):
 
 
 def test_pixel_table_rejects_an_unknown_input():
-    with pytest.raises(ValueError, match="pixel_input must be one of.*got 'lab'"):
+    with pytest.raises(ValueError, match=r"pixel_input must be one of.*got 'lab'"):
         pixel_table("lab")
 
 
@@ -110,5 +116,5 @@ def test_patches_without_signal_are_refused(kind):
 
 
 def test_unknown_preprocessing_is_refused():
-    with pytest.raises(ValueError, match="preprocessing must be one of.*got 'zca'"):
+    with pytest.raises(ValueError, match=r"preprocessing must be one of.*got 'zca'"):
         Preprocessing("zca")

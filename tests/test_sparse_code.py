@@ -155,8 +155,12 @@ def test_objective_never_above_that_of_sklearn(positive, alpha):
     x, b = problem()
     ours = sparse_encode(x, b, alpha, positive=positive, dense=True)
     theirs = sklearn_sparse_encode(
-        x.astype(np.float64), b.astype(np.float64), algorithm="lasso_cd", alpha=alpha,
-        positive=positive, max_iter=20000,
+        x.astype(np.float64),
+        b.astype(np.float64),
+        algorithm="lasso_cd",
+        alpha=alpha,
+        positive=positive,
+        max_iter=20000,
     )
     assert (objective(x, b, ours, alpha) <= objective(x, b, theirs, alpha) * (1 + 1e-4)).all()
 

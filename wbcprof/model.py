@@ -54,6 +54,8 @@ class Model:
     def __post_init__(self):
         self.pools = (self.pools,) if isinstance(self.pools, str) else tuple(self.pools)
         self.levels = tuple(self.levels)
+        if not self.levels or any(type(level) is not int or level < 1 for level in self.levels):
+            raise ValueError(f"levels must be positive integers, got {self.levels}")
         for pool in self.pools:
             if pool not in _POOL_FUNCTIONS:
                 raise ValueError(f"pools must be among {tuple(_POOL_FUNCTIONS)}, got {pool!r}")

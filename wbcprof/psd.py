@@ -26,7 +26,7 @@ from .encoder import NONLINEARITIES
 from .layer import activate
 from .patches import PatchRows, Preprocessing
 from .sparse import sparse_code
-from .threads import blas_threads
+from .threads import blas_threads, product
 
 _DUPLICATE_COSINE = 0.95
 _DEAD_ENERGY = 1e-4  # of the median energy of a signature's codes
@@ -91,6 +91,7 @@ def encoder_gradient(
     alpha: float,
     kappa: float,
     rho: float,
+    n_threads: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Gradient of (kappa/2 ||Z - F||^2 + rho/2 ||X - F B||^2 + rho alpha ||F||_1) / n.
 
@@ -117,7 +118,7 @@ def encoder_gradient(
     d_prediction = kappa * prediction_error
     if rho:
         sign = np.sign(encoder["gain"] * s)
-        d_prediction += rho * (residual @ signatures.T) + rho * alpha * sign
+        d_prediction += rho * product(residual, signatures.T, n_threads) + rho * alpha * sign
     d_prediction /= len(inputs)
     if nonlinearity == "sigmoid":
         slope = s * (1 - s)
@@ -127,7 +128,7 @@ def encoder_gradient(
         slope = s != 0
     d_a = d_prediction * encoder["gain"] * slope
     gradient = {
-        "weights": d_a.T @ inputs,
+        "weights": product(d_a.T, inputs, n_threads),
         "bias": d_a.sum(axis=0),
         "gain": (d_prediction * s).sum(axis=0),
     }
@@ -187,7 +188,8 @@ class _Learner:
     def _whiten(self, rows: np.ndarray) -> None:
         """u = (x - mean) whitener: the encoder's problem is well conditioned in u."""
         self.mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-        covariance = np.cov(rows.T, bias=True).reshape(rows.shape[1], -1)
+        centred = rows - self.mean
+        covariance = self._product(centred.T, centred).astype(np.float64) / len(rows)
         values, vectors = np.linalg.eigh(covariance)
         floor = _INPUT_WHITENING_FLOOR * max(values.mean(), np.finfo(np.float32).tiny)
         root = np.sqrt(np.maximum(values, 0) + floor)
@@ -196,11 +198,13 @@ class _Learner:
     def _regress(self, rows: np.ndarray) -> None:
         """Start the encoder from the ridge regression of sparse codes on whitened patches."""
         nonlinearity = self._psd.encoder
-        u = (rows - self.mean) @ self.whitener
+        u = self._product(rows - self.mean, self.whitener)
         codes = self._code(rows, 0.0, None).toarray()
         centre = codes.mean(axis=0)
-        normal = u.T @ u + np.float32(_RIDGE * len(u)) * np.eye(u.shape[1], dtype=np.float32)
-        weights = np.linalg.solve(normal, u.T @ (codes - centre)).T
+        normal = self._product(u.T, u) + np.float32(_RIDGE * len(u)) * np.eye(
+            u.shape[1], dtype=np.float32
+        )
+        weights = np.linalg.solve(normal, self._product(u.T, codes - centre)).T
         bias = centre - weights @ u.mean(axis=0)
         h = len(codes.T)
         gain = np.ones(h, np.float32)
@@ -220,11 +224,16 @@ class _Learner:
             self.encoder["threshold"] = np.full(h, self._psd.alpha / 2, np.float32)
         if nonlinearity in ("rectified", "soft_threshold"):
             # Best gain for each signature, <Z, S> / <S, S>, taken into what it multiplies.
-            s = activate(nonlinearity, u @ weights.T + bias, self.encoder.get("threshold"))
+            s = activate(
+                nonlinearity, self._product(u, weights.T) + bias, self.encoder.get("threshold")
+            )
             best = (codes * s).sum(axis=0) / ((s * s).sum(axis=0) + np.float32(1e-9))
             best = np.clip(best, 0.2, 50)
             for name in self.encoder.keys() - {"gain"}:
                 self.encoder[name] = (self.encoder[name].T * best).T
+
+    def _product(self, a, b):
+        return product(a, b, self._psd.n_threads)
 
     def _code(self, x, kappa, prediction):
         psd = self._psd
@@ -241,27 +250,27 @@ class _Learner:
 
     def _update(self, codes, x, decay: float, prediction=None) -> None:
         """Take a batch into the statistics, then move the signatures."""
+        if prediction is not None:
+            root = np.float32(np.sqrt(self._psd.rho))
+            codes = np.concatenate([codes, root * prediction])
+            x = np.concatenate([x, root * x])
         self._A *= decay
         self._C *= decay
-        self._A += codes.T @ codes
-        self._C += codes.T @ x
-        if prediction is not None:
-            rho = np.float32(self._psd.rho)
-            self._A += rho * (prediction.T @ prediction)
-            self._C += rho * (prediction.T @ x)
+        self._A += self._product(codes.T, codes)
+        self._C += self._product(codes.T, x)
         update_signatures(self.signatures, self._A, self._C)
 
     def step(self, x: np.ndarray, rate: float) -> dict[str, float]:
         """Steps 1 to 3 on one batch; returns sums of the objective's terms over it."""
         psd, encoder = self._psd, self.encoder
-        u = (x - self.mean) @ self.whitener
-        a = u @ encoder["weights"].T + encoder["bias"]
+        u = self._product(x - self.mean, self.whitener)
+        a = self._product(u, encoder["weights"].T) + encoder["bias"]
         s = activate(psd.encoder, a, encoder.get("threshold"))
         prediction = encoder["gain"] * s
         sparse = self._code(x, psd.kappa, prediction)
         codes = sparse.toarray()
         prediction_error = prediction - codes
-        residual = prediction @ self.signatures - x
+        residual = self._product(prediction, self.signatures) - x
         terms = {
             "reconstruction": 0.5 * _energy(sparse @ self.signatures - x),
             "sparsity": psd.alpha * np.abs(sparse.data).sum(),
@@ -273,7 +282,7 @@ class _Learner:
         gradient = encoder_gradient(
             encoder, u, a, s, prediction_error, residual, self.signatures,
             nonlinearity=psd.encoder, alpha=psd.alpha, kappa=max(psd.kappa, _MIN_ENCODER_KAPPA),
-            rho=psd.rho,
+            rho=psd.rho, n_threads=psd.n_threads,
         )  # fmt: skip
         self._adam.step(encoder, gradient, rate)
         if psd.encoder == "soft_threshold":
@@ -298,7 +307,7 @@ class _Learner:
         """
         energy = np.diagonal(self._A)
         dead = energy <= _DEAD_ENERGY * np.median(energy)
-        cosine = self.signatures @ self.signatures.T
+        cosine = self._product(self.signatures, self.signatures.T)
         if not self._psd.positive:
             cosine = np.abs(cosine)
         # Of two alike, the one with less energy goes (the later one where they have the same).
@@ -311,7 +320,7 @@ class _Learner:
         chosen = chosen[: max(1, int(_MAX_REPLACED * len(energy)))]
         if len(chosen) == 0:
             return
-        residual = x - codes @ self.signatures
+        residual = x - self._product(codes, self.signatures)
         norms = np.linalg.norm(residual, axis=1)
         worst = np.argsort(-norms, kind="stable")[: 4 * len(chosen)]
         worst = self.rng.choice(worst, len(chosen), replace=len(worst) < len(chosen))
@@ -347,9 +356,9 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ZCA-whiten the patches, so that signatures live in whitened space.
     batch_size : int, default=1000
         Patches per step.
-    learning_rate : float, default=3e-4
-        Of Adam, in the encoder's step, at the first iteration; iteration t uses it divided by
-        1 + 0.3 t.
+    learning_rate : float, default=0.1
+        Step of Adam on the encoder, divided by the number of signatures (errors of units add up in
+        what they rebuild), and by 1 + 0.3 t in iteration t.
     max_iter : int, default=100
         Passes over the patches at most.
     tol : float, default=1e-3
@@ -397,7 +406,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         preprocessing: str = "dataset_mean",
         whiten: bool = False,
         batch_size: int = 1000,
-        learning_rate: float = 3e-4,
+        learning_rate: float = 0.1,
         max_iter: int = 100,
         tol: float = 1e-3,
         random_state=None,
@@ -439,7 +448,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             NaN or infinite values, patches without signal, or a parameter out of range.
         """
         X = self._check(X, reset=True)
-        with blas_threads(self.n_threads):
+        with blas_threads(1):
             self._start(X)
             still = 0
             for _ in range(self.max_iter):
@@ -468,7 +477,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         first = not hasattr(self, "_learner")
         X = self._check(X, reset=first)
-        with blas_threads(self.n_threads):
+        with blas_threads(1):
             if first:
                 self._start(X)
             self.history_.append(self._pass(X))
@@ -512,7 +521,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         started = time.perf_counter()
         learner = self._learner
         order = learner.rng.permutation(len(X))
-        rate = self.learning_rate / (1 + _RATE_DECAY * len(self.history_))
+        rate = self.learning_rate / self.n_components / (1 + _RATE_DECAY * len(self.history_))
         sums: dict[str, float] = {}
         for start in range(0, len(X), self.batch_size):
             batch = X[order[start : start + self.batch_size]]

@@ -125,7 +125,14 @@ def pool_codes(codes: np.ndarray, active: np.ndarray, pool: str) -> np.ndarray:
 
 
 def sparse_code(
-    patches, components, alpha, kappa=0.0, prediction=None, *, positive=False, tol=1e-9,
+    patches,
+    components,
+    alpha,
+    kappa=0.0,
+    prediction=None,
+    *,
+    positive=False,
+    tol=1e-9,
     max_iter=20000,
 ):
     """Cyclic coordinate descent in float64; returns dense codes (n, h) and relative gaps (n,)."""

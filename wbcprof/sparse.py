@@ -88,8 +88,14 @@ def sparse_encode(
         For a NaN or infinity, a zero signature, alpha <= 0 or shapes that do not match.
     """
     codes = sparse_code(
-        patches, signatures, alpha, positive=positive, tol=tol, max_iter=max_iter,
-        n_threads=n_threads, strategy=strategy,
+        patches,
+        signatures,
+        alpha,
+        positive=positive,
+        tol=tol,
+        max_iter=max_iter,
+        n_threads=n_threads,
+        strategy=strategy,
     ).codes
     return codes.toarray() if dense else codes
 
@@ -236,8 +242,19 @@ def sparse_code(
             list(pool.map(prepare, range(i, rows.stop, BLOCK)))
             warm = (None,) * 3 if start is None else (start[0][i : rows.stop + 1], *start[1:])
             _core.sparse_code(
-                gram, linear[:size], energy[:size], *warm, index[:size], value[:size],
-                count[rows], gap[rows], alpha, positive, strategy == "greedy", tol, max_iter,
+                gram,
+                linear[:size],
+                energy[:size],
+                *warm,
+                index[:size],
+                value[:size],
+                count[rows],
+                gap[rows],
+                alpha,
+                positive,
+                strategy == "greedy",
+                tol,
+                max_iter,
                 threads,
             )
             total = int(count[rows].sum())

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from .encoder import NONLINEARITIES
 from .files import replacing
 from .layer import Layer
 from .model import Model
-from .patches import Preprocessing
+from .patches import Preprocessing, pixel_table
 
 FORMAT_VERSION = 1
 _MAX_HEADER_BYTES = 16 << 20
@@ -162,6 +163,8 @@ def _build(document: dict, arrays: dict[str, np.ndarray]) -> Model:
             **{name: values[name] for name in _LAYER_VALUES},
         )
         _check_layer(index, layer)
+        if layers and layer.channels != layers[-1].n_signatures:
+            raise ValueError(f"layer {index} must read one channel per signature")
         layers.append(layer)
     if not layers:
         raise ValueError("the model has no layers")
@@ -188,7 +191,18 @@ def _build(document: dict, arrays: dict[str, np.ndarray]) -> Model:
 
 
 def _check_layer(index: int, layer: Layer) -> None:
-    """Every shape, dtype and range that the kernels trust."""
+    """Every shape, dtype, name and range that the kernels trust."""
+    if layer.nonlinearity not in NONLINEARITIES:
+        raise ValueError(
+            f"layer {index}: nonlinearity must be one of {NONLINEARITIES}, "
+            f"got {layer.nonlinearity!r}"
+        )
+    if layer.pixel_input is not None:
+        pixel_table(layer.pixel_input)
+    if (layer.pixel_input is None) != (index > 0):
+        raise ValueError(f"layer {index}: the first layer, and no other, reads pixels")
+    if (layer.threshold is None) != (layer.nonlinearity != "soft_threshold"):
+        raise ValueError(f"layer {index}: soft_threshold, and nothing else, takes a threshold")
     for name in ("patch_size", "channels", "step", "region"):
         value = getattr(layer, name)
         if type(value) is not int or not 1 <= value <= 1 << 20:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+
+import numpy as np
+
+_PRODUCT_ROWS = 256
 
 _forked = False
 
@@ -49,6 +54,20 @@ def blas_threads(n_threads: int | None = None) -> Iterator[None]:
     """Hold the BLAS pools of NumPy and SciPy to `resolve_threads(n_threads)` threads."""
     with _blas_controller().limit(limits=resolve_threads(n_threads), user_api="blas"):
         yield
+
+
+def product(a: np.ndarray, b: np.ndarray, n_threads: int | None = None) -> np.ndarray:
+    """Matrix product a @ b whose bits do not depend on the number of threads.
+
+    A BLAS that splits a product over its own threads may round differently for each number of
+    them. Here the rows of `a` are cut into blocks of fixed size and each thread takes whole
+    blocks; `blas_threads(1)` must hold BLAS to one thread meanwhile.
+    """
+    out = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
+    blocks = [slice(i, i + _PRODUCT_ROWS) for i in range(0, len(a), _PRODUCT_ROWS)]
+    with ThreadPoolExecutor(resolve_threads(n_threads)) as pool:
+        list(pool.map(lambda rows: np.matmul(a[rows], b, out=out[rows]), blocks))
+    return out
 
 
 @lru_cache(maxsize=1)
