@@ -16,10 +16,13 @@
  *
  * Greedy coordinate descent: the coordinate with the largest step moves, r -= step Q[j], and the
  * same pass over r finds the next. It takes over where the active set cannot go on: signatures
- * linearly dependent, or more than MAX_ACTIVE of them at once.
+ * linearly dependent, or more than max_active of them at once (a coordinate costs |S|^2 in H, a step
+ * of descent h: with a well-conditioned Q and many non-zeros descent is the cheaper one).
  *
  * Gap: the residual rho has |rho|^2 = |y|^2 - z'q - z'r and y'rho = |y|^2 - z'q; shrunk by
- * t <= alpha / max r it is dual feasible, so gap = 1/2 |rho|^2 + alpha |z|_1 - t y'rho + t^2/2 |rho|^2.
+ * t <= alpha / max r it is dual feasible, so
+ *
+ *     gap = 1/2 |rho|^2 + alpha |z|_1 - t y'rho + t^2/2 |rho|^2.
  */
 #include <math.h>
 #include <omp.h>
@@ -133,7 +136,6 @@ static inline int append_above(fvec a, fvec b, int j, int32_t *index, float *siz
 }
 
 enum {
-    MAX_ACTIVE = 512,
     GREEDY_STEPS = 128, /* between two fresh gradients */
     HALVINGS = 12,      /* of the interval that holds the bar for violators */
     PATIENCE = 5,       /* rounds of the active set without progress before greedy takes over */
@@ -155,9 +157,9 @@ typedef struct {
 
 static int work_alloc(work *w, const wbc_lasso *p)
 {
-    int cap = p->h < MAX_ACTIVE ? p->h : MAX_ACTIVE;
+    int cap = p->h < p->max_active ? p->h : p->max_active;
     w->max_active = cap;
-    w->stride = (cap + 31) / 32 * 32 + 40; /* an odd number of cache lines: rows spread over the cache */
+    w->stride = (cap + 31) / 32 * 32 + 40; /* an odd number of cache lines, to spread the rows */
     size_t over = (size_t)w->stride, ld = (size_t)p->ld;
     double *a = calloc((over * (6 + (size_t)cap) + 4 * ld + 16), sizeof *a);
     w->z = a;
@@ -248,7 +250,8 @@ static float peak_gradient(const wbc_lasso *p, const float *r)
 
 /* Objective of z and its relative duality gap, at the fresh gradient r */
 static float relative_gap(const wbc_lasso *p, const float *q, double energy, int n,
-                          const int32_t *index, const float *value, const float *r, double peak, double *objective)
+                          const int32_t *index, const float *value, const float *r, double peak,
+                          double *objective)
 {
     double zq = 0, zr = 0, l1 = 0;
     for (int i = 0; i < n; i++) {
@@ -333,7 +336,7 @@ static void leave(work *w, int i)
     w->z[last] = w->sign[last] = w->rest[last] = 0;
 }
 
-/* How far, at most `reach`, z can go along `step` before some z_i reaches zero: its place, or -1. */
+/* How far, at most `reach`, z can go along `step` before a z_i reaches zero: its place, or -1 */
 static int first_zero(const work *w, double *reach)
 {
     int blocked = -1;
@@ -351,8 +354,9 @@ static void move(work *w, double reach)
         w->z[i] += reach * w->step[i];
 }
 
-/* Let coordinate j into S at z_j = z. A column that depends on those of S trades places with one of
- * them: z goes along the null direction (-u, 1), downhill for a violator, until a z_i reaches zero. */
+/* Let coordinate j into S at z_j = z; 1 if it is in. A column that depends on those of S trades
+ * places with one of them: z goes along the null direction (-u, 1), downhill for a violator, until
+ * a z_i reaches zero. */
 static int enter(const wbc_lasso *p, work *w, int j, double z, double sign)
 {
     const float *column = p->gram + (size_t)j * p->ld;
@@ -393,6 +397,7 @@ static int enter(const wbc_lasso *p, work *w, int j, double z, double sign)
     return 0;
 }
 
+/* S empty, H zero */
 static void clear(work *w)
 {
     for (int i = 0; i < w->n_active; i++) {
@@ -474,7 +479,7 @@ static int list_codes(const wbc_lasso *p, work *w, int32_t *index, float *value)
 }
 
 /* The coordinate whose step would change its own r_j most, that change in *change; -1 when none is
- * left but rounding. The lasso in z_j alone is solved by z_j Q_jj = v -+ alpha, v = r_j + z_j Q_jj. */
+ * left but rounding. The lasso in z_j alone: z_j Q_jj = v -+ alpha or 0, with v = r_j + z_j Q_jj. */
 static int greediest(const wbc_lasso *p, const work *w, float *change)
 {
     fvec most = splat(1e-6f * p->alpha), found = {0}, alpha = splat(p->alpha), zero = {0};
@@ -516,6 +521,7 @@ static int greedy_steps(const wbc_lasso *p, work *w)
     return GREEDY_STEPS;
 }
 
+/* One signal: its codes, by rising index, and its relative gap. Greedy also ends what is stuck. */
 static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_start,
                        const int32_t *start_index, const float *start_value, work *w,
                        int32_t *index, float *value, int32_t *count)
@@ -525,14 +531,18 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
     float gap = 0, target = ROUNDING_SHARE * p->tol;
     clear(w);
     memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
-    memset(w->r, 0, (size_t)p->ld * sizeof *w->r);
     for (int k = 0; k < n_start; k++)
-        if (start_value[k] > 0 || (start_value[k] < 0 && !p->positive)) {
+        if (start_value[k] > 0 || !p->positive)
             w->dense[start_index[k]] = start_value[k];
-            if (p->strategy == WBC_ACTIVE_SET)
-                enter(p, w, start_index[k], start_value[k], start_value[k] < 0 ? -1 : 1);
-        }
-    if (p->strategy == WBC_ACTIVE_SET) {
+    int n_first = *count = list_codes(p, w, index, value);
+    if (p->strategy == WBC_ACTIVE_SET && n_first < w->max_active) {
+        fresh_gradient(p, q, n_first, index, value, w->r);
+        gap = relative_gap(p, q, energy, n_first, index, value, w->r, peak_gradient(p, w->r),
+                           &objective);
+        if (gap <= target)
+            return gap;
+        for (int k = 0; k < n_first; k++)
+            enter(p, w, index[k], value[k], value[k] < 0 ? -1 : 1);
         for (;; round++) {
             int n = w->n_active;
             for (int i = 0; i < n; i++)
@@ -543,7 +553,8 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
             idle = objective < best * (1 - 1e-7) ? 0 : idle + 1;
             best = objective < best ? objective : best;
             precise |= idle > 0;
-            if (gap <= target || round >= p->max_iter || idle >= PATIENCE)
+            if (gap <= target || round >= p->max_iter || idle >= PATIENCE ||
+                (n == w->max_active && n < p->h))
                 break;
             for (int i = 0; i < n; i++)
                 w->rest[i] = w->r[w->active[i]] - p->alpha * w->sign[i];

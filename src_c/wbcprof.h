@@ -69,6 +69,7 @@ typedef struct {
     int strategy; /* WBC_ACTIVE_SET or WBC_GREEDY */
     float tol;    /* relative duality gap to stop at */
     int max_iter; /* fresh gradients per signal */
+    int max_active; /* largest active set, beyond it greedy takes over */
     int n_threads;
 } wbc_lasso;
 

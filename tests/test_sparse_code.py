@@ -203,6 +203,20 @@ def test_more_signatures_than_the_active_set_holds():
     np.testing.assert_allclose(codes.toarray(), np.maximum(x - 1e-3, 0), atol=1e-5)
 
 
+@pytest.mark.parametrize("limit", [1, 2, 7])
+def test_greedy_takes_over_from_a_full_active_set(monkeypatch, limit):
+    x, b = problem()
+    whole = sparse_code(x, b, 0.05)
+    monkeypatch.setattr("wbcprof.sparse.MAX_ACTIVE", limit)
+    small = sparse_code(x, b, 0.05)
+    assert np.diff(whole.codes.indptr).max() > limit and small.n_unconverged == 0
+    np.testing.assert_allclose(
+        objective(x, b, small.codes.toarray(), 0.05),
+        objective(x, b, whole.codes.toarray(), 0.05),
+        rtol=2e-4,
+    )
+
+
 def test_iterations_run_out():
     x, b = problem()
     result = sparse_code(x, b, 1e-3, max_iter=2)

@@ -56,6 +56,7 @@ def sparse_code(
     greedy: bool,
     tol: float,
     max_iter: int,
+    max_active: int,
     n_threads: int,
 ) -> None: ...
 def pack_rows(

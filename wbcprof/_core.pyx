@@ -58,6 +58,7 @@ cdef extern from "wbcprof.h" nogil:
         int strategy
         float tol
         int max_iter
+        int max_active
         int n_threads
 
     ctypedef struct wbc_kernels:
@@ -214,6 +215,7 @@ def sparse_code(
     bint greedy,
     float tol,
     int max_iter,
+    int max_active,
     int n_threads,
 ):
     """Codes of one tile of signals; see sparse_code.c."""
@@ -236,6 +238,7 @@ def sparse_code(
     problem.strategy = WBC_GREEDY if greedy else WBC_ACTIVE_SET
     problem.tol = tol
     problem.max_iter = max_iter
+    problem.max_active = max_active
     problem.n_threads = n_threads
     with nogil:
         status = wbc_active().sparse_code(

@@ -15,6 +15,8 @@ __all__ = ["SparseCodes", "gram_matrix", "sparse_code", "sparse_encode"]
 
 Strategy = Literal["auto", "active_set", "greedy"]
 TILE_BYTES = 48 << 20
+MAX_ACTIVE, MAX_ACTIVE_RIDGE = 512, 192  # non-zeros, without and with a prediction term, above
+# which greedy descent takes over: where kappa > 0 makes Q well conditioned it then is the faster
 BLOCK = 256  # rows in one BLAS call: fixed, so that no result depends on the number of threads
 
 
@@ -67,7 +69,8 @@ def sparse_encode(
         Ask for z >= 0.
     tol : float
         Stop when the duality gap, divided by the objective reached, is at most `tol`: the
-        objective then is within a factor 1 + tol of the best one. Float32 reaches about 1e-6.
+        objective then is within a factor 1 + tol of the best one. Rounding in float32 sets a
+        floor of about 1e-7 max |x b_j| / alpha.
     max_iter : int
         Most fresh gradients per patch.
     n_threads : int, optional
@@ -168,7 +171,9 @@ def sparse_code(
         Threads; by default one per available CPU. The result does not depend on it.
     strategy : {"auto", "active_set", "greedy"}
         "active_set" solves exactly on a growing set of signatures; "greedy" is coordinate
-        descent. "auto" is the active set, which itself hands over to "greedy" where it must.
+        descent, the largest step first. "auto" is the active set, the faster of the two at every
+        mean coherence measured, 0.14 to 0.96; it hands over to "greedy" for codes of very many
+        non-zeros.
 
     Returns
     -------
@@ -255,6 +260,7 @@ def sparse_code(
                 strategy == "greedy",
                 tol,
                 max_iter,
+                MAX_ACTIVE_RIDGE if kappa else MAX_ACTIVE,
                 threads,
             )
             total = int(count[rows].sum())
