@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 N_PER_TYPE = 40
-LEARNING = {"n_signatures": 256, "patch_size": 16, "step": 4, "n_patches": 20_000, "max_iter": 20}
+LEARNING = {"n_signatures": 256, "patch_size": 16, "step": 4, "n_patches": 15_000, "max_iter": 6}
 REPEATS = 5
+EXAMPLES_PER_TYPE = 6
 
 
 def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) -> None:
@@ -56,7 +57,11 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
 def _draw(folder, model, profiles, evaluation, images, order) -> None:
     from . import figures
 
-    examples = [profiles.labels.index(label) for label in sorted(set(profiles.labels))]
+    examples = [
+        index
+        for label in sorted(set(profiles.labels))
+        for index in np.flatnonzero(np.array(profiles.labels) == label)[:EXAMPLES_PER_TYPE]
+    ]
     confusion = evaluation.confusion
     pictures = {
         "signatures": figures.signature_mosaic(model.signatures, order),

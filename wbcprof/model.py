@@ -76,12 +76,14 @@ class Model:
 
     @property
     def signatures(self) -> np.ndarray:
-        """First-layer signatures, shape (h, patch_size, patch_size, channels), float32, mapped
-        back to units of the pixel input; the mean patch is not added."""
+        """First-layer signatures as changes of brightness, (h, patch_size, patch_size, channels)
+        float32: brought back to units of the pixel input, positive where the image is brighter."""
         layer = self.layers[0]
         rows = layer.signatures
         if layer.preprocessing.unwhitener is not None:
             rows = rows @ layer.preprocessing.unwhitener
+        if layer.pixel_input != "raw":
+            rows = -rows
         return rows.reshape(-1, layer.patch_size, layer.patch_size, layer.channels)
 
     def profile(

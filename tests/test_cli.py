@@ -1,0 +1,156 @@
+"""The command line: whole jobs, exit codes, one clear line on bad input."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import wbcprof
+from wbcprof.cli import main
+from wbcprof.datasets import write_folder
+
+LEARN = ["--signatures", "12", "--patch-size", "8", "--patches", "1500", "--max-iter", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(cells, tmp_path_factory):
+    return write_folder(cells, tmp_path_factory.mktemp("data") / "cells")
+
+
+@pytest.fixture(scope="module")
+def model_file(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.wbcprof"
+    assert main(["fit", str(folder), "-o", str(path), *LEARN]) == 0
+    return path
+
+
+def test_fit_learns_and_trains_a_classifier(model_file, cells):
+    model = wbcprof.load(model_file)
+    assert model.layers[0].n_signatures == 12
+    assert model.classifier.classes_.tolist() == sorted(set(cells.labels))
+
+
+def test_profile_writes_a_table(model_file, folder, tmp_path, cells):
+    table = tmp_path / "t.csv"
+    assert main(["profile", str(model_file), str(folder), "-o", str(table)]) == 0
+    with open(table, newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert len(rows) == 49 and {row[1] for row in rows[1:]} == set(cells.labels)
+    values = np.array([row[2:] for row in rows[1:]], np.float32)
+    np.testing.assert_array_equal(values, wbcprof.load(model_file).profile(folder).values)
+
+
+def test_classify_names_types_with_probabilities(model_file, folder, capsys):
+    assert main(["classify", str(model_file), str(folder)]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert len(rows) == 48
+    correct = sum(row["image"].startswith(row["type"]) for row in rows)
+    assert correct > 24
+    for row in rows:
+        total = sum(float(v) for k, v in row.items() if k.startswith("probability_"))
+        assert total == pytest.approx(1, abs=1e-3)
+
+
+def test_evaluate_reports_and_writes_json(folder, tmp_path, capsys):
+    path = tmp_path / "e.json"
+    arguments = ["evaluate", str(folder), "--repeats", "2", "--seed", "3", "--json", str(path)]
+    assert main([*arguments, *LEARN]) == 0
+    text = capsys.readouterr().out
+    assert "learnt from the training half" in text and "histogram" in text
+    result = json.loads(path.read_text())
+    keys = {"macro_f1", "macro_f1_std", "sensitivity", "specificity", "per_type", "confusion"}
+    assert keys <= result.keys() and 0 < result["macro_f1"] <= 1
+
+
+def test_evaluate_with_a_given_model_says_so(folder, model_file, capsys):
+    assert main(["evaluate", str(folder), "--model", str(model_file), "--repeats", "2"]) == 0
+    assert "given model" in capsys.readouterr().out
+
+
+def test_info(model_file, capsys):
+    assert main(["info"]) == 0
+    assert "instruction set" in capsys.readouterr().out
+    assert main(["info", str(model_file)]) == 0
+    assert "12 signatures of 8 x 8 x 3" in capsys.readouterr().out
+
+
+def test_demo_leaves_model_profiles_evaluation_and_pictures(tmp_path, monkeypatch):
+    from wbcprof import demo
+
+    monkeypatch.setattr(demo, "N_PER_TYPE", 6)
+    monkeypatch.setattr(demo, "REPEATS", 2)
+    small = {"n_signatures": 16, "patch_size": 12, "n_patches": 1500, "max_iter": 2}
+    monkeypatch.setattr(demo, "LEARNING", small)
+    out = tmp_path / "out"
+    assert main(["demo", "--out", str(out)]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert {"model.wbcprof", "profiles.csv", "evaluation.json", "signatures.png"} <= names
+    assert (out / "evaluation.txt").read_text().startswith("Generated cells, not real data.")
+    assert wbcprof.load(out / "model.wbcprof").classifier is not None
+
+
+# ---- bad input: exit code 1 and one line that says why ----
+
+
+def complain(arguments, capsys):
+    assert main([str(a) for a in arguments]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def test_empty_folder(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    error = complain(["fit", tmp_path / "empty", "-o", tmp_path / "m"], capsys)
+    assert "empty" in error and not (tmp_path / "m").exists()
+
+
+def test_missing_folder_and_missing_output_folder(folder, model_file, tmp_path, capsys):
+    assert "nowhere" in complain(["fit", tmp_path / "nowhere", "-o", tmp_path / "m"], capsys)
+    target = tmp_path / "no" / "t.csv"
+    assert "does not exist" in complain(["profile", model_file, folder, "-o", target], capsys)
+
+
+def test_damaged_model(folder, tmp_path, capsys):
+    (tmp_path / "m").write_bytes(b"\xff" * 50)
+    error = complain(["profile", tmp_path / "m", folder, "-o", tmp_path / "t.csv"], capsys)
+    assert "damaged" in error and not (tmp_path / "t.csv").exists()
+
+
+def test_classify_without_a_classifier(model, folder, tmp_path, capsys):
+    model.save(tmp_path / "plain")
+    assert "holds no classifier" in complain(["classify", tmp_path / "plain", folder], capsys)
+
+
+def test_one_type_only(folder, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "basophil").symlink_to(folder / "basophil")
+    error = complain(["evaluate", tmp_path / "one", "--repeats", "2", *LEARN], capsys)
+    assert "type" in error
+
+
+def test_images_without_types_cannot_be_evaluated(folder, capsys):
+    error = complain(["evaluate", folder / "basophil", "--repeats", "2", *LEARN], capsys)
+    assert "expected a label for each image" in error
+
+
+def test_parameters_out_of_range(folder, tmp_path, capsys):
+    arguments = ["fit", folder, "-o", tmp_path / "m", "--signatures", "0"]
+    assert "n_signatures must be a positive integer, got 0" in complain(arguments, capsys)
+
+
+def test_wrong_command_line_exits_with_2(capsys):
+    for arguments in ([], ["fit"], ["profile", "m"], ["unknown"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("command", ["demo", "fit", "profile", "classify", "evaluate", "info"])
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"example: wbcprof {command}" in capsys.readouterr().out
