@@ -493,7 +493,7 @@ class Encoder:
         )
         n_pixels = form.cell**2 * self.channels
         shape = len(cells), form.points**2, self._count_features(form), _core.SIGNATURE_BLOCK
-        packed = np.empty(shape, np.float32)
+        packed = _empty_aligned(shape)
         for block, target in zip(cells, packed, strict=True):  # s y i x j -> (x y) (i j) s
             columns = np.tensordot(kernel, block, (1, 1))  # y s i x j
             points = np.tensordot(kernel, columns, (1, 3))  # x y s i j
@@ -657,6 +657,15 @@ class _Statistics:
         else:
             values = getattr(self, name)
         return values.astype(np.float32, copy=False)
+
+
+def _empty_aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Uninitialised float32 array that starts at a cache line: no vector load straddles two."""
+    line = 64
+    size = math.prod(shape) * 4
+    memory = np.empty(size + line, np.uint8)
+    start = -memory.ctypes.data % line
+    return memory[start : start + size].view(np.float32).reshape(shape)
 
 
 def _group(values: np.ndarray, level: int) -> np.ndarray:
