@@ -20,6 +20,9 @@ from pathlib import Path
 
 parser = argparse.ArgumentParser(description="Encode-and-pool beside its peers")
 parser.add_argument("--quick", action="store_true", help="300 and 120 px, batch 1, one thread")
+parser.add_argument("--sides", type=int, nargs="+", help="image sides in pixels")
+parser.add_argument("--batches", type=int, nargs="+", help="images per call")
+parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads")
 parser.add_argument("--instruction-set", choices=["avx2"], help="cap for all contenders")
 parser.add_argument("--repeats", type=int, default=7)
 arguments = parser.parse_args()
@@ -278,17 +281,17 @@ def main() -> None:
     print(f"wbcprof instruction set: {_core.instruction_set()}\n")
     print(
         "| side | batch | threads | form | ms per image | spread | fastest peer | ms per image "
-        "| peer / wbcprof | best / best | NumPy / wbcprof | effective GFLOP/s | sgemm GFLOP/s | ratio |"
+        "| peer / wbcprof | best / best | NumPy / wbcprof | effective GFLOP/s | sgemm GFLOP/s "
+        "| ratio |"
     )
     print("|---" * 14 + "|")
-    if arguments.quick:
-        for side in (300, 120):
-            compare(side, 1, 1, arguments.repeats)
-        return
-    for n_threads in sizes.THREADS:
-        for batch in sizes.BATCHES:
-            for side in sizes.IMAGE_SIDES:
+    quick = arguments.quick
+    for n_threads in arguments.threads or ((1,) if quick else sizes.THREADS):
+        for batch in arguments.batches or ((1,) if quick else sizes.BATCHES):
+            for side in arguments.sides or ((300, 120) if quick else sizes.IMAGE_SIDES):
                 compare(side, batch, n_threads, arguments.repeats if batch == 1 else 3)
+    if quick:
+        return
     growth(arguments.repeats)
     approximate(arguments.repeats)
 
