@@ -32,8 +32,7 @@
  *     transform  computes B' d B                           values[tiles][point][feature][tile]
  * then for 32 signatures, whose filters stay in the second-level cache, and TILES tiles
  *     multiply   is a register-blocked product per point   -> products[point of a column][tile]
- *     columns    A' times a column of points               -> half[row of tile][column][tile]
- *     rows       times A, giving the tile's responses Y
+ *     shorten    A' times columns of points, rows of that times A   -> half, responses
  *     activate   gives its codes
  *     pool       adds them to the statistics.
  *
@@ -51,10 +50,10 @@
 enum {
     BLOCK = WBC_SIGNATURE_BLOCK,
     MAX_POINTS = WBC_MAX_POINTS,
-    ALIGNMENT = 64, /* bytes */
-    LINE_FLOATS = 16, /* of a cache line */
-    PREFETCH_FEATURES = 64, /* filters this far ahead: + 5 % over the hardware's prefetching */
-    STRIP_FLOATS = 1 << 20, /* transformed tiles of a strip, unless one row of tiles is more */
+    ALIGNMENT = 64,          /* bytes */
+    LINE_FLOATS = 16,        /* of a cache line */
+    PREFETCH_FEATURES = 64,  /* filters this far ahead: 5 % faster than without */
+    STRIP_FLOATS = 1 << 20,  /* transformed tiles of a strip, unless one row of tiles is more */
 };
 
 /* rows x columns windows, the first of them at (row, column), `dilation` apart. */
@@ -64,13 +63,13 @@ typedef struct {
 
 /* How the windows are walked: the same for every image of a call. */
 typedef struct {
-    int points;                  /* of the longest tile, per axis */
-    int lanes;                   /* n_features rounded up to WIDTH */
+    int points;                   /* of the longest tile, per axis */
+    int lanes;                    /* n_features rounded up to WIDTH */
     int tiles_down, tiles_across; /* of one grid of windows */
-    int strip_bands, n_strips;   /* band: a row of tiles of every grid */
-    int cell_rows, cell_columns; /* most of a strip */
-    size_t tile_size;            /* of transformed values */
-    size_t strip_tiles;          /* most of a strip */
+    int strip_bands, n_strips;    /* band: a row of tiles of every grid */
+    int cell_rows, cell_columns;  /* of a strip, at most, as strip_tiles */
+    size_t strip_tiles;
+    size_t tile_size; /* of transformed values, in floats as the rest */
     size_t cells_size, values_size, contrast_size;
 } walk;
 
@@ -211,10 +210,14 @@ static void project_cell(const wbc_encode_pool *job, const walk *w, const float 
                          float *target)
 {
     const int n_pixels = job->cell * job->cell * job->channels;
-    memset(target, 0, sizeof(float) * w->lanes);
-    for (int pixel = 0; pixel < n_pixels; pixel++)
-        for (int feature = 0; feature < job->n_features; feature++)
-            target[feature] += pixels[pixel] * job->projection[pixel * job->n_features + feature];
+    const size_t row = pad(job->n_features);
+    for (int lane = 0; lane < w->lanes; lane += WIDTH) {
+        vec sum = vec_set(0);
+        for (int pixel = 0; pixel < n_pixels; pixel++)
+            sum = vec_fma(vec_set(pixels[pixel]), vec_load(job->projection + pixel * row + lane),
+                          sum);
+        vec_store(target + lane, sum);
+    }
 }
 
 /* A row of cells of a strip; zeros past the edges of the image. */

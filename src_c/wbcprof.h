@@ -43,7 +43,8 @@ typedef struct {
     const float *input_transforms;  /* B' by tile length - 1: tile x points x points */
     const float *output_transforms; /* A' by tile length - 1: tile x tile x points */
     int n_features;                /* of a cell: cell * cell * channels, or of its projection */
-    const float *projection;       /* cell * cell * channels x n_features, or NULL */
+    const float *projection;       /* cell * cell * channels x n_features, rows padded with zeros
+                                    * to a multiple of 16; or NULL */
 
     /* IN, encoder */
     int n_signatures;

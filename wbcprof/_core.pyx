@@ -101,7 +101,7 @@ def encode_pool(
     int tile,
     const float[:, :, ::1] input_transforms,  # IN (tile, points, points)
     const float[:, :, ::1] output_transforms,  # IN (tile, tile, points)
-    const float[:, ::1] projection,  # IN (cell * cell * channels, n_features) or None
+    const float[:, ::1] projection,  # IN (cell * cell * channels, n_features padded to 16s) or None
     const float[:, :, :, ::1] filters,  # IN (blocks, points * points, n_features, SIGNATURE_BLOCK)
     const float[:, ::1] colour,  # IN (n_signatures, channels)
     const float[::1] offset,  # IN (n_signatures,), as the next two

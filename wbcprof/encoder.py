@@ -503,7 +503,8 @@ class Encoder:
             target[...] = points
         projection = None
         if self.approximation is not None:
-            projection = np.ascontiguousarray(self.approximation.analysis, dtype=np.float32)
+            analysis = self.approximation.analysis.astype(np.float32)
+            projection = np.pad(analysis, ((0, 0), (0, -analysis.shape[1] % 16)))
         input_transforms = np.zeros((form.tile, form.points, form.points), np.float32)
         output_transforms = np.zeros((form.tile, form.tile, form.points), np.float32)
         for tile in range(1, form.tile + 1):
