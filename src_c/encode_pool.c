@@ -6,16 +6,22 @@
  *
  * The patch is cut into taps x taps cells of cell x cell pixels. Windows that lie `dilation` steps
  * apart are one cell apart, so W x is a filter of taps x taps over cells, with n_features numbers
- * per cell, and Cook-Toom filtering yields tile x tile windows from points^2 products per feature,
- * points = tile + taps - 1, where the plain form takes (tile * taps)^2:
+ * per cell. Cook-Toom filtering yields a tile of m x n windows from (m + taps - 1) (n + taps - 1)
+ * products per feature, where the plain form takes m n taps^2:
  *
- *     Y = A' [ sum over features of (G w G') .* (B' d B) ] A      d: points x points cells
+ *     Y = A' [ sum over features of (G w G') .* (B' d B) ] A
+ *
+ * d are the cells of the tile, A' and B' depend on its height on the left, on its width on the
+ * right. G evaluates the filter, as a polynomial, at the points infinity, 0, 1, -1, 2, -2, 1/2,
+ * -1/2, as many as the longest tile needs. It does not depend on the tile: a shorter tile uses the
+ * first of the points and of the same transformed filters. An axis is cut into the fewest tiles,
+ * of lengths that differ by one at most, and no window past the edge is ever computed.
  *
  * The cases:
  *     step divides patch       cell = step, dilation = 1
  *     small steps              cell = dilation * step: dilation^2 interleaved grids of windows
  *     cells do not fill patch  the filters are padded with zeros, so is the image
- *     direct form              cell = patch, taps = tile = points = 1: no transform at all
+ *     direct form              cell = patch, taps = tile = 1, one point: no transform at all
  *     projected cells          each cell is first multiplied by a matrix with fewer columns
  *
  * Pixels are taken relative to the first pixel of the image, whose response is added to b. Uniform
@@ -26,8 +32,7 @@
  *     transform  computes B' d B                           values[tiles][point][feature][tile]
  * then for 32 signatures, whose filters stay in the second-level cache, and TILES tiles
  *     multiply   is a register-blocked product per point   -> products[point of a column][tile]
- *     columns    A' times a column of points               -> half[row of tile][column][tile]
- *     rows       times A, giving the tile's responses Y
+ *     shorten    A' times columns of points, rows of that times A   -> half, responses
  *     activate   gives its codes
  *     pool       adds them to the statistics.
  *
@@ -45,83 +50,116 @@
 enum {
     BLOCK = WBC_SIGNATURE_BLOCK,
     MAX_POINTS = WBC_MAX_POINTS,
-    ALIGNMENT = 64, /* bytes */
-    LINE_FLOATS = 16, /* of a cache line */
-    PREFETCH_FEATURES = 64, /* filters this far ahead: + 5 % over the hardware's prefetching */
-    STRIP_FLOATS = 1 << 20, /* transformed tiles of a strip, unless one row of tiles is more */
+    ALIGNMENT = 64,          /* bytes */
+    LINE_FLOATS = 16,        /* of a cache line */
+    PREFETCH_FEATURES = 64,  /* filters this far ahead: 5 % faster than without */
+    STRIP_FLOATS = 1 << 20,  /* transformed tiles of a strip, unless one row of tiles is more */
 };
+
+/* rows x columns windows, the first of them at (row, column), `dilation` apart. */
+typedef struct {
+    int row, column, rows, columns;
+} tile;
 
 /* How the windows are walked: the same for every image of a call. */
 typedef struct {
-    int points;       /* of a tile, per axis */
-    int lanes;        /* n_features rounded up to WIDTH */
-    int span;         /* windows from a tile to the next of its grid */
-    int tiles_across; /* per grid */
-    int bands_per_strip, n_strips; /* band: the tiles that start within one span of rows */
-    int cell_rows, cell_columns;   /* of a strip */
-    size_t tile_size;              /* of transformed values */
+    int points;                   /* of the longest tile, per axis */
+    int lanes;                    /* n_features rounded up to WIDTH */
+    int tiles_down, tiles_across; /* of one grid of windows */
+    int strip_bands, n_strips;    /* band: a row of tiles of every grid */
+    int cell_rows, cell_columns;  /* of a strip, at most, as strip_tiles */
+    size_t strip_tiles;
+    size_t tile_size; /* of transformed values, in floats as the rest */
     size_t cells_size, values_size, contrast_size;
 } walk;
 
-/* The first window of a tile. */
+/* One strip: its cells start at the window row first_row. */
 typedef struct {
-    int row, column;
-} tile_start;
+    int first_row, cell_rows, n_tiles;
+} strip;
 
 /* What a thread works on. */
 typedef struct {
     float *cells, *values, *contrast; /* shared by the threads of an image */
-    tile_start *tiles;                /* from here on: its own */
+    tile *tiles;                      /* from here on: its own */
     float *first, *colours, *shades, *pixels, *products, *half, *responses;
 } buffers;
 
 static int smaller(int a, int b) { return a < b ? a : b; }
+static int larger(int a, int b) { return a > b ? a : b; }
 static int divide_up(int a, int b) { return (a + b - 1) / b; }
 static size_t pad(size_t size) { return (size + 15) / 16 * 16; }
 
 static walk plan_walk(const wbc_encode_pool *job)
 {
     walk w;
+    const int dilation = job->dilation, reach = dilation * (job->taps - 1);
     w.points = job->tile + job->taps - 1;
     w.lanes = divide_up(job->n_features, WIDTH) * WIDTH;
-    w.span = job->dilation * job->tile;
-    w.tiles_across = divide_up(job->columns, w.span);
     w.tile_size = (size_t)w.points * w.points * w.lanes;
+    w.tiles_down = divide_up(divide_up(job->rows, dilation), job->tile);
+    w.tiles_across = divide_up(divide_up(job->columns, dilation), job->tile);
 
-    const int n_bands = divide_up(job->rows, w.span);
-    const size_t band_tiles = (size_t)job->dilation * job->dilation * w.tiles_across;
+    const size_t band_tiles = (size_t)dilation * dilation * w.tiles_across;
     const size_t bands = STRIP_FLOATS / (band_tiles * w.tile_size);
-    w.bands_per_strip = bands < 1 ? 1 : bands > (size_t)n_bands ? n_bands : (int)bands;
-    w.n_strips = divide_up(n_bands, w.bands_per_strip);
+    w.strip_bands = bands < 1 ? 1 : bands > (size_t)w.tiles_down ? w.tiles_down : (int)bands;
+    w.n_strips = divide_up(w.tiles_down, w.strip_bands);
+    w.strip_tiles = w.strip_bands * band_tiles;
 
-    const int reach = job->dilation * (job->taps - 1);
-    w.cell_rows = w.bands_per_strip * w.span + reach;
-    w.cell_columns = w.tiles_across * w.span + reach;
-    const size_t strip_tiles = w.bands_per_strip * band_tiles;
+    /* Grids of one window more or less cut their tiles up to two windows apart. */
+    w.cell_rows = smaller(job->rows, dilation * (w.strip_bands * job->tile + 2)) + reach;
+    w.cell_columns = job->columns + reach;
     w.cells_size = pad((size_t)w.cell_rows * w.cell_columns * w.lanes);
-    w.values_size = pad((strip_tiles + TILES) * w.tile_size);
+    w.values_size = pad((w.strip_tiles + TILES) * w.tile_size);
     w.contrast_size = job->contrast_epsilon < 0 ? 0 : pad((size_t)job->rows * job->columns);
     return w;
 }
 
-/* The tiles of a strip that hold at least one window; returns how many. */
-static int list_tiles(const wbc_encode_pool *job, const walk *w, int strip, tile_start *tiles)
+/* The part of windows grid, grid + dilation, ... below n_windows that tile `index` of n_tiles
+ * takes: its first window and how many. */
+static int cut(int n_windows, int dilation, int grid, int n_tiles, int index, int *count)
 {
-    const int first = strip * w->bands_per_strip * w->span;
-    const int end = smaller(first + w->bands_per_strip * w->span, job->rows);
-    int n = 0;
-    for (int band = first; band < end; band += w->span)
-        for (int row = band; row < smaller(band + job->dilation, job->rows); row++)
-            for (int grid = 0; grid < job->dilation; grid++)
-                for (int column = grid; column < job->columns; column += w->span)
-                    tiles[n++] = (tile_start){row, column};
-    return n;
+    const long long n = (n_windows - grid + dilation - 1) / dilation;
+    const int start = (int)(index * n / n_tiles), end = (int)((index + 1) * n / n_tiles);
+    *count = end - start;
+    return grid + dilation * start;
 }
 
-/* Calls call(n) with n, the points of a tile, as a constant. */
+/* Tiles of a strip, the highest first and among them the widest: of TILES neighbours, few need a
+ * point that others do not. */
+static strip list_tiles(const wbc_encode_pool *job, const walk *w, int index, tile *tiles)
+{
+    const int first_band = index * w->strip_bands, d = job->dilation;
+    const int end_band = smaller(first_band + w->strip_bands, w->tiles_down);
+    strip s = {.first_row = job->rows};
+    int end_row = 0;
+    for (int rows = job->tile; rows > 0; rows--)
+        for (int columns = job->tile; columns > 0; columns--)
+            for (int band = first_band; band < end_band; band++)
+                for (int y = 0; y < smaller(d, job->rows); y++) {
+                    tile t;
+                    t.row = cut(job->rows, d, y, w->tiles_down, band, &t.rows);
+                    if (t.rows != rows)
+                        continue;
+                    s.first_row = smaller(s.first_row, t.row);
+                    end_row = larger(end_row, t.row + d * (rows - 1 + job->taps - 1) + 1);
+                    for (int x = 0; x < smaller(d, job->columns); x++)
+                        for (int across = 0; across < w->tiles_across; across++) {
+                            t.column =
+                                cut(job->columns, d, x, w->tiles_across, across, &t.columns);
+                            if (t.columns == columns)
+                                tiles[s.n_tiles++] = t;
+                        }
+                }
+    s.cell_rows = end_row - s.first_row;
+    return s;
+}
+
+/* Calls call(n) with n, a number of points, as a constant. */
 #define SWITCH_POINTS(n, call)  \
     switch (n) {                \
     case 1: call(1); break;     \
+    case 2: call(2); break;     \
     case 3: call(3); break;     \
     case 4: call(4); break;     \
     case 5: call(5); break;     \
@@ -172,25 +210,28 @@ static void project_cell(const wbc_encode_pool *job, const walk *w, const float 
                          float *target)
 {
     const int n_pixels = job->cell * job->cell * job->channels;
-    memset(target, 0, sizeof(float) * w->lanes);
-    for (int pixel = 0; pixel < n_pixels; pixel++)
-        for (int feature = 0; feature < job->n_features; feature++)
-            target[feature] += pixels[pixel] * job->projection[pixel * job->n_features + feature];
+    const size_t row = pad(job->n_features);
+    for (int lane = 0; lane < w->lanes; lane += WIDTH) {
+        vec sum = vec_set(0);
+        for (int pixel = 0; pixel < n_pixels; pixel++)
+            sum = vec_fma(vec_set(pixels[pixel]), vec_load(job->projection + pixel * row + lane),
+                          sum);
+        vec_store(target + lane, sum);
+    }
 }
 
 /* A row of cells of a strip; zeros past the edges of the image. */
 static void gather(const wbc_encode_pool *job, const walk *w, const buffers *own, size_t image,
-                   int strip, int row)
+                   const strip *s, int row)
 {
     const int side = job->cell, channels = job->channels;
     const int line = side * channels, image_line = job->width * channels;
-    const int first = strip * w->bands_per_strip * w->span;
     const int n_pixels = line * side, cell_size = job->projection ? n_pixels : w->lanes;
     float *target = own->cells + (size_t)row * w->cell_columns * w->lanes;
     float *cells = job->projection ? own->pixels + image_line : target;
     memset(cells, 0, sizeof(float) * w->cell_columns * cell_size);
     for (int y = 0; y < side; y++) {
-        const int image_row = (first + row) * job->step + y;
+        const int image_row = (s->first_row + row) * job->step + y;
         if (image_row >= job->height)
             break;
         read_row(job, own->colours, image, image_row, own->pixels);
@@ -240,48 +281,52 @@ static void measure_contrast(const wbc_encode_pool *job, const buffers *own, siz
 
 /* ---- cells to transformed tiles ---- */
 
-/* target[i] = sum over j of B'[i][j] source[j] */
-INLINE void combine(int n, const float *matrix, const vec *source, int stride, vec *target)
+/* target[i] = sum over j of B'[i][j] source[j] for n points, for `count` vectors `step` apart. */
+INLINE void combine(int n, int count, int step, const float *matrix, int row, const vec *source,
+                    vec *target, int stride)
 {
+    for (int k = 0; k < count; k++, source += step, target += step)
 #pragma GCC unroll 8
-    for (int i = 0; i < n; i++) {
-        vec sum = vec_set(0);
+        for (int i = 0; i < n; i++) {
+            vec sum = vec_set(0);
 #pragma GCC unroll 8
-        for (int j = 0; j < n; j++)
-            sum = vec_fma(vec_set(matrix[i * n + j]), source[j * stride], sum);
-        target[i * stride] = sum;
-    }
+            for (int j = 0; j < n; j++)
+                sum = vec_fma(vec_set(matrix[i * row + j]), source[j * stride], sum);
+            target[i * stride] = sum;
+        }
 }
 
-/* One tile: values[point of a column, then of a row][vector of features][tile][feature]. */
-INLINE void transform_tile(int n, const wbc_encode_pool *job, const walk *w, const float *cells,
-                           float *values)
-{
-    const size_t right = (size_t)job->dilation * w->lanes, down = right * w->cell_columns;
-    for (int lane = 0; lane < w->lanes; lane += WIDTH) {
-        vec tile[MAX_POINTS * MAX_POINTS], half[MAX_POINTS * MAX_POINTS];
-        for (int y = 0; y < n; y++)
-            for (int x = 0; x < n; x++)
-                tile[x * n + y] = vec_load(cells + y * down + x * right + lane);
-        for (int y = 0; y < n; y++)
-            combine(n, job->input_transform, tile + y, n, half + y);
-        for (int x = 0; x < n; x++)
-            combine(n, job->input_transform, half + x * n, 1, tile + x * n);
-        for (int point = 0; point < n * n; point++)
-            vec_store(values + ((size_t)point * w->lanes + lane) * TILES, tile[point]);
-    }
-}
-
-static void transform(const wbc_encode_pool *job, const walk *w, const buffers *own, int strip,
+/* values[point of a column, then of a row][vector of features][tile][feature of the vector] of
+ * tile `index`, in the array of its TILES tiles; zeros at the points that it does not use. */
+static void transform(const wbc_encode_pool *job, const walk *w, const buffers *own, const strip *s,
                       int index)
 {
-    const tile_start start = own->tiles[index];
-    const int row = start.row - strip * w->bands_per_strip * w->span;
-    const float *cells = own->cells + ((size_t)row * w->cell_columns + start.column) * w->lanes;
+    enum { N = MAX_POINTS };
+    const tile t = own->tiles[index];
+    const int rows = t.rows + job->taps - 1, columns = t.columns + job->taps - 1;
+    const size_t right = (size_t)job->dilation * w->lanes, down = right * w->cell_columns;
+    const float *cells =
+        own->cells + ((size_t)(t.row - s->first_row) * w->cell_columns + t.column) * w->lanes;
     float *values = own->values + index / TILES * TILES * w->tile_size + index % TILES * WIDTH;
-#define CALL(N) transform_tile(N, job, w, cells, values)
-    SWITCH_POINTS(w->points, CALL)
+    const int n = w->points;
+    const float *across = job->input_transforms + (t.columns - 1) * n * n;
+    const float *along = job->input_transforms + (t.rows - 1) * n * n;
+    for (int lane = 0; lane < w->lanes; lane += WIDTH) {
+        vec a[N * N], b[N * N];
+        for (int y = 0; y < rows; y++)
+            for (int x = 0; x < columns; x++)
+                a[x * N + y] = vec_load(cells + y * down + x * right + lane);
+#define CALL(P) combine(P, rows, 1, across, n, a, b, N)
+        SWITCH_POINTS(columns, CALL)
 #undef CALL
+#define CALL(P) combine(P, columns, N, along, n, b, a, 1)
+        SWITCH_POINTS(rows, CALL)
+#undef CALL
+        for (int x = 0; x < n; x++)
+            for (int y = 0; y < n; y++)
+                vec_store(values + ((size_t)(x * n + y) * w->lanes + lane) * TILES,
+                          x < columns && y < rows ? a[x * N + y] : vec_set(0));
+    }
 }
 
 /* ---- products ---- */
@@ -337,10 +382,10 @@ static void multiply_block(int n, int n_features, const float *values, const flo
 
 /* ---- products to responses ---- */
 
-/* target[i] = sum over j of A'[i][j] source[j]. The points are 0, pairs a and -a, one more if n is
- * odd, infinity: rows of even i see a pair only through its sum, rows of odd i its difference. */
-INLINE void shorten(int n, int m, const float *matrix, const float *source, size_t source_stride,
-                    float *target, size_t target_stride)
+/* target[i] = sum over j of A'[i][j] source[j], i < m. The n points are infinity, 0, pairs a and
+ * -a, and one more if n is odd. Rows of even i see a pair through its sum, of odd i its difference. */
+INLINE void shorten(int n, int m, const float *matrix, int matrix_row, const float *source,
+                    size_t source_stride, float *target, size_t target_stride)
 {
     if (n == 1) {
         vec_store(target, vec_load(source));
@@ -350,54 +395,52 @@ INLINE void shorten(int n, int m, const float *matrix, const float *source, size
     const int n_pairs = (n - 2) / 2;
     vec even[MAX_PAIRS], odd[MAX_PAIRS];
     for (int pair = 0; pair < n_pairs; pair++) {
-        const vec plus = vec_load(source + (2 * pair + 1) * source_stride);
-        const vec minus = vec_load(source + (2 * pair + 2) * source_stride);
+        const vec plus = vec_load(source + (2 * pair + 2) * source_stride);
+        const vec minus = vec_load(source + (2 * pair + 3) * source_stride);
         even[pair] = plus + minus;
         odd[pair] = plus - minus;
     }
-    const vec zero = vec_load(source), single = vec_load(source + (n - 2) * source_stride);
-    const vec infinity = vec_load(source + (n - 1) * source_stride);
+    const vec infinity = vec_load(source), zero = vec_load(source + source_stride);
+    const vec single = vec_load(source + (n - 1) * source_stride);
     for (int i = 0; i < m; i++) {
-        const float *row = matrix + i * n;
-        vec sum = i == 0 ? zero : i == m - 1 ? infinity : vec_set(0);
+        const float *row = matrix + i * matrix_row;
+        vec sum = i == m - 1 ? infinity : vec_set(0);
+        if (i == 0)
+            sum += zero;
         if (n % 2)
-            sum = vec_fma(vec_set(row[n - 2]), single, sum);
+            sum = vec_fma(vec_set(row[n - 1]), single, sum);
         for (int pair = 0; pair < n_pairs; pair++)
-            sum = vec_fma(vec_set(row[2 * pair + 1]), i % 2 ? odd[pair] : even[pair], sum);
+            sum = vec_fma(vec_set(row[2 * pair + 2]), i % 2 ? odd[pair] : even[pair], sum);
         vec_store(target + i * target_stride, sum);
     }
 }
 
-/* half[row of tile][point of a row][tile][signature] for one point of a row. */
-INLINE void shorten_columns(int n, const wbc_encode_pool *job, const float *products, int n_tiles,
-                            float *half)
+/* half[row of tile][point of a row][tile][signature] from the products of one point of a row. */
+static void shorten_columns(const wbc_encode_pool *job, const walk *w, const float *products,
+                            const tile *tiles, int n_tiles, float *half)
 {
-    for (int i = 0; i < n_tiles * BLOCK; i += WIDTH)
-        shorten(n, job->tile, job->output_transform, products + i, TILES * BLOCK, half + i,
-                (size_t)n * TILES * BLOCK);
+    const int n = w->points;
+    for (const tile *t = tiles; t < tiles + n_tiles; t++) {
+        const float *matrix = job->output_transforms + (t->rows - 1) * job->tile * n;
+#define CALL(N)                                                                         \
+    for (int i = 0; i < BLOCK; i += WIDTH, products += WIDTH, half += WIDTH)            \
+        shorten(N, t->rows, matrix, n, products, TILES * BLOCK, half, (size_t)n * TILES * BLOCK)
+        SWITCH_POINTS(t->rows + job->taps - 1, CALL)
+#undef CALL
+    }
 }
 
 /* responses[row of tile][column of tile][WIDTH signatures] of one tile. */
-INLINE void shorten_rows(int n, const wbc_encode_pool *job, const float *half, float *responses)
+static void shorten_rows(const wbc_encode_pool *job, const walk *w, const tile *t,
+                         const float *half, float *responses)
 {
-    for (int row = 0; row < job->tile; row++)
-        shorten(n, job->tile, job->output_transform, half + (size_t)row * n * TILES * BLOCK,
-                TILES * BLOCK, responses + row * job->tile * WIDTH, WIDTH);
-}
-
-static void shorten_columns_any(const walk *w, const wbc_encode_pool *job, const float *products,
-                                int n_tiles, float *half)
-{
-#define CALL(N) shorten_columns(N, job, products, n_tiles, half)
-    SWITCH_POINTS(w->points, CALL)
-#undef CALL
-}
-
-static void shorten_rows_any(const walk *w, const wbc_encode_pool *job, const float *half,
-                             float *responses)
-{
-#define CALL(N) shorten_rows(N, job, half, responses)
-    SWITCH_POINTS(w->points, CALL)
+    const int n = w->points, m = t->columns;
+    const float *matrix = job->output_transforms + (m - 1) * job->tile * n;
+#define CALL(N)                                                                  \
+    for (int row = 0; row < t->rows; row++)                                      \
+        shorten(N, m, matrix, n, half + (size_t)row * n * TILES * BLOCK, TILES * BLOCK, \
+                responses + row * m * WIDTH, WIDTH)
+    SWITCH_POINTS(m + job->taps - 1, CALL)
 #undef CALL
 }
 
@@ -410,30 +453,27 @@ typedef struct {
 } unit;
 
 /* Turns W x into the argument of the nonlinearity. */
-static void rescale(const wbc_encode_pool *job, const buffers *own, const unit *u, tile_start start,
+static void rescale(const wbc_encode_pool *job, const buffers *own, const unit *u, const tile *t,
                     float *responses)
 {
-    const int m = job->tile;
     if (job->contrast_epsilon < 0) {
         const vec offset = u->first + u->offset;
-        for (int i = 0; i < m * m; i++)
-            vec_store(responses + i * WIDTH, vec_load(responses + i * WIDTH) + offset);
+        for (int i = 0; i < t->rows * t->columns; i++, responses += WIDTH)
+            vec_store(responses, vec_load(responses) + offset);
         return;
     }
-    for (int i = 0; i < m; i++)
-        for (int j = 0; j < m; j++) {
-            const int row = start.row + i * job->dilation, column = start.column + j * job->dilation;
-            if (row >= job->rows || column >= job->columns)
-                continue;
-            const vec contrast = vec_set(own->contrast[(size_t)row * job->columns + column]);
-            float *response = responses + (i * m + j) * WIDTH;
-            vec_store(response, vec_fma(vec_load(response) + u->first, contrast, u->offset));
+    for (int i = 0; i < t->rows; i++)
+        for (int j = 0; j < t->columns; j++, responses += WIDTH) {
+            const size_t row = t->row + i * job->dilation, column = t->column + j * job->dilation;
+            const vec contrast = vec_set(own->contrast[row * job->columns + column]);
+            vec_store(responses, vec_fma(vec_load(responses) + u->first, contrast, u->offset));
         }
 }
 
-static void activate(const wbc_encode_pool *job, const unit *u, const float *responses, float *codes)
+static void activate(const wbc_encode_pool *job, const unit *u, int n_windows,
+                     const float *responses, float *codes)
 {
-    const int end = job->tile * job->tile * WIDTH;
+    const int end = n_windows * WIDTH;
     const vec one = vec_set(1), log2e = vec_set(1.44269504f), zero = vec_set(0);
     switch (job->nonlinearity) {
     case WBC_SIGMOID:
@@ -491,23 +531,21 @@ INLINE void end_run(const wbc_encode_pool *job, size_t place, const statistics *
         vec_store(job->active + place, vec_load(job->active + place) + run->active);
 }
 
-INLINE void pool(const wbc_encode_pool *job, int sums_only, const unit *u, tile_start start,
+INLINE void pool(const wbc_encode_pool *job, int sums_only, const unit *u, const tile *t,
                  const float *responses, const float *codes)
 {
-    const int m = job->tile;
     statistics run = {0};
-    size_t place = SIZE_MAX;
-    for (int i = 0, row = start.row; i < m && row < job->rows; i++, row += job->dilation) {
-        const int first_cell = job->cell_of_row[row] * job->pool_columns;
-        for (int j = 0, column = start.column; j < m && column < job->columns;
-             j++, column += job->dilation) {
-            const vec code = vec_load(codes + (i * m + j) * WIDTH);
-            const int cell = first_cell + job->cell_of_column[column];
-            const size_t code_place = u->place + (size_t)cell * job->n_signatures;
-            if (code_place != place) {
-                if (place != SIZE_MAX)
-                    end_run(job, place, &run);
-                place = code_place;
+    size_t run_place = SIZE_MAX;
+    for (int i = 0; i < t->rows; i++) {
+        const int first_cell = job->cell_of_row[t->row + i * job->dilation] * job->pool_columns;
+        for (int j = 0; j < t->columns; j++, responses += WIDTH, codes += WIDTH) {
+            const int cell = first_cell + job->cell_of_column[t->column + j * job->dilation];
+            const size_t place = u->place + (size_t)cell * job->n_signatures;
+            const vec code = vec_load(codes);
+            if (place != run_place) {
+                if (run_place != SIZE_MAX)
+                    end_run(job, run_place, &run);
+                run_place = place;
                 run = start_run(job, place, code);
             }
             const vec change = code - run.shift;
@@ -516,24 +554,25 @@ INLINE void pool(const wbc_encode_pool *job, int sums_only, const unit *u, tile_
                 continue;
             run.square = vec_fma(change, change, run.square);
             run.max = vec_max(run.max, code);
-            const vec a = vec_load(responses + (i * m + j) * WIDTH);
+            const vec a = vec_load(responses);
             const vec strength = job->nonlinearity == WBC_SOFT_THRESHOLD ? vec_max(a, -a) : a;
             run.active += vec_greater(strength, u->threshold);
         }
     }
-    end_run(job, place, &run);
+    end_run(job, run_place, &run);
 }
 
 /* Everything after the products, for one tile and WIDTH signatures. */
-static void finish(const wbc_encode_pool *job, const buffers *own, const unit *u, tile_start start)
+static void finish(const wbc_encode_pool *job, const buffers *own, const unit *u, const tile *t)
 {
-    float *responses = own->responses, *codes = responses + job->tile * job->tile * WIDTH;
-    rescale(job, own, u, start, responses);
-    activate(job, u, responses, codes);
+    const int n_windows = t->rows * t->columns;
+    float *responses = own->responses, *codes = responses + n_windows * WIDTH;
+    rescale(job, own, u, t, responses);
+    activate(job, u, n_windows, responses, codes);
     if (job->square || job->max || job->active)
-        pool(job, 0, u, start, responses, codes);
+        pool(job, 0, u, t, responses, codes);
     else
-        pool(job, 1, u, start, responses, codes);
+        pool(job, 1, u, t, responses, codes);
 }
 
 static unit prepare_unit(const wbc_encode_pool *job, const buffers *own, size_t image, int signature)
@@ -557,33 +596,44 @@ static unit prepare_unit(const wbc_encode_pool *job, const buffers *own, size_t 
 
 /* ---- the walk ---- */
 
-/* Codes of the n_tiles tiles of a strip for one block of signatures, added to the statistics. */
+/* The number of tiles up to the last that uses point (y, x). */
+static int count_users(const wbc_encode_pool *job, const tile *tiles, int n_tiles, int y, int x)
+{
+    while (n_tiles > 0 && (tiles[n_tiles - 1].rows + job->taps - 1 <= y ||
+                           tiles[n_tiles - 1].columns + job->taps - 1 <= x))
+        n_tiles--;
+    return n_tiles;
+}
+
+/* Codes of the tiles of a strip for one block of signatures, added to the statistics. */
 static void encode_block(const wbc_encode_pool *job, const walk *w, const buffers *own,
-                         size_t image, int block, int n_tiles)
+                         size_t image, int block, const strip *s)
 {
     const int n = w->points;
-    const float *block_filters =
-        job->filters + (size_t)block * n * n * job->n_features * BLOCK;
+    const size_t values_size = (size_t)w->lanes * TILES; /* of one point, as the next */
+    const size_t filters_size = (size_t)job->n_features * BLOCK;
+    const float *filters = job->filters + (size_t)block * n * n * filters_size;
     unit units[BLOCK / WIDTH];
     for (int v = 0; v < BLOCK / WIDTH; v++)
         units[v] = prepare_unit(job, own, image, block * BLOCK + v * WIDTH);
-    for (int group = 0; group < n_tiles; group += TILES) {
-        const int count = smaller(n_tiles - group, TILES);
-        const float *values = own->values + group * w->tile_size, *filters = block_filters;
+    for (int group = 0; group < s->n_tiles; group += TILES) {
+        const tile *tiles = own->tiles + group;
+        const int count = smaller(s->n_tiles - group, TILES);
+        const float *values = own->values + group * w->tile_size;
         for (int x = 0; x < n; x++) {
-            for (int y = 0; y < n; y++) {
-                multiply_block(count, job->n_features, values, filters,
+            for (int y = 0; y < n; y++)
+                multiply_block(count_users(job, tiles, count, y, x), job->n_features,
+                               values + (x * n + y) * values_size,
+                               filters + (x * n + y) * filters_size,
                                own->products + y * TILES * BLOCK);
-                values += w->lanes * TILES;
-                filters += (size_t)job->n_features * BLOCK;
-            }
-            shorten_columns_any(w, job, own->products, count, own->half + x * TILES * BLOCK);
+            shorten_columns(job, w, own->products, tiles, count_users(job, tiles, count, 0, x),
+                            own->half + x * TILES * BLOCK);
         }
         for (int tile = 0; tile < count; tile++)
             for (int v = 0; v < BLOCK / WIDTH; v++) {
-                const int at = tile * BLOCK + v * WIDTH;
-                shorten_rows_any(w, job, own->half + at, own->responses);
-                finish(job, own, &units[v], own->tiles[group + tile]);
+                shorten_rows(job, w, &tiles[tile], own->half + tile * BLOCK + v * WIDTH,
+                             own->responses);
+                finish(job, own, &units[v], &tiles[tile]);
             }
     }
 }
@@ -598,17 +648,17 @@ static void encode_image(const wbc_encode_pool *job, const walk *w, const buffer
         for (int row = 0; row < job->rows; row++)
             measure_contrast(job, own, image, row);
     }
-    for (int strip = 0; strip < w->n_strips; strip++) {
-        const int n_tiles = list_tiles(job, w, strip, own->tiles);
+    for (int index = 0; index < w->n_strips; index++) {
+        const strip s = list_tiles(job, w, index, own->tiles);
 #pragma omp for
-        for (int row = 0; row < w->cell_rows; row++)
-            gather(job, w, own, image, strip, row);
+        for (int row = 0; row < s.cell_rows; row++)
+            gather(job, w, own, image, &s, row);
 #pragma omp for
-        for (int index = 0; index < n_tiles; index++)
-            transform(job, w, own, strip, index);
+        for (int tile = 0; tile < s.n_tiles; tile++)
+            transform(job, w, own, &s, tile);
 #pragma omp for schedule(dynamic)
         for (int block = 0; block < job->n_signatures / BLOCK; block++)
-            encode_block(job, w, own, image, block, n_tiles);
+            encode_block(job, w, own, image, block, &s);
     }
 }
 
@@ -634,12 +684,11 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads)
     for (int i = 0; i < N_SIZES; i++)
         own_size += sizes[i];
     const size_t shared_size = w.cells_size + w.values_size + w.contrast_size;
-    const size_t max_tiles = w.values_size / w.tile_size + 1;
 
     void *allocated =
         malloc(sizeof(float) * (n_teams * shared_size + n_threads * own_size) + ALIGNMENT);
     float *memory = (float *)(((uintptr_t)allocated + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
-    tile_start *tiles = malloc(n_threads * max_tiles * sizeof *tiles);
+    tile *tiles = malloc(n_threads * w.strip_tiles * sizeof *tiles);
     const int status = allocated && tiles ? WBC_OK : WBC_OUT_OF_MEMORY;
     if (status == WBC_OK) {
 #pragma omp parallel for num_threads(n_teams) schedule(dynamic)
@@ -648,7 +697,7 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads)
 #pragma omp parallel num_threads(n_members)
             {
                 const int thread = team + omp_get_thread_num();
-                buffers own = {.tiles = tiles + thread * max_tiles};
+                buffers own = {.tiles = tiles + thread * w.strip_tiles};
                 own.cells = memory + team * shared_size;
                 own.values = own.cells + w.cells_size;
                 own.contrast = own.values + w.values_size;

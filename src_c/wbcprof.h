@@ -37,12 +37,14 @@ typedef struct {
     const int32_t *cell_of_row, *cell_of_column;
     int pool_columns, n_pool_cells;
 
-    /* IN, form: F(tile, taps) over cells of cell x cell pixels that lie `dilation` windows apart */
+    /* IN, form: tiles of up to tile x tile windows from taps x taps cells of cell x cell pixels that
+     * lie `dilation` windows apart; points = tile + taps - 1, tables padded on the right and below */
     int cell, dilation, taps, tile;
-    const float *input_transform;  /* B', points x points, points = tile + taps - 1 */
-    const float *output_transform; /* A', tile x points */
+    const float *input_transforms;  /* B' by tile length - 1: tile x points x points */
+    const float *output_transforms; /* A' by tile length - 1: tile x tile x points */
     int n_features;                /* of a cell: cell * cell * channels, or of its projection */
-    const float *projection;       /* cell * cell * channels x n_features, or NULL */
+    const float *projection;       /* cell * cell * channels x n_features, rows padded with zeros
+                                    * to a multiple of 16; or NULL */
 
     /* IN, encoder */
     int n_signatures;

@@ -60,7 +60,7 @@ def test_describe_counts_products():
     description = make_encoder(20, n_signatures=1024, step=5).describe(300, 300)
     assert description["windows"] == 57 * 57
     assert description["direct_products_per_window"] == 1200
-    assert description["products_per_window"] == pytest.approx(12 * 12 * 64 * 75 / 57**2)
+    assert description["products_per_window"] == pytest.approx((57 + 12 * 3) ** 2 * 75 / 57**2)
     assert description["instruction_set"] in _core.instruction_sets()
 
 

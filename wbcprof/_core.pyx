@@ -29,8 +29,8 @@ cdef extern from "wbcprof.h" nogil:
         const int32_t *cell_of_column
         int pool_columns, n_pool_cells
         int cell, dilation, taps, tile
-        const float *input_transform
-        const float *output_transform
+        const float *input_transforms
+        const float *output_transforms
         int n_features
         const float *projection
         int n_signatures
@@ -120,9 +120,9 @@ def encode_pool(
     int dilation,
     int taps,
     int tile,
-    const float[:, ::1] input_transform,  # IN (points, points)
-    const float[:, ::1] output_transform,  # IN (tile, points)
-    const float[:, ::1] projection,  # IN (cell * cell * channels, n_features) or None
+    const float[:, :, ::1] input_transforms,  # IN (tile, points, points)
+    const float[:, :, ::1] output_transforms,  # IN (tile, tile, points)
+    const float[:, ::1] projection,  # IN (cell * cell * channels, n_features padded to 16s) or None
     const float[:, :, :, ::1] filters,  # IN (blocks, points * points, n_features, SIGNATURE_BLOCK)
     const float[:, ::1] colour,  # IN (n_signatures, channels)
     const float[::1] offset,  # IN (n_signatures,), as the next two
@@ -160,8 +160,8 @@ def encode_pool(
     job.pool_columns = pool_columns
     job.n_pool_cells = n_pool_cells
     job.cell, job.dilation, job.taps, job.tile = cell, dilation, taps, tile
-    job.input_transform = &input_transform[0, 0]
-    job.output_transform = &output_transform[0, 0]
+    job.input_transforms = &input_transforms[0, 0, 0]
+    job.output_transforms = &output_transforms[0, 0, 0]
     job.projection = NULL if projection is None else &projection[0, 0]
     job.n_features = <int>filters.shape[2]
     job.n_signatures = <int>offset.shape[0]

@@ -31,7 +31,7 @@ _COPY_PIXEL = 8  # products that take as long as copying one pixel value
 
 @dataclass(frozen=True)
 class Form:
-    """One way to compute W x: tile x tile windows at a time from taps x taps cells of pixels.
+    """One way to compute W x: up to tile x tile windows at a time from taps x taps cells of pixels.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Form:
     taps : int
         Cells along a window's side.
     tile : int
-        Windows along a tile's side; 1 only in the direct form, which has one tap.
+        Windows along the longest tile's side; 1 only in the direct form, which has one tap.
     """
 
     cell: int
@@ -60,25 +60,27 @@ class Form:
             return "direct"
         return f"F({self.tile},{self.taps}) on {self.cell} px cells"
 
-    def count_tiles(self, n_windows: int) -> int:
-        """Tiles along an axis of `n_windows` windows, over all interleaved grids."""
-        grids = range(min(self.dilation, n_windows))
-        return sum(
-            math.ceil(len(range(grid, n_windows, self.dilation)) / self.tile) for grid in grids
-        )
+    def cut(self, n_windows: int) -> tuple[int, int]:
+        """Tiles along an axis of `n_windows` windows, and the points of all of them.
+
+        Every one of the interleaved grids is cut into the same number of tiles.
+        """
+        grids = min(self.dilation, n_windows)
+        tiles = grids * math.ceil(math.ceil(n_windows / self.dilation) / self.tile)
+        return tiles, n_windows + tiles * (self.taps - 1)
 
     def count_products(self, rows: int, columns: int, features: int) -> int:
         """Multiplications per signature for a grid of windows."""
-        return self.count_tiles(rows) * self.count_tiles(columns) * self.points**2 * features
+        return self.cut(rows)[1] * self.cut(columns)[1] * features
 
     def count_work(self, rows: int, columns: int, features: int, n_signatures: int) -> float:
         """Counted work for an image, in multiplications: what the choice of a form minimises."""
-        tiles = self.count_tiles(rows) * self.count_tiles(columns)
-        positions = self.points**2
+        tiles = self.cut(rows)[0] * self.cut(columns)[0]
         reach = self.dilation * (self.taps - 1)
         copying = _COPY_PIXEL * (rows + reach) * (columns + reach) * features
         transform = 2 * tiles * self.points**3 * features
-        products = (tiles + _READ_FILTER) * positions * features
+        products = self.count_products(rows, columns, features)
+        products += _READ_FILTER * self.points**2 * features
         inverse = tiles * (self.points + self.tile) * self.points * (self.tile + 2) / 2
         return copying + transform + n_signatures * (products + inverse)
 
@@ -100,7 +102,8 @@ def cook_toom_matrices(tile: int, taps: int) -> tuple[np.ndarray, np.ndarray, np
     """Matrices of F(tile, taps), from exact rationals.
 
     ``output @ ((kernel @ w) * (input @ d))`` are the `tile` values of the correlation of the
-    tile + taps - 1 numbers d with the `taps` numbers w.
+    tile + taps - 1 numbers d with the `taps` numbers w. The points are infinity, then `_POINTS`;
+    row i of `kernel` depends on point i only, not on how many there are.
 
     Returns
     -------
@@ -108,18 +111,21 @@ def cook_toom_matrices(tile: int, taps: int) -> tuple[np.ndarray, np.ndarray, np
         (points, points), (points, taps) and (tile, points), with points = tile + taps - 1.
     """
     finite = _POINTS[: tile + taps - 2]
-    kernel, input_rows = [], []
+    input_rows = [_polynomial(finite)]
     for index, point in enumerate(finite):
         others = finite[:index] + finite[index + 1 :]
         scale = math.prod((point - other for other in others), start=Fraction(1))
-        kernel.append([point**power / scale for power in range(taps)])
-        input_rows.append([*_polynomial(others), Fraction(0)])
-    kernel.append([Fraction(power == taps - 1) for power in range(taps)])
-    input_rows.append(_polynomial(finite))
-    output = [
-        [point**power for point in finite] + [Fraction(power == tile - 1)] for power in range(tile)
-    ]
+        input_rows.append([c / scale for c in _polynomial(others)] + [Fraction(0)])
+    kernel = [_powers(point, taps) for point in [None, *finite]]
+    output = np.transpose([_powers(point, tile) for point in [None, *finite]])
     return tuple(np.array(rows, dtype=np.float64) for rows in (input_rows, kernel, output))
+
+
+def _powers(point: Fraction | None, n: int) -> list[Fraction]:
+    """point**0 to point**(n - 1); for infinity, None, only the highest power counts."""
+    if point is None:
+        return [Fraction(0)] * (n - 1) + [Fraction(1)]
+    return [point**power for power in range(n)]
 
 
 def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
@@ -157,8 +163,8 @@ class Approximation:
 class _Prepared:
     """Transformed filters of one form, as the kernel reads them."""
 
-    input_transform: np.ndarray
-    output_transform: np.ndarray
+    input_transforms: np.ndarray  # by tile length - 1, padded
+    output_transforms: np.ndarray  # likewise
     projection: np.ndarray | None
     filters: np.ndarray
 
@@ -474,7 +480,7 @@ class Encoder:
             return self._prepared[form]
 
     def _transform_filters(self, form: Form) -> _Prepared:
-        input_transform, kernel, output_transform = cook_toom_matrices(form.tile, form.taps)
+        _, kernel, _ = cook_toom_matrices(form.tile, form.taps)
         excess = form.taps * form.cell - self.patch
         filters = np.pad(self._pad(self._filters), ((0, 0), (0, excess), (0, excess), (0, 0)))
         cells = filters.reshape(
@@ -487,7 +493,7 @@ class Encoder:
         )
         n_pixels = form.cell**2 * self.channels
         shape = len(cells), form.points**2, self._count_features(form), _core.SIGNATURE_BLOCK
-        packed = np.empty(shape, np.float32)
+        packed = _empty_aligned(shape)
         for block, target in zip(cells, packed, strict=True):  # s y i x j -> (x y) (i j) s
             columns = np.tensordot(kernel, block, (1, 1))  # y s i x j
             points = np.tensordot(kernel, columns, (1, 3))  # x y s i j
@@ -497,13 +503,16 @@ class Encoder:
             target[...] = points
         projection = None
         if self.approximation is not None:
-            projection = np.ascontiguousarray(self.approximation.analysis, dtype=np.float32)
-        return _Prepared(
-            input_transform.astype(np.float32),
-            output_transform.astype(np.float32),
-            projection,
-            packed,
-        )
+            analysis = self.approximation.analysis.astype(np.float32)
+            projection = np.pad(analysis, ((0, 0), (0, -analysis.shape[1] % 16)))
+        input_transforms = np.zeros((form.tile, form.points, form.points), np.float32)
+        output_transforms = np.zeros((form.tile, form.tile, form.points), np.float32)
+        for tile in range(1, form.tile + 1):
+            input_transform, _, output_transform = cook_toom_matrices(tile, form.taps)
+            points = tile + form.taps - 1
+            input_transforms[tile - 1, :points, :points] = input_transform
+            output_transforms[tile - 1, :tile, :points] = output_transform
+        return _Prepared(input_transforms, output_transforms, projection, packed)
 
     def _run(
         self,
@@ -540,8 +549,8 @@ class Encoder:
                 form.dilation,
                 form.taps,
                 form.tile,
-                prepared.input_transform,
-                prepared.output_transform,
+                prepared.input_transforms,
+                prepared.output_transforms,
                 prepared.projection,
                 prepared.filters,
                 self._colour,
@@ -649,6 +658,15 @@ class _Statistics:
         else:
             values = getattr(self, name)
         return values.astype(np.float32, copy=False)
+
+
+def _empty_aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Uninitialised float32 array that starts at a cache line: no vector load straddles two."""
+    line = 64
+    size = math.prod(shape) * 4
+    memory = np.empty(size + line, np.uint8)
+    start = -memory.ctypes.data % line
+    return memory[start : start + size].view(np.float32).reshape(shape)
 
 
 def _group(values: np.ndarray, level: int) -> np.ndarray:
