@@ -272,7 +272,7 @@ class _Learner:
         prediction_error = prediction - codes
         residual = self._product(prediction, self.signatures) - x
         terms = {
-            "reconstruction": 0.5 * _energy(sparse @ self.signatures - x),
+            "reconstruction": 0.5 * _energy(self._product(codes, self.signatures) - x),
             "sparsity": psd.alpha * np.abs(sparse.data).sum(),
             "prediction": 0.5 * psd.kappa * _energy(prediction_error),
             "error_prediction": _energy(residual),
@@ -307,16 +307,16 @@ class _Learner:
         """
         energy = np.diagonal(self._A)
         dead = energy <= _DEAD_ENERGY * np.median(energy)
-        cosine = self._product(self.signatures, self.signatures.T)
-        if not self._psd.positive:
-            cosine = np.abs(cosine)
-        # Of two alike, the one with less energy goes (the later one where they have the same).
-        rank = np.empty(len(energy), np.intp)
-        rank[np.argsort(-energy, kind="stable")] = np.arange(len(energy))
-        duplicate = ((cosine > _DUPLICATE_COSINE) & (rank[:, None] > rank)).any(axis=1) & ~dead
         chosen = np.flatnonzero(dead)
         if duplicates:
-            chosen = np.concatenate([chosen, np.flatnonzero(duplicate)])
+            cosine = self._product(self.signatures, self.signatures.T)
+            if not self._psd.positive:
+                cosine = np.abs(cosine)
+            # Of two alike, the one with less energy goes (of equals, the later one).
+            rank = np.empty(len(energy), np.intp)
+            rank[np.argsort(-energy, kind="stable")] = np.arange(len(energy))
+            alike = ((cosine > _DUPLICATE_COSINE) & (rank[:, None] > rank)).any(axis=1) & ~dead
+            chosen = np.concatenate([chosen, np.flatnonzero(alike)])
         chosen = chosen[: max(1, int(_MAX_REPLACED * len(energy)))]
         if len(chosen) == 0:
             return
@@ -329,7 +329,7 @@ class _Learner:
                 self.signatures[j] = residual[i] / norms[i]
                 self._A[j] = self._A[:, j] = self._C[j] = 0
         self._replaced["dead_replaced"] += int(dead[chosen].sum())
-        self._replaced["duplicates_replaced"] += int(duplicate[chosen].sum())
+        self._replaced["duplicates_replaced"] += int((~dead[chosen]).sum())
 
 
 class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -344,7 +344,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         of 1. Half of the paper's lambda.
     kappa : float, default=0.1
         Weight of the prediction term; 0 learns codes first and foremost, and the encoder follows.
-    rho : float, default=0.1
+    rho : float, default=1.0
         Weight of the prediction's own task, to rebuild the patch sparsely, in the encoder's step.
     positive : bool, default=True
         Non-negative codes: with mean pooling, signed codes cancel between patches.
@@ -400,7 +400,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         *,
         alpha: float = 0.05,
         kappa: float = 0.1,
-        rho: float = 0.1,
+        rho: float = 1.0,
         positive: bool = True,
         encoder: str = "rectified",
         preprocessing: str = "dataset_mean",
