@@ -48,7 +48,7 @@ class Model:
     levels: tuple[int, ...] = (1,)
     parameters: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    history: list[list[dict[str, float]]] = field(default_factory=list)
+    history: list[list[dict[str, float]]] = field(default_factory=list, repr=False)
     classifier: TypeClassifier | None = None
 
     def __post_init__(self):
