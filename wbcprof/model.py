@@ -17,7 +17,7 @@ from .profiles import Profiles, feature_names
 if TYPE_CHECKING:
     from .classify import TypeClassifier
 
-_BATCH_BYTES = 32 << 20  # images profiled in one kernel call
+_BATCH_BYTES = 8 << 20  # images profiled in one kernel call
 _TILE_ROWS = 2048  # windows coded at a time where codes are kept
 
 
