@@ -91,7 +91,7 @@ class Profiler(TransformerMixin, BaseEstimator):
         kappa: float = 0.1,
         n_patches: int = 50_000,
         max_iter: int = 100,
-        tol: float = 1e-3,
+        tol: float = 3e-3,
         stack: Sequence[Mapping[str, Any]] = (),
         random_state: int = 0,
         n_threads: int | None = None,
