@@ -294,6 +294,7 @@ def profile(
     *,
     labels: Sequence[str] | None = None,
     inference: str = "feedforward",
+    tolerance: float | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Profiles:
     """Profiles of images under a model; see `Model.profile`."""
