@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn.base import clone
 
 from wbcprof.layer import activate
-from wbcprof.psd import PSD, encoder_gradient, update_signatures
+from wbcprof import _core, reference
+from wbcprof.psd import PSD, encoder_gradient
 from wbcprof.sparse import sparse_code
 
 NONLINEARITIES = ("rectified", "sigmoid", "tanh", "soft_threshold")
@@ -33,32 +35,55 @@ def fitted(patches):
 # ---- theory ----
 
 
-@pytest.mark.parametrize("h", [7, 64, 150])
-def test_signature_update_never_raises_the_objective_and_stays_on_the_sphere(h):
-    rng = np.random.default_rng(h)
-    X, Z = rng.normal(size=(400, 30)), np.maximum(rng.normal(size=(400, h)) - 1, 0)
+def compiled_update(B, A, C, n_threads=1):
+    signatures = B.astype(np.float32)
+    scratch = np.empty((2, 64, B.shape[1]), np.float32)
+    _core.update_signatures(
+        signatures, A.astype(np.float32), C.astype(np.float32), *scratch, n_threads
+    )
+    return signatures
+
+
+def test_signature_update_never_raises_the_objective_and_stays_on_the_sphere():
+    rng = np.random.default_rng(0)
+    X, Z = rng.normal(size=(400, 30)), np.maximum(rng.normal(size=(400, 50)) - 1, 0)
     Z[:, 3] = 0
-    B = unit_rows(rng, h, 30)
+    B = unit_rows(rng, 50, 30)
     idle = B[3].copy()
     losses = [np.sum((X - Z @ B) ** 2)]
     for _ in range(4):
-        update_signatures(B, Z.T @ Z, Z.T @ X)
+        reference.update_signatures(B, Z.T @ Z, Z.T @ X)
         losses.append(np.sum((X - Z @ B) ** 2))
     assert (np.diff(losses) <= 1e-9 * losses[0]).all() and losses[-1] < losses[0]
     np.testing.assert_allclose(np.linalg.norm(B, axis=1), 1)
     np.testing.assert_array_equal(B[3], idle)
 
 
-def test_signature_update_is_the_textbook_sweep():
-    rng = np.random.default_rng(1)
-    h = 130
-    X, Z, B = rng.normal(size=(300, 20)), rng.normal(size=(300, h)), unit_rows(rng, h, 20)
-    A, C, expected = Z.T @ Z, Z.T @ X, B.copy()
-    for j in range(h):
-        u = C[j] - A[j] @ expected + A[j, j] * expected[j]
-        expected[j] = u / np.linalg.norm(u)
-    update_signatures(B, A, C)
-    np.testing.assert_allclose(B, expected, atol=1e-10)
+@pytest.mark.parametrize(("h", "m"), [(1, 1), (7, 30), (64, 128), (150, 300)])
+def test_compiled_signature_update_agrees_with_its_twin(h, m):
+    rng = np.random.default_rng(h)
+    X, Z = rng.normal(size=(300, m)), np.maximum(rng.normal(size=(300, h)) - 0.5, 0)
+    Z[:, h // 2] = 0 if h > 1 else Z[:, 0]
+    B = unit_rows(rng, h, m)
+    A, C = Z.T @ Z, Z.T @ X
+    found = compiled_update(B, A, C)
+    np.testing.assert_array_equal(found, compiled_update(B, A, C, n_threads=3))
+    expected = B.copy()
+    reference.update_signatures(expected, A, C)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_sparse_statistics_and_residual_are_the_dense_products():
+    rng = np.random.default_rng(4)
+    Z = csr_array(np.maximum(rng.normal(size=(90, 150)) - 1, 0).astype(np.float32))
+    X = rng.normal(size=(90, 40)).astype(np.float32)
+    B = unit_rows(rng, 150, 40).astype(np.float32)
+    A, C, R = np.ones((150, 150), np.float32), np.ones((150, 40), np.float32), X.copy()
+    _core.add_statistics(Z.indptr, Z.indices, Z.data, X, A, C, 2)
+    _core.subtract_rebuilt(Z.indptr, Z.indices, Z.data, B, R, 2)
+    np.testing.assert_allclose(A, 1 + (Z.T @ Z).toarray(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(C, 1 + Z.T @ X, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(R, X - Z @ B, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.7])
@@ -88,7 +113,7 @@ def test_encoder_gradient_agrees_with_finite_differences(nonlinearity, rho):
     a, s = forward(encoder)
     F = encoder["gain"] * s
     gradient = encoder_gradient(
-        encoder, inputs, a, s, F - Z, F @ B - X, B,
+        encoder, inputs, a, s, F - Z, (F @ B - X) @ B.T,
         nonlinearity=nonlinearity, alpha=alpha, kappa=kappa, rho=rho,
     )  # fmt: skip
     assert gradient.keys() == encoder.keys()
@@ -177,22 +202,21 @@ def test_dead_and_duplicate_signatures_are_replaced_and_counted(patches):
     psd = PSD(40, max_iter=1, random_state=0).fit(patches)
     learner, x = psd._learner, psd.preprocessing_.apply(patches)[0]
     learner.signatures[7] = learner.signatures[3]
-    learner._A[7, 7], learner._A[3, 3] = 1e3, 2e3
-    learner._A[11] = learner._A[:, 11] = 0
+    learner.A[7, 7], learner.A[3, 3] = 1e3, 2e3
+    learner.A[11] = learner.A[:, 11] = 0
     before = learner.signatures.copy()
     learner.take_replaced()
-    codes = np.zeros((len(x), 40), np.float32)
-    learner._replace(x, codes, duplicates=True)  # one at a time: 3 % of 40, the dead first
+    learner._replace(x, duplicates=True)  # one at a time: 3 % of 40, the dead first
     assert (learner.signatures[11] != before[11]).any()
     assert learner.take_replaced() == {"dead_replaced": 1, "duplicates_replaced": 0}
-    learner._A[11, 11] = 1e3
+    learner.A[11, 11] = 1e3
     for _ in range(40):
-        learner._replace(x, codes, duplicates=True)
-        np.fill_diagonal(learner._A, np.maximum(np.diagonal(learner._A), 1e3))
+        learner._replace(x, duplicates=True)
+        np.fill_diagonal(learner.A, np.maximum(np.diagonal(learner.A), 1e3))
     changed = (learner.signatures != before).any(axis=1)
     assert changed[7] and not changed[3]
     assert learner.take_replaced()["duplicates_replaced"] >= 1
-    learner._replace(x, codes, duplicates=False)
+    learner._replace(x, duplicates=False)
     assert learner.take_replaced() == {"dead_replaced": 0, "duplicates_replaced": 0}
     np.testing.assert_allclose(np.linalg.norm(learner.signatures, axis=1), 1, atol=1e-5)
 
