@@ -1,5 +1,10 @@
 """Learning: block steps, gradients, estimator behaviour."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -7,6 +12,7 @@ from sklearn.base import clone
 
 from wbcprof.layer import activate
 from wbcprof import _core, reference
+from wbcprof.patches import PatchStream, pixel_table
 from wbcprof.psd import PSD, encoder_gradient
 from wbcprof.sparse import sparse_code
 
@@ -235,6 +241,144 @@ def test_clone_and_feature_names(fitted, patches):
     assert names.tolist() == [f"psd{i}" for i in range(16)]
 
 
+# ---- interrupted learning ----
+
+LEARNING = dict(n_components=16, batch_size=200, random_state=3, n_threads=1, tol=0.0)
+FIT_AND_DIE = """
+import os, signal, sys
+import numpy as np
+import wbcprof.psd as psd
+
+write = psd.write_checkpoint
+
+def write_and_die(*args):
+    write(*args)
+    if len(args[2]["history"]) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+psd.write_checkpoint = write_and_die
+parameters = eval(sys.argv[3])
+psd.PSD(**parameters, checkpoint=sys.argv[2]).fit(np.load(sys.argv[1]))
+"""
+
+
+def learnt(psd):
+    arrays = [psd.components_, psd.encoder_weights_, psd.encoder_bias_, psd.encoder_gain_]
+    history = [{k: v for k, v in entry.items() if k != "seconds"} for entry in psd.history_]
+    return arrays, history
+
+
+def assert_same_model(a, b):
+    (arrays_a, history_a), (arrays_b, history_b) = learnt(a), learnt(b)
+    for x, y in zip(arrays_a, arrays_b, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert history_a == history_b
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
+def test_killed_fit_continues_to_the_same_bits(patches, tmp_path):
+    np.save(tmp_path / "patches.npy", patches)
+    file = tmp_path / "learning.checkpoint"
+    parameters = {**LEARNING, "max_iter": 6}
+    child = subprocess.run(
+        [sys.executable, "-c", FIT_AND_DIE, tmp_path / "patches.npy", file, repr(parameters)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL
+    resumed = PSD(**parameters, checkpoint=file).fit(patches)
+    whole = PSD(**parameters).fit(patches)
+    assert_same_model(resumed, whole)
+    assert [path.name for path in tmp_path.glob("*checkpoint*")] == [file.name]
+    again = PSD(**parameters, checkpoint=file).fit(patches)  # done: nothing is learnt
+    assert_same_model(again, whole)
+
+
+@pytest.mark.parametrize("encoder", NONLINEARITIES)
+@pytest.mark.parametrize("preprocessing", ["none", "contrast"])
+def test_learning_in_two_parts_gives_the_same_bits(patches, tmp_path, encoder, preprocessing):
+    parameters = {**LEARNING, "encoder": encoder, "preprocessing": preprocessing, "whiten": True}
+    file = tmp_path / "state"
+    PSD(**parameters, max_iter=2, checkpoint=file).fit(patches)
+    resumed = PSD(**parameters, max_iter=4, checkpoint=file).fit(patches)
+    assert_same_model(resumed, PSD(**parameters, max_iter=4).fit(patches))
+
+
+def test_checkpoint_of_another_fit_is_refused(patches, tmp_path):
+    file = tmp_path / "state"
+    parameters = {**LEARNING, "max_iter": 2, "checkpoint": file}
+    PSD(**parameters).fit(patches)
+    with pytest.raises(ValueError, match=r"of another fit: alpha was 0.05, now it is 0.1"):
+        PSD(**{**parameters, "alpha": 0.1}).fit(patches)
+    other = patches.copy()
+    other[5, 5] += 1
+    with pytest.raises(ValueError, match="of another fit: content of the patches"):
+        PSD(**parameters).fit(other)
+    with pytest.raises(ValueError, match=r"past max_iter \(1\): it holds 2"):
+        PSD(**{**parameters, "max_iter": 1}).fit(patches)
+    with pytest.raises(ValueError, match="random_state must be an integer for a checkpoint"):
+        PSD(**{**parameters, "random_state": None}).fit(patches)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"{}" * 40])
+def test_damaged_checkpoint_is_named(patches, tmp_path, content):
+    file = tmp_path / "state"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"state' is damaged or not a checkpoint"):
+        PSD(**LEARNING, checkpoint=file).fit(patches)
+
+
+# ---- patches drawn as they are needed ----
+
+
+def stream(images, n_patches, memory_budget):
+    return PatchStream(lambda: iter(images), len(images), 3, n_patches, 0, TABLE, memory_budget)
+
+
+TABLE = pixel_table("inverted")
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(9)
+    return [np.kron(rng.integers(0, 256, (8, 8, 3), np.uint8), np.ones((3, 3, 1), np.uint8))
+            for _ in range(6)]  # fmt: skip
+
+
+def test_patches_within_the_budget_are_drawn_once(images):
+    kept = stream(images, 100, 27 * 100)
+    assert kept.n_rounds == 1
+    (first,), (second,) = kept.rounds(0), kept.rounds(5)
+    assert first is second and first.shape == kept.shape == (100, 27)
+
+
+def test_patches_beyond_the_budget_are_drawn_anew_in_rounds_that_fit(images):
+    drawn = stream(images, 100, 27 * 30)
+    rounds = [[rows.levels for rows in drawn.rounds(index)] for index in (0, 1, 0)]
+    assert [len(levels) for levels in rounds[0]] == [25] * 4
+    assert (rounds[0][0] != rounds[0][1]).any() and (rounds[0][0] != rounds[1][0]).any()
+    for levels, again in zip(rounds[0], rounds[2], strict=True):
+        np.testing.assert_array_equal(levels, again)
+
+
+def test_streamed_learning_resumes_and_does_not_depend_on_threads(images, tmp_path):
+    parameters = dict(n_components=8, batch_size=100, random_state=0, tol=0.0)
+    whole = PSD(**parameters, max_iter=3, n_threads=2).fit(stream(images, 600, 27 * 200))
+    file = tmp_path / "state"
+    PSD(**parameters, max_iter=1, checkpoint=file).fit(stream(images, 600, 27 * 200))
+    resumed = PSD(**parameters, max_iter=3, checkpoint=file).fit(stream(images, 600, 27 * 200))
+    assert_same_model(resumed, whole)
+    with pytest.raises(ValueError, match=r"of another fit: rounds was 3, now it is 1"):
+        PSD(**parameters, checkpoint=file).fit(stream(images, 600, 1 << 20))
+
+
+def test_a_budget_below_a_patch_or_the_signatures_is_refused(images):
+    with pytest.raises(ValueError, match=r"must hold a patch at least \(27 bytes\), got 26"):
+        stream(images, 100, 26)
+    with pytest.raises(ValueError, match=r"at most the number of patches in memory \(10\)"):
+        PSD(16).fit(stream(images, 100, 27 * 10))
+
+
 # ---- bad input ----
 
 
@@ -265,9 +409,19 @@ def test_nan_and_infinite_patches_are_refused(patches, bad):
         PSD(4).fit(broken)
 
 
-def test_all_zero_patches_are_refused():
+@pytest.mark.parametrize("value", [0.0, 0.3])
+@pytest.mark.parametrize("preprocessing", ["dataset_mean", "patch_mean", "contrast"])
+def test_patches_without_signal_are_refused(value, preprocessing):
     with pytest.raises(ValueError, match="hold no signal"):
-        PSD(4).fit(np.zeros((50, 27)))
+        PSD(4, preprocessing=preprocessing).fit(np.full((50, 27), value))
+
+
+def test_constant_patches_among_others_do_no_harm(patches):
+    mixed = np.concatenate([patches[:200], np.full((200, 27), 0.3, np.float32)])
+    for preprocessing in ("patch_mean", "contrast"):
+        psd = PSD(8, preprocessing=preprocessing, max_iter=2, random_state=0).fit(mixed)
+        assert np.isfinite(psd.components_).all() and np.isfinite(psd.encoder_weights_).all()
+        np.testing.assert_allclose(np.linalg.norm(psd.components_, axis=1), 1, atol=1e-5)
 
 
 def test_codes_of_another_width_are_refused(fitted):
