@@ -155,7 +155,10 @@ def peak_bytes() -> int:
 def child(*arguments) -> dict | None:
     """Run this script in a process of its own; None where it cannot (a peer is missing)."""
     done = subprocess.run(
-        [sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, __file__, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         print(f"left out: {done.stderr.strip().splitlines()[-1]}")

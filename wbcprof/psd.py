@@ -8,11 +8,10 @@ paper's objective is twice this, its lambda is 2 alpha.) Patches are visited in 
 1. is coded: Z = argmin J, all else fixed;
 2. moves the encoder down the gradient of kappa/2 ||Z - F||^2 + rho (1/2 ||X - F B||^2 +
    beta ||F||_1), by Adam in whitened coordinates of the input, which fold into W;
-3. every second batch, moves each signature in turn to the exact optimum of 1/2 ||X - Z B||^2 +
-   rho/2 ||X - F B||^2, from decayed statistics of Z, F and X.
+3. every second batch, moves each signature in turn to its exact optimum, from decayed statistics
+   of Z and X.
 
-The terms in rho hold the prediction to the task of the codes, to rebuild the patch sparsely: they
-are not in the paper's objective, which rho = 0 restores.
+The term in rho holds the prediction to the task of the codes: to rebuild the patch, sparsely.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from . import __version__, _core
+from .checkpoint import check_identity, read_checkpoint, write_checkpoint
 from .encoder import NONLINEARITIES
 from .layer import activate
-from .checkpoint import check_identity, read_checkpoint, write_checkpoint
 from .patches import PatchRows, PatchStream, Preprocessing
 from .sparse import gram_matrix, sparse_code
 from .threads import blas_threads, product, resolve_threads
@@ -46,8 +45,9 @@ _MIN_ENCODER_KAPPA = 0.1  # with kappa = 0 the encoder still follows the codes
 _SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
 _UPDATE_BLOCK = 64
 _UPDATE_EVERY = 2
-_SHRINK = {"rectified": 0.5, "sigmoid": 0.5, "tanh": 0.25, "soft_threshold": 0.1}  # of alpha, in
+_SHRINK = {"rectified": 0.1, "sigmoid": 0.5, "tanh": 0.5, "soft_threshold": 0.1}  # of alpha, in
 # what the prediction pays for its l1 norm
+_START_THRESHOLD = 0.1  # of alpha, before the gain is taken in
 _LEARNER_ARRAYS = ("signatures", "A", "C", "mean", "whitener")
 _PREPROCESSING_ARRAYS = ("mean", "whitener", "unwhitener")
 _FREE_PARAMETERS = {"max_iter", "tol", "n_threads", "verbose", "checkpoint"}  # on resuming
@@ -212,7 +212,7 @@ class _Learner:
         )
 
     def _whiten(self, rows: np.ndarray) -> None:
-        """u = (x - mean) whitener: the encoder's problem is well conditioned in u."""
+        """u = (x - mean) whitener: the encoder's problem is well conditioned, and small, in u."""
         self.mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         centred = rows - self.mean
         covariance = self._product(centred.T, centred).astype(np.float64) / len(rows)
@@ -249,7 +249,7 @@ class _Learner:
             "gain": gain,
         }
         if nonlinearity == "soft_threshold":
-            self.encoder["threshold"] = np.full(h, self._psd.alpha / 2, np.float32)
+            self.encoder["threshold"] = np.full(h, _START_THRESHOLD * self._psd.alpha, np.float32)
         if nonlinearity in ("rectified", "soft_threshold"):
             # Best gain for each signature, <Z, S> / <S, S>, taken into what it multiplies.
             s = activate(
@@ -329,8 +329,8 @@ class _Learner:
         }
         gradient = encoder_gradient(
             encoder, u, a, s, prediction_error, pull,
-            nonlinearity=psd.encoder, alpha=_SHRINK[psd.encoder] * psd.alpha, kappa=max(psd.kappa, _MIN_ENCODER_KAPPA),
-            rho=psd.rho, n_threads=psd.n_threads,
+            nonlinearity=psd.encoder, alpha=_SHRINK[psd.encoder] * psd.alpha,
+            kappa=max(psd.kappa, _MIN_ENCODER_KAPPA), rho=psd.rho, n_threads=psd.n_threads,
         )  # fmt: skip
         self._adam.step(encoder, gradient, rate)
         if psd.encoder == "soft_threshold":
@@ -339,10 +339,6 @@ class _Learner:
             np.maximum(encoder["gain"], 1e-4, out=encoder["gain"])
         self._gather(codes, x)
         if self._n_gathered == _UPDATE_EVERY:
-            if psd.rho:
-                weighted = np.float32(_UPDATE_EVERY * psd.rho) * prediction.T
-                self.A += self._product(weighted, prediction)
-                self.C += self._product(weighted, x)
             self._update()
             self._replace(residual, duplicates=False)
         return {name: float(value) for name, value in terms.items()}
