@@ -10,8 +10,8 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.base import clone
 
-from wbcprof.layer import activate
 from wbcprof import _core, reference
+from wbcprof.layer import activate
 from wbcprof.patches import PatchStream, pixel_table
 from wbcprof.psd import PSD, encoder_gradient
 from wbcprof.sparse import sparse_code

@@ -44,7 +44,9 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dic
         ) from error
 
 
-def check_identity(path: str | os.PathLike, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def check_identity(
+    path: str | os.PathLike, found: dict[str, Any], expected: dict[str, Any]
+) -> None:
     """Refuse a checkpoint of other parameters or patches, naming what differs."""
     differing = [name for name in expected if found.get(name) != expected[name]]
     if differing:

@@ -235,7 +235,8 @@ class Profiler(TransformerMixin, BaseEstimator):
             yield model.code_map(cell.pixels, n_threads=self.n_threads)
 
     def _check_parameters(self) -> None:
-        for name in ("n_signatures", "patch_size", "step", "n_patches", "max_iter", "memory_budget"):
+        positive = ("n_signatures", "patch_size", "step", "n_patches", "max_iter", "memory_budget")
+        for name in positive:
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")

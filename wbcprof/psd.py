@@ -7,8 +7,9 @@ paper's objective is twice this, its lambda is 2 alpha.) Patches are visited in 
 
 1. is coded: Z = argmin J, all else fixed;
 2. moves the encoder down the gradient of kappa/2 ||Z - F||^2 + rho (1/2 ||X - F B||^2 +
-   alpha ||F||_1), by Adam in whitened coordinates of the input, which fold into W;
-3. moves each signature in turn to its exact optimum, from decayed statistics of Z and X.
+   beta ||F||_1), by Adam in whitened coordinates of the input, which fold into W;
+3. every second batch, moves each signature in turn to its exact optimum, from decayed statistics
+   of Z and X.
 
 The term in rho holds the prediction to the task of the codes: to rebuild the patch, sparsely.
 """
@@ -28,9 +29,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from . import __version__, _core
+from .checkpoint import check_identity, read_checkpoint, write_checkpoint
 from .encoder import NONLINEARITIES
 from .layer import activate
-from .checkpoint import check_identity, read_checkpoint, write_checkpoint
 from .patches import PatchRows, PatchStream, Preprocessing
 from .sparse import gram_matrix, sparse_code
 from .threads import blas_threads, product, resolve_threads
@@ -44,15 +45,13 @@ _MIN_ENCODER_KAPPA = 0.1  # with kappa = 0 the encoder still follows the codes
 _SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
 _UPDATE_BLOCK = 64
 _UPDATE_EVERY = 2
+_SHRINK = {"rectified": 0.1, "sigmoid": 0.5, "tanh": 0.5, "soft_threshold": 0.1}  # of alpha, in
+# what the prediction pays for its l1 norm
+_START_THRESHOLD = 0.1  # of alpha, before the gain is taken in
 _LEARNER_ARRAYS = ("signatures", "A", "C", "mean", "whitener")
 _PREPROCESSING_ARRAYS = ("mean", "whitener", "unwhitener")
 _FREE_PARAMETERS = {"max_iter", "tol", "n_threads", "verbose", "checkpoint"}  # on resuming
-_BETA = 1.0
-_EXACT_G = False
-_GAIN_PATCHES = 5000
-_FIT_F = False
-_ZCA = False
-_KEEP = 0.999
+_INPUT_ENERGY = 0.999  # of the encoder's input, kept in its leading directions
 _WARM_PASSES, _WARM_BATCH = 2, 1500  # over the sample, for the signatures alone
 _RATE_DECAY = 0.3  # of the learning rate, per iteration
 _RIDGE = 1e-1  # of the variance of the whitened input
@@ -213,18 +212,15 @@ class _Learner:
         )
 
     def _whiten(self, rows: np.ndarray) -> None:
-        """u = (x - mean) whitener: the encoder's problem is well conditioned in u."""
+        """u = (x - mean) whitener: the encoder's problem is well conditioned, and small, in u."""
         self.mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         centred = rows - self.mean
         covariance = self._product(centred.T, centred).astype(np.float64) / len(rows)
         values, vectors = np.linalg.eigh(covariance)
         floor = _INPUT_WHITENING_FLOOR * max(values.mean(), np.finfo(np.float32).tiny)
         root = np.sqrt(np.maximum(values, 0) + floor)
-        if _ZCA:
-            self.whitener = ((vectors / root) @ vectors.T).astype(np.float32)
-            return
-        kept = np.cumsum(np.maximum(values[::-1], 0))
-        k = 1 + int(np.searchsorted(kept, _KEEP * kept[-1]))
+        energy = np.cumsum(np.maximum(values[::-1], 0))
+        k = 1 + int(np.searchsorted(energy, _INPUT_ENERGY * energy[-1]))
         self.whitener = np.ascontiguousarray((vectors / root)[:, ::-1][:, :k], np.float32)
 
     def _regress(self, rows: np.ndarray) -> None:
@@ -253,7 +249,7 @@ class _Learner:
             "gain": gain,
         }
         if nonlinearity == "soft_threshold":
-            self.encoder["threshold"] = np.full(h, self._psd.alpha / 2, np.float32)
+            self.encoder["threshold"] = np.full(h, _START_THRESHOLD * self._psd.alpha, np.float32)
         if nonlinearity in ("rectified", "soft_threshold"):
             # Best gain for each signature, <Z, S> / <S, S>, taken into what it multiplies.
             s = activate(
@@ -333,47 +329,19 @@ class _Learner:
         }
         gradient = encoder_gradient(
             encoder, u, a, s, prediction_error, pull,
-            nonlinearity=psd.encoder, alpha=_BETA * psd.alpha, kappa=max(psd.kappa, _MIN_ENCODER_KAPPA),
-            rho=psd.rho, n_threads=psd.n_threads,
+            nonlinearity=psd.encoder, alpha=_SHRINK[psd.encoder] * psd.alpha,
+            kappa=max(psd.kappa, _MIN_ENCODER_KAPPA), rho=psd.rho, n_threads=psd.n_threads,
         )  # fmt: skip
         self._adam.step(encoder, gradient, rate)
         if psd.encoder == "soft_threshold":
             np.maximum(encoder["threshold"], 0, out=encoder["threshold"])
         if psd.encoder == "sigmoid":
             np.maximum(encoder["gain"], 1e-4, out=encoder["gain"])
-        if _FIT_F:
-            root = np.float32(np.sqrt(psd.rho))
-            self.A += psd.rho * self._product(prediction.T, prediction)
-            self.C += psd.rho * self._product(prediction.T, x)
         self._gather(codes, x)
         if self._n_gathered == _UPDATE_EVERY:
             self._update()
             self._replace(residual, duplicates=False)
         return {name: float(value) for name, value in terms.items()}
-
-    def solve_gain(self, x: np.ndarray) -> None:
-        """Move the gains to their joint optimum, signs kept.
-
-        (rho (S'S) o (BB') + kappa diag(S'S)) g = rho (diag(S'XB') - alpha S'1) + kappa diag(S'Z)
-        """
-        psd, encoder = self._psd, self.encoder
-        kappa = max(psd.kappa, _MIN_ENCODER_KAPPA)
-        u = self._product(x - self.mean, self.whitener)
-        a = self._product(u, encoder["weights"].T) + encoder["bias"]
-        s = activate(psd.encoder, a, encoder.get("threshold"))
-        codes = self._code(x, psd.kappa, encoder["gain"] * s).toarray()
-        normal = self._product(s.T, s).astype(np.float64)
-        own = np.diagonal(normal).copy()
-        gram = gram_matrix(self.signatures, 0.0, psd.n_threads)[:, : len(own)]
-        normal *= psd.rho * gram
-        products = self._product(x, self.signatures.T)
-        right = np.einsum("ij,ij->j", s, psd.rho * products + kappa * codes, dtype=np.float64)
-        right -= psd.rho * _BETA * psd.alpha * np.abs(s).sum(axis=0)
-        ridge = 1e-2 * own.mean()
-        normal[np.diag_indices(len(own))] += kappa * own + ridge
-        right += ridge * encoder["gain"]
-        gain = np.linalg.solve(normal, right)
-        encoder["gain"][:] = np.maximum(gain, 1e-4)
 
     def take_replaced(self) -> dict[str, int]:
         """How many signatures were replaced since this was last asked."""
@@ -666,8 +634,6 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 terms = learner.step(self.preprocessing_.apply(batch)[0], rate)
                 sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
             n += len(rows)
-            if _EXACT_G:
-                learner.solve_gain(self.preprocessing_.apply(rows[order[:_GAIN_PATCHES]])[0])
             del rows
         energy = sums.pop("energy")
         entry = {name: value / n for name, value in sums.items()}
