@@ -118,6 +118,34 @@ def test_missing_folder_and_missing_output_folder(folder, model_file, tmp_path, 
     assert "does not exist" in complain(["profile", model_file, folder, "-o", target], capsys)
 
 
+def test_outputs_are_checked_before_the_work(folder, model_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("wbcprof.images.open_images", lambda *a, **k: pytest.fail("worked first"))
+    assert "does not exist" in complain(["fit", folder, "-o", tmp_path / "no" / "m"], capsys)
+    assert "is a folder" in complain(["fit", folder, "-o", tmp_path], capsys)
+    target = tmp_path / "t.xlsx"
+    assert ".csv or .parquet" in complain(["profile", model_file, folder, "-o", target], capsys)
+    target = tmp_path / "no" / "e.json"
+    assert "does not exist" in complain(["evaluate", folder, "--json", target], capsys)
+
+
+def test_loose_images_beside_the_types_do_not_spoil_the_classifier(cells, tmp_path):
+    from PIL import Image
+
+    mixed = write_folder(cells, tmp_path / "mixed")
+    Image.fromarray(cells.images[0]).save(mixed / "loose.png")
+    assert main(["fit", str(mixed), "-o", str(tmp_path / "m"), *LEARN]) == 0
+    assert wbcprof.load(tmp_path / "m").classifier is not None
+
+
+def test_interrupt_exits_with_130_and_leaves_nothing(folder, tmp_path, monkeypatch, capsys):
+    def interrupt(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wbcprof.profiler.fit", interrupt)
+    assert main(["fit", str(folder), "-o", str(tmp_path / "m"), *LEARN]) == 130
+    assert "interrupted" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_damaged_model(folder, tmp_path, capsys):
     (tmp_path / "m").write_bytes(b"\xff" * 50)
     error = complain(["profile", tmp_path / "m", folder, "-o", tmp_path / "t.csv"], capsys)

@@ -36,6 +36,14 @@ def test_output_has_the_permissions_of_a_plain_file(tmp_path):
     assert (tmp_path / "replaced").stat().st_mode == plain.stat().st_mode
 
 
+def test_a_folder_or_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in ((".", "is a folder"), ("pipe", "not a regular file")):
+        with pytest.raises(ValueError, match=message), replacing(tmp_path / name):
+            pass
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"folder .*nowhere.* does not exist"):
         with replacing(tmp_path / "nowhere" / "x"):

@@ -163,7 +163,7 @@ def test_objective_falls_and_history_adds_up(fitted):
 
 def test_prediction_rebuilds_nearly_as_well_as_optimal_codes(fitted):
     last = fitted.history_[-1]
-    assert last["error_prediction"] < last["error_optimal"] + 0.1
+    assert last["error_inferred"] < last["error_optimal"] + 0.1
 
 
 @pytest.mark.parametrize("encoder", NONLINEARITIES)
@@ -393,6 +393,9 @@ def test_a_budget_below_a_patch_or_the_signatures_is_refused(images):
         ({"preprocessing": "zca"}, "preprocessing must be one of"),
         ({"n_components": 2000}, r"n_components \(2000\) must be at most the number of patches"),
         ({"max_iter": 0}, "max_iter must be an integer >= 1"),
+        ({"encoder": "tanh"}, r"encoder must be one of \('rectified', 'sigmoid'\) where positive"),
+        ({"positive": False}, r"encoder must be one of \('tanh', 'soft_threshold'\)"),
+        ({"positive": "no"}, "positive must be True or False, got 'no'"),
         ({"batch_size": 1.5}, "batch_size must be an integer >= 1, got 1.5"),
     ],
 )
@@ -411,9 +414,20 @@ def test_nan_and_infinite_patches_are_refused(patches, bad):
 
 @pytest.mark.parametrize("value", [0.0, 0.3])
 @pytest.mark.parametrize("preprocessing", ["dataset_mean", "patch_mean", "contrast"])
+def test_partial_fit_of_another_width_is_refused(patches):
+    psd = PSD(4, random_state=0).partial_fit(patches[:200])
+    with pytest.raises(ValueError, match="features"):
+        psd.partial_fit(patches[:200, :20])
+
+
 def test_patches_without_signal_are_refused(value, preprocessing):
     with pytest.raises(ValueError, match="hold no signal"):
         PSD(4, preprocessing=preprocessing).fit(np.full((50, 27), value))
+
+
+def test_patches_too_large_for_a_covariance_are_refused():
+    with pytest.raises(ValueError, match="at most 8192 values"):
+        PSD(2).fit(np.ones((3, 9000)))
 
 
 def test_constant_patches_among_others_do_no_harm(patches):

@@ -28,7 +28,7 @@ def real_model(sample):
 
 def test_signatures_rebuild_real_cells(real_model, sample):
     last = real_model.history[0][-1]
-    assert last["error_optimal"] < 0.25 and last["error_prediction"] < 0.4
+    assert last["error_optimal"] < 0.25 and last["error_inferred"] < 0.4
     path = sample[0][5]
     (cell,) = open_images([path])
     for inference, limit in (("feedforward", 25), ("sparse", 15)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 import time
 import warnings
@@ -23,7 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     try:
         options.run(options)
-    except (ValueError, OSError, ImportError, MemoryError) as error:
+    except BrokenPipeError:
+        # The reader of the output has what it wanted; nothing is left to flush to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         print(f"wbcprof {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -161,7 +165,7 @@ def _learning_parameters(options) -> dict:
         "step": options.step,
         "max_iter": options.max_iter,
         "n_patches": options.patches,
-        "pools": tuple(options.pools.split(",")),
+        "pools": tuple(pool.strip() for pool in options.pools.split(",")),
         "n_threads": options.threads,
     }
 
@@ -191,8 +195,10 @@ def _say(text: str) -> None:
 
 
 def _fit(options) -> None:
+    from .files import check_output
     from .profiler import fit
 
+    check_output(options.output)
     _say(f"learning {options.signatures} signatures from {options.images}")
     model = fit(
         options.images,
@@ -207,14 +213,17 @@ def _fit(options) -> None:
     last = model.history[0][-1]
     _say(
         "relative reconstruction error: "
-        f"{last['error_prediction']:.3f} from inferred codes, "
+        f"{last['error_inferred']:.3f} from inferred codes, "
         f"{last['error_optimal']:.3f} from optimal codes"
     )
-    if profiles.labels is not None and len(set(profiles.labels)) > 1:
+    labels = profiles.labels or []
+    known = [index for index, label in enumerate(labels) if label is not None]
+    types = [labels[index] for index in known]
+    if len(set(types)) > 1:
         from .classify import TypeClassifier
 
-        model.classifier = TypeClassifier().fit(profiles.values, profiles.labels)
-        _say(f"classifier trained on {len(profiles)} labelled images")
+        model.classifier = TypeClassifier().fit(profiles.values[known], types)
+        _say(f"classifier trained on the {len(known)} of {len(profiles)} images that have a type")
     else:
         _say("no classifier: the images have no types, or one only")
     model.save(options.output)
@@ -222,8 +231,10 @@ def _fit(options) -> None:
 
 
 def _profile(options) -> None:
+    from .profiles import check_table
     from .storage import load
 
+    check_table(options.output)
     profiles = load(options.model).profile(
         options.images,
         step=options.step,
@@ -239,9 +250,11 @@ def _profile(options) -> None:
 
 
 def _classify(options) -> None:
-    from .files import replacing
+    from .files import check_output, replacing
     from .storage import load
 
+    if options.output is not None:
+        check_output(options.output)
     model = load(options.model)
     if model.classifier is None:
         raise ValueError(
@@ -264,14 +277,20 @@ def _classify(options) -> None:
     if options.output is None:
         write(sys.stdout)
         return
-    with replacing(options.output) as temporary, open(temporary, "w", newline="") as stream:
+    with (
+        replacing(options.output) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         write(stream)
     _say(f"{len(profiles)} images classified: {options.output}")
 
 
 def _evaluate(options) -> None:
     from .classify import evaluate
+    from .files import check_output
 
+    if options.json is not None:
+        check_output(options.json)
     parameters = _learning_parameters(options)
     if options.model is not None:
         from .storage import load

@@ -345,7 +345,13 @@ class Encoder:
         return statistics.pool(pool)
 
     def approximate(
-        self, images: np.ndarray, tolerance: float, *, pools: Sequence[str] = ("mean",)
+        self,
+        images: np.ndarray,
+        tolerance: float,
+        *,
+        pools: Sequence[str] = ("mean",),
+        levels: Sequence[int] = (1,),
+        n_threads: int | None = None,
     ) -> Encoder:
         """An encoder that is faster by projecting cells of pixels onto fewer directions.
 
@@ -359,13 +365,18 @@ class Encoder:
             A sample of the images to come, all of one size; a few tens are enough.
         tolerance : float
             Largest allowed ``norm(approximate - exact) / norm(exact)`` of the profiles.
-        pools
+        pools, levels, n_threads
             Of these profiles, as in `encode_pool`.
 
         Returns
         -------
         Encoder
             Its `approximation` states the error measured on `images`.
+
+        Raises
+        ------
+        ValueError
+            The images have no profile to be near to, or no projection reaches the tolerance.
         """
         if not 0 < tolerance < 1:
             raise ValueError(f"tolerance must be between 0 and 1, got {tolerance!r}")
@@ -374,20 +385,29 @@ class Encoder:
             raise ValueError("images must hold at least one image, got none")
         cell = self.choose_form(*images.shape[1:3]).cell
         analysis, synthesis = self._rank_directions(images, cell)
-        exact = self.encode_pool(images, pools=pools)
+        options = {"pools": pools, "levels": levels, "n_threads": n_threads}
+        exact = self.encode_pool(images, **options)
+        norm = float(np.linalg.norm(exact))
+        if norm == 0:
+            raise ValueError("tolerance needs sample images whose profiles are not zero")
 
         def project(n_directions: int) -> Encoder:
             encoder = copy.copy(self)
             encoder._forms = {k: form for k, form in self._forms.items() if form.cell == cell}
             basis = analysis[:, :n_directions], synthesis[:, :n_directions]
             encoder.approximation = Approximation(cell, *basis, tolerance, math.nan)
-            difference = encoder.encode_pool(images, pools=pools) - exact
-            error = float(np.linalg.norm(difference) / max(np.linalg.norm(exact), 1e-30))
+            difference = encoder.encode_pool(images, **options) - exact
+            error = float(np.linalg.norm(difference)) / norm
             encoder.approximation = Approximation(cell, *basis, tolerance, error)
             return encoder
 
         few, enough = 0, analysis.shape[1]
         best = project(enough)
+        if best.approximation.relative_error > tolerance:
+            raise ValueError(
+                f"tolerance must be at least {best.approximation.relative_error:.1e}, what float32 "
+                f"reaches on these images, got {tolerance!r}; leave it out for exact profiles"
+            )
         while enough - few > 1:
             middle = (few + enough) // 2
             candidate = project(middle)

@@ -9,6 +9,29 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def check_output(path: str | os.PathLike) -> Path:
+    """The path of an output that can be written: worth asking before long work.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder of `path` does not exist.
+    ValueError
+        `path` is a folder, or a device or pipe, which moving a file onto it would replace.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"the folder {str(target.parent)!r} of the output {target.name!r} does not exist; "
+            "create it first"
+        )
+    if target.is_dir():
+        raise ValueError(f"the output {str(target)!r} is a folder; name a file in it")
+    if target.exists() and not target.is_file():
+        raise ValueError(f"the output {str(target)!r} is not a regular file")
+    return target
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it to `path` on success.
@@ -17,15 +40,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
     Raises
     ------
-    FileNotFoundError
-        The folder of `path` does not exist.
+    FileNotFoundError, ValueError
+        See `check_output`.
     """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"the folder {str(target.parent)!r} of the output {target.name!r} does not exist; "
-            "create it first"
-        )
+    target = check_output(path)
     # The suffix is kept: writers choose their format by it.
     descriptor, name = tempfile.mkstemp(
         dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix

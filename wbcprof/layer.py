@@ -29,7 +29,7 @@ def activate(nonlinearity: str, a: np.ndarray, threshold: np.ndarray | None) -> 
     return np.sign(a) * np.maximum(np.abs(a) - threshold, 0)
 
 
-@dataclass
+@dataclass(eq=False)
 class Layer:
     """Signatures, encoder and preprocessing of one layer.
 

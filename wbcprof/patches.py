@@ -20,6 +20,13 @@ PREPROCESSING = ("none", "dataset_mean", "patch_mean", "contrast")
 PIXEL_INPUTS = ("raw", "inverted", "optical_density")
 
 
+def positive_integer(name: str, value) -> int:
+    """`value` as an int, or a ValueError that names it where it is no integer above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return int(value)
+
+
 def pixel_table(pixel_input: str) -> np.ndarray:
     """Value of each of the 256 grey levels under a pixel input.
 
@@ -83,7 +90,7 @@ def sample_patches(
     patch_size : int
         Side of a patch, px.
     n_patches : int
-        Patches in all; the first ``n_patches % n_images`` images give one more than the others.
+        Patches in all; shares differ by one at most, and larger ones are spread evenly.
     random_state : int
         Seed. What is drawn from image i depends on the seed, i, the draw and the number asked of
         it alone.
@@ -94,14 +101,13 @@ def sample_patches(
     -------
     ndarray of shape (n_patches, patch_size**2 * channels), dtype of the images
     """
-    share, extra = divmod(n_patches, n_images)
     patches = None
     filled = 0
     for index, image in enumerate(images):
         if patches is None:
             shape = (n_patches, patch_size, patch_size, image.shape[2])
             patches = np.empty(shape, dtype=image.dtype)
-        count = share + (index < extra)
+        count = (index + 1) * n_patches // n_images - index * n_patches // n_images
         rng = np.random.default_rng((random_state, index, draw))
         view = windows(image, patch_size, 1)
         rows = rng.integers(view.shape[0], size=count)
@@ -111,7 +117,7 @@ def sample_patches(
     return patches[:filled].reshape(filled, -1)
 
 
-@dataclass
+@dataclass(eq=False)
 class PatchRows:
     """Patch rows kept as grey levels, a quarter of the memory; ``rows[index]`` gives their values.
 
@@ -202,7 +208,7 @@ class PatchStream:
         return self._held[1]
 
 
-@dataclass
+@dataclass(eq=False)
 class Preprocessing:
     """What happens to a patch before it is coded; fitted on the training patches.
 

@@ -15,8 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 from . import __version__
 from .images import ImageSource, open_images
 from .layer import Layer
-from .model import Model
-from .patches import PatchStream, pixel_table
+from .model import Model, smallest_side
+from .patches import PatchStream, pixel_table, positive_integer
 from .profiles import Profiles
 from .psd import PSD
 
@@ -148,9 +148,15 @@ class Profiler(TransformerMixin, BaseEstimator):
         """
         started = time.perf_counter()
         self._check_parameters()
-        source = open_images(images, min_size=self.patch_size)
+        sizes = [(s["patch_size"], s["step"]) for s in self._stack_settings()]
+        regions = [s["region"] for s in self._stack_settings()]
+        steps = [(self.patch_size, self.step), *sizes]
+        min_size = smallest_side(
+            [(*step, region) for step, region in zip(steps, [*regions, 1], strict=True)]
+        )
+        source = open_images(images, min_size=min_size)
         if source.n_hint is None:
-            source = open_images([cell.pixels for cell in source], min_size=self.patch_size)
+            source = open_images([cell.pixels for cell in source], min_size=min_size)
         model = Model([], self.pools, self.levels)
         self.psd_ = []
 
@@ -161,8 +167,7 @@ class Profiler(TransformerMixin, BaseEstimator):
             model, source, pixels, self.n_patches, self.n_signatures, self.patch_size, self.step,
             self.pixel_input,
         )  # fmt: skip
-        for settings in self.stack:
-            settings = {**_STACK_DEFAULTS, **settings}
+        for settings in self._stack_settings():
             model.layers[-1].region = settings["region"]
             self._learn_layer(
                 model, source, lambda: self._code_maps(model, source), settings["n_patches"],
@@ -234,29 +239,45 @@ class Profiler(TransformerMixin, BaseEstimator):
         for cell in source:
             yield model.code_map(cell.pixels, n_threads=self.n_threads)
 
+    def _stack_settings(self) -> list[dict[str, int]]:
+        return [{**_STACK_DEFAULTS, **settings} for settings in self.stack]
+
     def _check_parameters(self) -> None:
         positive = ("n_signatures", "patch_size", "step", "n_patches", "max_iter", "memory_budget")
         for name in positive:
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            positive_integer(name, getattr(self, name))
+        seed = self.random_state
+        if (
+            isinstance(seed, bool)
+            or not isinstance(seed, int | np.integer)
+            or not 0 <= seed < 2**32
+        ):
+            raise ValueError(f"random_state must be an integer from 0 to 2**32 - 1, got {seed!r}")
         if self.step > self.patch_size:
             raise ValueError(
                 f"step must be at most the patch size ({self.patch_size} px), so that every pixel "
                 f"is seen; got {self.step}"
             )
         for settings in self.stack:
-            unknown = set(settings) - set(_STACK_DEFAULTS)
+            unknown = (
+                settings if isinstance(settings, str) else set(settings) - set(_STACK_DEFAULTS)
+            )
             if unknown:
                 raise ValueError(
                     f"a stacked layer takes the keys {sorted(_STACK_DEFAULTS)}, "
                     f"got {sorted(unknown)}"
                 )
+            for name, value in settings.items():
+                positive_integer(f"{name} of a stacked layer", value)
 
     def transform(self, images) -> np.ndarray:
-        """Profiles of shape (n_images, n_features), float32; see `Model.profile`."""
+        """Profiles of shape (n_images, n_features), float32; see `Model.profile`.
+
+        An image that cannot be read is an error here, since rows must match the images one by one.
+        """
         check_is_fitted(self)
-        return self.model_.profile(images, n_threads=self.n_threads).values
+        source = open_images(images, min_size=self.model_.min_size, on_error="raise")
+        return self.model_.profile(source, n_threads=self.n_threads).values
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
         """Names of the features of a profile."""
@@ -314,11 +335,17 @@ def profile(
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Profiles:
     """Profiles of images under a model; see `Model.profile`."""
+    if not isinstance(model, Model):
+        raise TypeError(
+            "model must be a Model, as wbcprof.fit or wbcprof.load gives it, "
+            f"got {type(model).__name__}"
+        )
     return model.profile(
         images,
         labels=labels,
         step=step,
         inference=inference,
+        tolerance=tolerance,
         n_threads=n_threads,
         progress=progress,
     )

@@ -6,12 +6,13 @@ import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .files import replacing
+from .files import check_output, replacing
 
 ID_COLUMN = "Metadata_ImageId"
 LABEL_COLUMN = "Metadata_Label"
@@ -36,7 +37,26 @@ def feature_names(n_signatures: int, pools: Sequence[str], levels: Sequence[int]
     return names
 
 
-@dataclass
+def check_table(path: str | os.PathLike) -> None:
+    """Check, before long work, that a table can be written to `path`.
+
+    Raises
+    ------
+    FileNotFoundError
+        Its folder does not exist.
+    ValueError
+        Its suffix is neither ``.csv`` nor ``.parquet``, or it is no regular file.
+    ImportError
+        ``.parquet`` is asked for where pandas or pyarrow is not installed.
+    """
+    suffix = check_output(path).suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise ValueError(f"profiles are saved as .csv or .parquet, got {str(path)!r}")
+    if suffix == ".parquet" and not (find_spec("pandas") and find_spec("pyarrow")):
+        raise ImportError("parquet needs pandas and pyarrow: pip install 'wbcprof[tables]'")
+
+
+@dataclass(eq=False)
 class Profiles:
     """Profiles of a set of cells.
 
@@ -84,14 +104,12 @@ class Profiles:
 
         Raises
         ------
-        ValueError
-            Another suffix.
+        FileNotFoundError, ValueError, ImportError
+            See `check_table`.
         """
-        suffix = Path(path).suffix.lower()
-        if suffix not in (".csv", ".parquet"):
-            raise ValueError(f"profiles are saved as .csv or .parquet, got {str(path)!r}")
+        check_table(path)
         with replacing(path) as temporary:
-            if suffix == ".parquet":
+            if Path(path).suffix.lower() == ".parquet":
                 self.to_pandas().to_parquet(temporary, index=False)
             else:
                 self._write_csv(temporary)
@@ -99,7 +117,7 @@ class Profiles:
     def _write_csv(self, path: Path) -> None:
         has_labels = self.labels is not None
         labels = self.labels if has_labels else [None] * len(self)
-        with open(path, "w", newline="", encoding="utf-8") as stream:
+        with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
             writer = csv.writer(stream)
             writer.writerow([ID_COLUMN] + [LABEL_COLUMN] * has_labels + self.feature_names)
             for image_id, label, row in zip(self.ids, labels, self.values, strict=True):

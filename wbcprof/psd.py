@@ -56,6 +56,7 @@ _WARM_PASSES, _WARM_BATCH = 2, 1500  # over the sample, for the signatures alone
 _RATE_DECAY = 0.3  # of the learning rate, per iteration
 _RIDGE = 1e-1  # of the variance of the whitened input
 _REPORT_PATCHES = 4000
+_MAX_FEATURES = 8192
 _INPUT_WHITENING_FLOOR = 0.1  # of the mean eigenvalue of the encoder's input
 
 
@@ -396,7 +397,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     rho : float, default=1.0
         Weight of the prediction's own task, to rebuild the patch sparsely, in the encoder's step.
     positive : bool, default=True
-        Non-negative codes: with mean pooling, signed codes cancel between patches.
+        Non-negative codes: with mean pooling, signed codes cancel between patches. They go with
+        the encoders "rectified" and "sigmoid", signed ones with "tanh" and "soft_threshold".
     encoder : {"rectified", "sigmoid", "tanh", "soft_threshold"}, default="rectified"
         s in F = g * s(X W' + b).
     preprocessing : {"none", "dataset_mean", "patch_mean", "contrast"}, default="dataset_mean"
@@ -599,6 +601,15 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"random_state must be an integer for a checkpoint, got {self.random_state!r}"
             )
+        if type(self.positive) is not bool:
+            raise ValueError(f"positive must be True or False, got {self.positive!r}")
+        one_sided = self.encoder in ("rectified", "sigmoid")
+        if one_sided != self.positive:
+            fitting = ("rectified", "sigmoid") if self.positive else ("tanh", "soft_threshold")
+            raise ValueError(
+                f"encoder must be one of {fitting} where positive={self.positive}, so that its "
+                f"codes have the sign of those it predicts; got {self.encoder!r}"
+            )
         if isinstance(X, PatchRows | PatchStream):
             self.n_features_in_ = X.shape[1]
         else:
@@ -607,6 +618,11 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"n_components ({self.n_components}) must be at most the number of patches in "
                 f"memory ({len(_first_round(X))})"
+            )
+        if self.n_features_in_ > _MAX_FEATURES:
+            raise ValueError(
+                f"patches must have at most {_MAX_FEATURES} values, since learning needs their "
+                f"covariance, got {self.n_features_in_}; use smaller patches or images"
             )
         return X
 
@@ -640,6 +656,11 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         entry["objective"] = entry["reconstruction"] + entry["sparsity"] + entry["prediction"]
         entry["error_codes"] = float(np.sqrt(2 * sums["reconstruction"] / energy))
         entry["error_prediction"] = float(np.sqrt(sums["error_prediction"] / energy))
+        if not np.isfinite(entry["objective"] + entry["error_prediction"]):
+            raise ValueError(
+                f"learning diverged in iteration {len(self.history_) + 1}: use a learning_rate "
+                f"below {self.learning_rate}"
+            )
         entry |= learner.take_replaced()
         entry["seconds"] = time.perf_counter() - started
         return entry
@@ -652,7 +673,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.encoder_weights_ = encoder["weights"] @ learner.whitener.T
         self.encoder_bias_ = encoder["bias"] - self.encoder_weights_ @ learner.mean
         self.encoder_gain_ = encoder["gain"].copy()
-        self.encoder_threshold_ = encoder.get("threshold")
+        self.encoder_threshold_ = encoder["threshold"].copy() if "threshold" in encoder else None
         self.n_iter_ = len(self.history_)
         first = _first_round(X)
         spread = np.linspace(0, len(first) - 1, min(len(first), _REPORT_PATCHES)).astype(int)
@@ -662,7 +683,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ).codes
         energy = np.linalg.norm(rows)
         self.history_[-1] |= {
-            "error_prediction": float(
+            "error_inferred": float(
                 np.linalg.norm(rows - self._predict(rows) @ self.components_) / energy
             ),
             "error_optimal": float(np.linalg.norm(rows - optimal @ self.components_) / energy),

@@ -168,6 +168,9 @@ def _build(document: dict, arrays: dict[str, np.ndarray]) -> Model:
         layers.append(layer)
     if not layers:
         raise ValueError("the model has no layers")
+    for name, kind in {"parameters": dict, "provenance": dict, "history": list}.items():
+        if not isinstance(document[name], kind):
+            raise ValueError(f"{name} must be a JSON {kind.__name__}")
     model = Model(
         layers,
         document["pools"],
@@ -207,9 +210,17 @@ def _check_layer(index: int, layer: Layer) -> None:
         value = getattr(layer, name)
         if type(value) is not int or not 1 <= value <= 1 << 20:
             raise ValueError(f"layer {index}: {name} must be a positive integer, got {value!r}")
-    for name in ("alpha", "kappa"):
-        if not math.isfinite(getattr(layer, name)) or getattr(layer, name) < 0:
-            raise ValueError(f"layer {index}: {name} must be finite and >= 0")
+    preprocessing = layer.preprocessing
+    positive = {
+        "alpha": layer.alpha, "scale": preprocessing.scale, "epsilon": preprocessing.epsilon,
+        "kappa": layer.kappa or 1.0,
+    }  # fmt: skip
+    for name, value in positive.items():
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise ValueError(f"layer {index}: {name} must be positive and finite, got {value!r}")
+    for name, value in {"positive": layer.positive, "whiten": preprocessing.whiten}.items():
+        if type(value) is not bool:
+            raise ValueError(f"layer {index}: {name} must be true or false, got {value!r}")
     h, m = len(layer.signatures), layer.patch_size**2 * layer.channels
     expected = {
         **{name: (h, m) for name in ("signatures", "weights")},
