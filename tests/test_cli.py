@@ -41,6 +41,12 @@ def test_profile_writes_a_table(model_file, folder, tmp_path, cells):
     np.testing.assert_array_equal(values, wbcprof.load(model_file).profile(folder).values)
 
 
+def test_profile_with_a_tolerance_states_the_error(model_file, folder, tmp_path, capsys):
+    arguments = ["profile", model_file, folder, "-o", tmp_path / "t.csv", "--tolerance", "0.01"]
+    assert main([str(a) for a in arguments]) == 0
+    assert "relative error of the profiles" in capsys.readouterr().err
+
+
 def test_classify_names_types_with_probabilities(model_file, folder, capsys):
     assert main(["classify", str(model_file), str(folder)]) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))

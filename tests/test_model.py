@@ -62,6 +62,17 @@ def test_sparse_inference_pools_optimal_codes(model, cells):
     assert (codes == 0).mean() > 0.5
 
 
+def test_tolerance_bounds_and_states_the_error(model, cells):
+    exact = model.profile(cells.images).values
+    approximate = model.profile(cells.images, tolerance=1e-2)
+    error = np.linalg.norm(approximate.values - exact) / np.linalg.norm(exact)
+    assert 0 < error <= 2e-2 and approximate.metadata["tolerance"] == 1e-2
+    assert approximate.metadata["relative_error"] == pytest.approx(error, rel=1e-3)
+    assert "tolerance" not in model.profile(cells.images[:1]).metadata
+    with pytest.raises(ValueError, match="tolerance is for feed-forward profiles"):
+        model.profile(cells.images, tolerance=1e-2, inference="sparse")
+
+
 def test_a_stacked_layer_reads_the_code_maps_of_the_first(cells):
     stack = [{"n_signatures": 9, "patch_size": 2, "region": 3, "n_patches": 400}]
     model = small(cells, stack=stack)

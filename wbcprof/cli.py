@@ -87,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         default="feedforward",
         help="codes by the encoder (default) or optimal sparse codes",
     )
+    profile.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="E",
+        help="allow this relative error of the profiles for speed, such as 1e-3; default: exact",
+    )
     _add_threads(profile)
 
     classify = command(
@@ -234,10 +240,13 @@ def _profile(options) -> None:
         options.images,
         step=options.step,
         inference=options.inference,
+        tolerance=options.tolerance,
         n_threads=options.threads,
         progress=_Progress("profiling"),
     )
     profiles.save(options.output)
+    if options.tolerance is not None:
+        _say(f"relative error of the profiles: {profiles.metadata['relative_error']:.1e}")
     _say(f"{len(profiles)} profiles of {profiles.values.shape[1]} features: {options.output}")
 
 

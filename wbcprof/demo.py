@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .files import replacing
+
 N_PER_TYPE = 40
 LEARNING = {"n_signatures": 256, "patch_size": 16, "step": 4, "n_patches": 15_000, "max_iter": 6}
 REPEATS = 5
@@ -44,7 +46,8 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     say(f"evaluating: half-half protocol, {REPEATS} repeats, signatures learnt on each half")
     evaluation = evaluate(images, labels, repeats=REPEATS, n_threads=n_threads, **LEARNING)
     text = f"Generated cells, not real data.\n\n{evaluation.to_text()}\n"
-    (folder / "evaluation.txt").write_text(text)
+    with replacing(folder / "evaluation.txt") as temporary:
+        temporary.write_text(text)
     evaluation.to_json(folder / "evaluation.json")
     say(text)
 
@@ -78,4 +81,5 @@ def _draw(folder, model, profiles, evaluation, images, order) -> None:
     }
     for name, picture in pictures.items():
         picture.figure.suptitle("Generated cells, not real data", fontsize=8, color="0.4")
-        picture.figure.savefig(folder / f"{name}.png", dpi=150)
+        with replacing(folder / f"{name}.png") as temporary:
+            picture.figure.savefig(temporary, dpi=150)

@@ -60,11 +60,11 @@ class Layer:
         that the next layer reads.
     """
 
-    signatures: np.ndarray
-    weights: np.ndarray
-    bias: np.ndarray
-    gain: np.ndarray
-    threshold: np.ndarray | None
+    signatures: np.ndarray = field(repr=False)
+    weights: np.ndarray = field(repr=False)
+    bias: np.ndarray = field(repr=False)
+    gain: np.ndarray = field(repr=False)
+    threshold: np.ndarray | None = field(repr=False)
     nonlinearity: str
     preprocessing: Preprocessing
     patch_size: int

@@ -17,7 +17,7 @@ from .profiles import Profiles, feature_names
 if TYPE_CHECKING:
     from .classify import TypeClassifier
 
-_BATCH_BYTES = 32 << 20  # images profiled in one kernel call
+_BATCH_BYTES = 8 << 20  # images profiled in one kernel call
 _TILE_ROWS = 2048  # windows coded at a time where codes are kept
 
 
@@ -48,7 +48,7 @@ class Model:
     levels: tuple[int, ...] = (1,)
     parameters: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    history: list[list[dict[str, float]]] = field(default_factory=list)
+    history: list[list[dict[str, float]]] = field(default_factory=list, repr=False)
     classifier: TypeClassifier | None = None
 
     def __post_init__(self):
@@ -93,6 +93,7 @@ class Model:
         labels: Sequence[str] | None = None,
         step: int | None = None,
         inference: str = "feedforward",
+        tolerance: float | None = None,
         n_threads: int | None = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> Profiles:
@@ -108,6 +109,10 @@ class Model:
             Distance between windows, px; the model's own by default.
         inference : {"feedforward", "sparse"}
             Codes predicted by the encoder, in one fused pass; or optimal sparse codes, slower.
+        tolerance : float, optional
+            Allow this relative error of the profiles, ``norm(approximate - exact) / norm(exact)``
+            over the first images, for speed: cells of pixels are projected onto as few directions
+            as keep it. The metadata of the profiles state the error measured. Exact by default.
         n_threads : int, optional
             See `wbcprof.threads.resolve_threads`.
         progress : callable, optional
@@ -126,11 +131,19 @@ class Model:
             raise ValueError(f"inference must be 'feedforward' or 'sparse', got {inference!r}")
         if step is not None and (not isinstance(step, int | np.integer) or step < 1):
             raise ValueError(f"step must be a positive integer, got {step!r}")
+        if tolerance is not None and (len(self.layers) > 1 or inference != "feedforward"):
+            raise ValueError("tolerance is for feed-forward profiles of one-layer models")
         source = open_images(images, labels, min_size=self.min_size)
+        encoder = self.layers[-1].encoder(step if len(self.layers) == 1 else None)
+        metadata = {"inference": inference, "step": step or self.layers[0].step, **self.provenance}
         values, ids, known_labels = [], [], []
         for batch in _batches(source):
             pixels = np.stack([cell.pixels for cell in batch])
-            values.append(self._profile_batch(pixels, step, inference, n_threads))
+            if tolerance is not None and not values:
+                encoder = encoder.approximate(pixels, tolerance, pools=self.pools)
+                metadata["tolerance"] = tolerance
+                metadata["relative_error"] = encoder.approximation.relative_error
+            values.append(self._profile_batch(pixels, encoder, step, inference, n_threads))
             ids += [cell.image_id for cell in batch]
             known_labels += [cell.label for cell in batch]
             if progress is not None:
@@ -140,13 +153,12 @@ class Model:
             self.feature_names,
             ids,
             known_labels if any(label is not None for label in known_labels) else None,
-            {"inference": inference, "step": step or self.layers[0].step, **self.provenance},
+            metadata,
         )
 
-    def _profile_batch(self, images, step, inference, n_threads) -> np.ndarray:
-        last = self.layers[-1]
+    def _profile_batch(self, images, encoder, step, inference, n_threads) -> np.ndarray:
+        """Profiles of images (n, H, W, 3); `encoder` is that of the last layer."""
         maps = self._code_maps(images, self.layers[:-1], step, n_threads)
-        encoder = last.encoder(step if len(self.layers) == 1 else None)
         if inference == "feedforward":
             return encoder.encode_pool(
                 maps, pools=self.pools, levels=self.levels, n_threads=n_threads
@@ -154,7 +166,7 @@ class Model:
         return np.stack(
             [
                 pool_codes(
-                    self._codes(last, map_, encoder.step, inference, n_threads),
+                    self._codes(self.layers[-1], map_, encoder.step, inference, n_threads),
                     self.pools,
                     self.levels,
                 )

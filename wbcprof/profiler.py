@@ -91,7 +91,7 @@ class Profiler(TransformerMixin, BaseEstimator):
         kappa: float = 0.1,
         n_patches: int = 50_000,
         max_iter: int = 100,
-        tol: float = 1e-3,
+        tol: float = 3e-3,
         stack: Sequence[Mapping[str, Any]] = (),
         random_state: int = 0,
         n_threads: int | None = None,
@@ -294,6 +294,7 @@ def profile(
     *,
     labels: Sequence[str] | None = None,
     inference: str = "feedforward",
+    tolerance: float | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Profiles:
     """Profiles of images under a model; see `Model.profile`."""

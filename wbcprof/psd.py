@@ -361,8 +361,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         what they rebuild), and by 1 + 0.3 t in iteration t.
     max_iter : int, default=100
         Passes over the patches at most.
-    tol : float, default=1e-3
-        Learning ends when the objective has fallen by less than this fraction in each of three
+    tol : float, default=3e-3
+        Learning ends when the objective has fallen by less than this fraction in each of two
         iterations in succession.
     random_state : int, RandomState instance or None, default=None
     n_threads : int, optional
@@ -408,7 +408,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         batch_size: int = 1000,
         learning_rate: float = 0.1,
         max_iter: int = 100,
-        tol: float = 1e-3,
+        tol: float = 3e-3,
         random_state=None,
         n_threads: int | None = None,
         verbose: bool = False,
@@ -458,7 +458,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 if self.verbose:
                     print(_describe(len(self.history_), entry), flush=True)
                 still = still + 1 if previous - entry["objective"] < self.tol * previous else 0
-                if still == 3:
+                if still == 2:
                     break
             self._finish(X)
         return self
