@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from . import __version__, figures
-from .compare import differential_count, differential_signatures, explain_calls
+from .compare import DifferentialCount, differential_count, differential_signatures, explain_calls
 from .files import replacing
 from .images import Cell, open_images
 from .model import Model
@@ -116,6 +116,14 @@ class _Cells:
     thumbnails: list[np.ndarray]
     quality: int
     examples: dict[int, np.ndarray]  # pixels
+
+    @property
+    def names(self) -> list[str]:
+        """Ids; of absolute paths, what is below the folder common to all."""
+        if not all(map(os.path.isabs, self.ids)):
+            return self.ids
+        folder = os.path.commonpath([os.path.dirname(path) for path in self.ids])
+        return [os.path.relpath(path, folder) for path in self.ids]
 
     @property
     def blocks(self) -> list[str]:
@@ -341,7 +349,7 @@ def _render(model, cells, called, samples, title, note, random_state, n_threads)
 
     def cell(i: int) -> dict[str, str]:
         sure = f"{called.probability[i, called.called[i]]:.2f}" if has_calls else ""
-        text = f"{cells.ids[i]}: given {labels[i]}, called {call_names[i]}"
+        text = f"{cells.names[i]}: given {labels[i]}, called {call_names[i]}"
         return {"label": labels[i], "call": call_names[i], "p": sure, "text": text}
 
     environment = Environment(
@@ -485,7 +493,7 @@ def _data(cells, called, call_names, is_wrong, points, sheet, tiles) -> tuple[di
         "blocks": cells.blocks,
         "sheet": {key: sheet[key] for key in ("side", "per_row", "per_sheet")},
         "tiles": tiles and {"per_row": tiles["per_row"]},
-        "id": [cells.ids[i] for i in shown],
+        "id": [cells.names[i] for i in shown],
         "x": points[:, 0].tolist(),
         "y": points[:, 1].tolist(),
         "near": near,
@@ -508,11 +516,11 @@ def _data(cells, called, call_names, is_wrong, points, sheet, tiles) -> tuple[di
 
 def _rank(cells: _Cells, groups: np.ndarray, random_state: int) -> np.ndarray:
     """Signatures, most important first: random-forest importance added over a signature's pools
-    and pyramid cells; without types, by variance."""
+    and pyramid cells; by variance where types are missing, or too many to learn."""
     from .classify import rank_signatures
 
     known = np.flatnonzero(groups != UNLABELLED)
-    if len(set(groups[known])) < 2:
+    if not 2 <= len(set(groups[known])) <= len(known) / 2:
         score = cells.comparable.var(axis=0)
     else:
         if len(known) > RANKED_CELLS:
@@ -546,57 +554,69 @@ def _scores(labels: np.ndarray, call_names: np.ndarray, called: _Calls) -> list[
     return [*rows, {"name": "average of types", "n": f"{len(called.scored):,}", **macro}]
 
 
-def _counts(cells, labels, call_names, samples) -> list[dict[str, Any]]:
-    """Tables of the differential count: by given and by called type, then per sample."""
+def _counts(cells, labels, call_names, samples) -> dict[str, Any]:
+    """Differential counts: of all cells by given and by called type, and per sample."""
     columns = {}
     if (labels != UNLABELLED).any():
-        columns["By given type"] = labels
+        columns["given"] = labels
     if call_names is not None:
-        columns["By called type"] = call_names
-    tables = [_count_table(caption, names, None) for caption, names in columns.items()]
-    if samples is not None and columns:
-        caption, names = list(columns.items())[-1]
-        units = [samples.get(image_id) for image_id in cells.ids]
-        tables.append(_count_table(f"{caption}, per sample", names, units))
-    return tables
-
-
-def _count_table(caption: str, names: np.ndarray, units: Sequence[Any] | None) -> dict[str, Any]:
-    found = differential_count(names, units)
-    frequent = np.sort(np.argsort(-found.counts.sum(axis=0), kind="stable")[:TABLE_TYPES])
-    if len(frequent) < len(found.types):
-        caption += f"; the {len(frequent)} most frequent of {len(found.types):,} types"
-    if len(found.samples) > TABLE_SAMPLES:
-        caption += f"; the first {TABLE_SAMPLES} of {len(found.samples):,} samples"
-    rows = []
-    for i, sample in enumerate(found.samples[:TABLE_SAMPLES]):
-        values = [
-            (_percent(found.share[i, j]),
-             f"{_percent(found.low[i, j])} to {_percent(found.high[i, j])}",
-             f"{found.counts[i, j]:,}")
-            for j in frequent
-        ]  # fmt: skip
-        rows.append(
-            {
-                "sample": sample,
-                "cells": values,
-                "unknown": f"{found.n_unknown[i]:,}",
-                "nlr": _ratio(found.nlr[i]),
-                "nlr_interval": ""
-                if np.isnan(found.nlr[i])
-                else f"{_ratio(found.nlr_low[i])} to {_ratio(found.nlr_high[i])}",
-            }
-        )
-    ratio_note = "No type is known as neutrophil or lymphocyte, so there is no ratio."
-    if found.neutrophils or found.lymphocytes:
-        n, m = (", ".join(part) or "none" for part in (found.neutrophils, found.lymphocytes))
-        ratio_note = f"Neutrophils: {n}. Lymphocytes: {m}."
-    return {
-        "caption": caption,
-        "types": [found.types[j] for j in frequent],
-        "rows": rows,
-        "ratio_note": ratio_note,
+        columns["called"] = call_names
+    found = {name: differential_count(column) for name, column in columns.items()}
+    if not found:
+        return {"columns": [], "rows": [], "samples": None, "note": "No cell has a type."}
+    frequent = Counter(np.concatenate([*columns.values()]).tolist()).most_common(TABLE_TYPES)
+    types = [name for name in sorted_types(name for name, _ in frequent) if name != UNLABELLED]
+    rows = [(name, [_share(count, 0, name) for count in found.values()]) for name in types]
+    unknown = [(f"{count.n_unknown[0]:,}", "", "") for count in found.values()]
+    ratio = [_nlr(count, 0) for count in found.values()]
+    used = [
+        sorted_types(name for count in found.values() for name in getattr(count, role))
+        for role in ("neutrophils", "lymphocytes")
+    ]
+    note = "No type is known as neutrophil or lymphocyte, so there is no ratio."
+    if any(used):
+        n, m = (", ".join(names) or "none" for names in used)
+        note = f"Ratio: neutrophils are {n}; lymphocytes are {m}."
+    left = len({name for count in found.values() for name in count.types} - set(types))
+    if left:
+        note += f" The {len(types)} most frequent types are shown, {left:,} more are not."
+    table = {
+        "columns": list(columns),
+        "rows": [*rows, ("no type", unknown), ("neutrophils / lymphocytes", ratio)],
+        "samples": None,
+        "note": note,
     }
+    if samples is not None:
+        how, names = list(columns.items())[-1]
+        by_sample = differential_count(names, [samples.get(i) for i in cells.ids])
+        shown = by_sample.samples[:TABLE_SAMPLES]
+        more = len(by_sample.samples) - len(shown)
+        table["samples"] = {
+            "caption": f"Per sample, by {how} type" + (f" ({more:,} more samples)" * (more > 0)),
+            "types": [name for name in types if name in by_sample.types],
+            "rows": [
+                (sample, [_nlr(by_sample, i), *(_share(by_sample, i, name) for name in types
+                                               if name in by_sample.types)])
+                for i, sample in enumerate(shown)
+            ],
+        }  # fmt: skip
+    return table
+
+
+def _share(count: DifferentialCount, row: int, name: str) -> tuple[str, str, str]:
+    """Share, interval and cells of one type in one sample."""
+    if name not in count.types:
+        return "", "", ""
+    at = row, count.types.index(name)
+    interval = f"{_percent(count.low[at])} to {_percent(count.high[at])}"
+    return _percent(count.share[at]), interval, f"n = {count.counts[at]:,}"
+
+
+def _nlr(count: DifferentialCount, row: int) -> tuple[str, str, str]:
+    if np.isnan(count.nlr[row]):
+        return "\N{EN DASH}", "", ""
+    interval = f"{_ratio(count.nlr_low[row])} to {_ratio(count.nlr_high[row])}"
+    return _ratio(count.nlr[row]), interval, ""
 
 
 def _percent(share: float) -> str:
@@ -604,9 +624,7 @@ def _percent(share: float) -> str:
 
 
 def _ratio(value: float) -> str:
-    return (
-        "\N{EN DASH}" if np.isnan(value) else "\N{INFINITY}" if np.isinf(value) else f"{value:.2f}"
-    )
+    return "\N{INFINITY}" if np.isinf(value) else f"{value:.2f}"
 
 
 def _differences(cells: _Cells, groups: np.ndarray) -> tuple[list, str]:
@@ -651,8 +669,8 @@ def _q(value: float) -> str:
 def _methods(model: Model, cells: _Cells) -> list[str]:
     last = model.layers[-1]
     lines = [
-        f"{len(model.layers)} layer(s) of Predictive Sparse Decomposition; the last has "
-        f"{last.n_signatures:,} signatures. First layer: patches of {model.layers[0].patch_size} x "
+        f"Predictive Sparse Decomposition, layers: {len(model.layers)}, signatures of the last: "
+        f"{last.n_signatures:,}. First layer: patches of {model.layers[0].patch_size} x "
         f"{model.layers[0].patch_size} px every {model.layers[0].step} px.",
         f"A profile pools the codes of all windows of a cell: {'; '.join(cells.blocks)}. Where a "
         "signature is pooled in several ways, its importance and its part in a call are sums over "
@@ -689,7 +707,7 @@ def _figures(model, cells, called, labels, call_names, groups, order, n_threads)
 
     h = cells.n_signatures
     pool = cells.blocks[0]
-    first, ranked = cells.values[:, :h], (groups != UNLABELLED).any()
+    first, ranked = cells.values[:, :h], len(set(groups)) > 1
     by = "how much a random forest uses them to tell types apart" if ranked else "their variance"
     stacked = len(model.layers) > 1
     draw(
@@ -797,7 +815,7 @@ def _draw_responses(draw, model, cells, called, labels, call_names, n_threads) -
         layer, image = model.layers[0], cells.examples[cell]
         draw(
             f"response_{name}", name,
-            f"Signature no. {signature + 1} in {cells.ids[cell]}.",
+            f"Signature no. {signature + 1} in {cells.names[cell]}.",
             f"A cell of type {name}, coloured where signature {signature + 1} responds.",
             lambda i=image, s=signature, layer=layer: figures.response_map(
                 i, model.codes(i, n_threads=n_threads)[..., s], layer.patch_size, layer.step

@@ -144,8 +144,9 @@ function select(i) {
   const heading = make("h3", {}, data.id[i]);
   const verdict = isWrong(i) ? " \u2014 not the given type" : "";
   panel.replaceChildren(
-    heading, thumb(i, Math.min(2 * data.sheet.side, 192)),
-    make("p", {}, `Given: ${typeName(data.label[i])}`, make("br"), callText(i) + verdict),
+    heading,
+    make("div", { class: "cellhead" }, thumb(i, 128),
+      make("p", {}, `Given: ${typeName(data.label[i])}`, make("br"), callText(i) + verdict)),
     make("h3", {}, "Nearest cells"), near.children.length ? near : make("p", {}, "There is no other cell."),
     ...reasons(i),
   );
@@ -160,13 +161,13 @@ function reasons(i) {
     const bar = make("div", { class: pull > 0 ? "bar" : "bar against" });
     bar.style.width = `${(100 * Math.abs(pull)) / (most || 1)}%`;
     const where = data.blocks.length > 1 ? ` (${data.blocks[block]})` : "";
-    const text = `no. ${signature + 1}${where}: ${spread < 0 ? "less" : "more"} than the average cell ` +
-      `(${Math.abs(spread).toFixed(1)} SD), speaks ${pull > 0 ? "for" : "against"} the call (${pull > 0 ? "+" : ""}${pull.toFixed(2)})`;
+    const text = `No. ${signature + 1}${where}: ${Math.abs(spread).toFixed(1)} SD ${spread < 0 ? "below" : "above"} ` +
+      `the average cell, ${pull > 0 ? "for" : "against"} ${Math.abs(pull).toFixed(2)}`;
     return [tile(signature, 44), make("div", {}, make("div", {}, text), bar)];
   });
   return [
     make("h3", {}, "Signatures that made the call"),
-    make("p", { class: "hint" }, `Why ${call} and not ${rival}, the next best: the strongest of all signatures.`),
+    make("p", { class: "hint" }, `What spoke for or against ${call} rather than ${rival}, the next best: the ${data.why[i].length} strongest signatures.`),
     make("div", { class: "why" }, ...rows),
   ];
 }
