@@ -350,7 +350,8 @@ def _render(model, cells, called, samples, title, note, random_state, n_threads)
     def cell(i: int) -> dict[str, str]:
         sure = f"{called.probability[i, called.called[i]]:.2f}" if has_calls else ""
         text = f"{cells.names[i]}: given {labels[i]}, called {call_names[i]}"
-        return {"label": labels[i], "call": call_names[i], "p": sure, "text": text}
+        uri = _jpeg(cells.thumbnails[position[i]], cells.quality)
+        return {"label": labels[i], "call": call_names[i], "p": sure, "text": text, "uri": uri}
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
@@ -421,19 +422,23 @@ def _grid(tiles: Sequence[np.ndarray], per_row: int) -> np.ndarray:
     return sheet
 
 
-def _sheet(cells: _Cells) -> dict[str, Any]:
-    """Thumbnails packed into JPEG sheets."""
+def _jpeg(pixels: np.ndarray, quality: int) -> str:
     from PIL import Image
 
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality, optimize=True)
+    return _uri(stream.getvalue(), "jpeg")
+
+
+def _sheet(cells: _Cells) -> dict[str, Any]:
+    """Thumbnails packed into JPEG sheets."""
     side = len(cells.thumbnails[0])
     per_row = SHEET_SIDE // side
     per_sheet = per_row**2
-    uris = []
-    for start in range(0, len(cells.thumbnails), per_sheet):
-        stream = BytesIO()
-        picture = Image.fromarray(_grid(cells.thumbnails[start : start + per_sheet], per_row))
-        picture.save(stream, "JPEG", quality=cells.quality, optimize=True)
-        uris.append(_uri(stream.getvalue(), "jpeg"))
+    uris = [
+        _jpeg(_grid(cells.thumbnails[start : start + per_sheet], per_row), cells.quality)
+        for start in range(0, len(cells.thumbnails), per_sheet)
+    ]
     return {"uris": uris, "side": side, "per_row": per_row, "per_sheet": per_sheet}
 
 
