@@ -333,7 +333,8 @@ def _render(model, cells, called, samples, title, note, random_state, n_threads)
     gallery = [i for i in wrong if i in position][:GALLERY]
     gallery_note = "No cell was scored." if not len(scored) else (
         f"{len(wrong):,} of {len(scored):,} scored cells were called another type than given; "
-        f"{len(gallery):,} of them are here, the surest mistakes first. It may also be the given type that is wrong."
+        f"{len(gallery):,} of them are here, the surest mistakes first. It may "
+        "also be the given type that is wrong."
     )  # fmt: skip
 
     order = _rank(cells, groups, random_state)
