@@ -1,11 +1,19 @@
 """Learning: block steps, gradients, estimator behaviour."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn.base import clone
 
+from wbcprof import _core, reference
 from wbcprof.layer import activate
-from wbcprof.psd import PSD, encoder_gradient, update_signatures
+from wbcprof.patches import PatchStream, pixel_table
+from wbcprof.psd import PSD, encoder_gradient
 from wbcprof.sparse import sparse_code
 
 NONLINEARITIES = ("rectified", "sigmoid", "tanh", "soft_threshold")
@@ -33,32 +41,55 @@ def fitted(patches):
 # ---- theory ----
 
 
-@pytest.mark.parametrize("h", [7, 64, 150])
-def test_signature_update_never_raises_the_objective_and_stays_on_the_sphere(h):
-    rng = np.random.default_rng(h)
-    X, Z = rng.normal(size=(400, 30)), np.maximum(rng.normal(size=(400, h)) - 1, 0)
+def compiled_update(B, A, C, n_threads=1):
+    signatures = B.astype(np.float32)
+    scratch = np.empty((2, 64, B.shape[1]), np.float32)
+    _core.update_signatures(
+        signatures, A.astype(np.float32), C.astype(np.float32), *scratch, n_threads
+    )
+    return signatures
+
+
+def test_signature_update_never_raises_the_objective_and_stays_on_the_sphere():
+    rng = np.random.default_rng(0)
+    X, Z = rng.normal(size=(400, 30)), np.maximum(rng.normal(size=(400, 50)) - 1, 0)
     Z[:, 3] = 0
-    B = unit_rows(rng, h, 30)
+    B = unit_rows(rng, 50, 30)
     idle = B[3].copy()
     losses = [np.sum((X - Z @ B) ** 2)]
     for _ in range(4):
-        update_signatures(B, Z.T @ Z, Z.T @ X)
+        reference.update_signatures(B, Z.T @ Z, Z.T @ X)
         losses.append(np.sum((X - Z @ B) ** 2))
     assert (np.diff(losses) <= 1e-9 * losses[0]).all() and losses[-1] < losses[0]
     np.testing.assert_allclose(np.linalg.norm(B, axis=1), 1)
     np.testing.assert_array_equal(B[3], idle)
 
 
-def test_signature_update_is_the_textbook_sweep():
-    rng = np.random.default_rng(1)
-    h = 130
-    X, Z, B = rng.normal(size=(300, 20)), rng.normal(size=(300, h)), unit_rows(rng, h, 20)
-    A, C, expected = Z.T @ Z, Z.T @ X, B.copy()
-    for j in range(h):
-        u = C[j] - A[j] @ expected + A[j, j] * expected[j]
-        expected[j] = u / np.linalg.norm(u)
-    update_signatures(B, A, C)
-    np.testing.assert_allclose(B, expected, atol=1e-10)
+@pytest.mark.parametrize(("h", "m"), [(1, 1), (7, 30), (64, 128), (150, 300)])
+def test_compiled_signature_update_agrees_with_its_twin(h, m):
+    rng = np.random.default_rng(h)
+    X, Z = rng.normal(size=(300, m)), np.maximum(rng.normal(size=(300, h)) - 0.5, 0)
+    Z[:, h // 2] = 0 if h > 1 else Z[:, 0]
+    B = unit_rows(rng, h, m)
+    A, C = Z.T @ Z, Z.T @ X
+    found = compiled_update(B, A, C)
+    np.testing.assert_array_equal(found, compiled_update(B, A, C, n_threads=3))
+    expected = B.copy()
+    reference.update_signatures(expected, A, C)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_sparse_statistics_and_residual_are_the_dense_products():
+    rng = np.random.default_rng(4)
+    Z = csr_array(np.maximum(rng.normal(size=(90, 150)) - 1, 0).astype(np.float32))
+    X = rng.normal(size=(90, 40)).astype(np.float32)
+    B = unit_rows(rng, 150, 40).astype(np.float32)
+    A, C, R = np.ones((150, 150), np.float32), np.ones((150, 40), np.float32), X.copy()
+    _core.add_statistics(Z.indptr, Z.indices, Z.data, X, A, C, 2)
+    _core.subtract_rebuilt(Z.indptr, Z.indices, Z.data, B, R, 2)
+    np.testing.assert_allclose(A, 1 + (Z.T @ Z).toarray(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(C, 1 + Z.T @ X, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(R, X - Z @ B, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.7])
@@ -88,7 +119,7 @@ def test_encoder_gradient_agrees_with_finite_differences(nonlinearity, rho):
     a, s = forward(encoder)
     F = encoder["gain"] * s
     gradient = encoder_gradient(
-        encoder, inputs, a, s, F - Z, F @ B - X, B,
+        encoder, inputs, a, s, F - Z, (F @ B - X) @ B.T,
         nonlinearity=nonlinearity, alpha=alpha, kappa=kappa, rho=rho,
     )  # fmt: skip
     assert gradient.keys() == encoder.keys()
@@ -177,22 +208,21 @@ def test_dead_and_duplicate_signatures_are_replaced_and_counted(patches):
     psd = PSD(40, max_iter=1, random_state=0).fit(patches)
     learner, x = psd._learner, psd.preprocessing_.apply(patches)[0]
     learner.signatures[7] = learner.signatures[3]
-    learner._A[7, 7], learner._A[3, 3] = 1e3, 2e3
-    learner._A[11] = learner._A[:, 11] = 0
+    learner.A[7, 7], learner.A[3, 3] = 1e3, 2e3
+    learner.A[11] = learner.A[:, 11] = 0
     before = learner.signatures.copy()
     learner.take_replaced()
-    codes = np.zeros((len(x), 40), np.float32)
-    learner._replace(x, codes, duplicates=True)  # one at a time: 3 % of 40, the dead first
+    learner._replace(x, duplicates=True)  # one at a time: 3 % of 40, the dead first
     assert (learner.signatures[11] != before[11]).any()
     assert learner.take_replaced() == {"dead_replaced": 1, "duplicates_replaced": 0}
-    learner._A[11, 11] = 1e3
+    learner.A[11, 11] = 1e3
     for _ in range(40):
-        learner._replace(x, codes, duplicates=True)
-        np.fill_diagonal(learner._A, np.maximum(np.diagonal(learner._A), 1e3))
+        learner._replace(x, duplicates=True)
+        np.fill_diagonal(learner.A, np.maximum(np.diagonal(learner.A), 1e3))
     changed = (learner.signatures != before).any(axis=1)
     assert changed[7] and not changed[3]
     assert learner.take_replaced()["duplicates_replaced"] >= 1
-    learner._replace(x, codes, duplicates=False)
+    learner._replace(x, duplicates=False)
     assert learner.take_replaced() == {"dead_replaced": 0, "duplicates_replaced": 0}
     np.testing.assert_allclose(np.linalg.norm(learner.signatures, axis=1), 1, atol=1e-5)
 
@@ -209,6 +239,144 @@ def test_clone_and_feature_names(fitted, patches):
     assert clone(fitted).get_params() == fitted.get_params()
     names = fitted.get_feature_names_out()
     assert names.tolist() == [f"psd{i}" for i in range(16)]
+
+
+# ---- interrupted learning ----
+
+LEARNING = dict(n_components=16, batch_size=200, random_state=3, n_threads=1, tol=0.0)
+FIT_AND_DIE = """
+import os, signal, sys
+import numpy as np
+import wbcprof.psd as psd
+
+write = psd.write_checkpoint
+
+def write_and_die(*args):
+    write(*args)
+    if len(args[2]["history"]) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+psd.write_checkpoint = write_and_die
+parameters = eval(sys.argv[3])
+psd.PSD(**parameters, checkpoint=sys.argv[2]).fit(np.load(sys.argv[1]))
+"""
+
+
+def learnt(psd):
+    arrays = [psd.components_, psd.encoder_weights_, psd.encoder_bias_, psd.encoder_gain_]
+    history = [{k: v for k, v in entry.items() if k != "seconds"} for entry in psd.history_]
+    return arrays, history
+
+
+def assert_same_model(a, b):
+    (arrays_a, history_a), (arrays_b, history_b) = learnt(a), learnt(b)
+    for x, y in zip(arrays_a, arrays_b, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert history_a == history_b
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
+def test_killed_fit_continues_to_the_same_bits(patches, tmp_path):
+    np.save(tmp_path / "patches.npy", patches)
+    file = tmp_path / "learning.checkpoint"
+    parameters = {**LEARNING, "max_iter": 6}
+    child = subprocess.run(
+        [sys.executable, "-c", FIT_AND_DIE, tmp_path / "patches.npy", file, repr(parameters)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL
+    resumed = PSD(**parameters, checkpoint=file).fit(patches)
+    whole = PSD(**parameters).fit(patches)
+    assert_same_model(resumed, whole)
+    assert [path.name for path in tmp_path.glob("*checkpoint*")] == [file.name]
+    again = PSD(**parameters, checkpoint=file).fit(patches)  # done: nothing is learnt
+    assert_same_model(again, whole)
+
+
+@pytest.mark.parametrize("encoder", NONLINEARITIES)
+@pytest.mark.parametrize("preprocessing", ["none", "contrast"])
+def test_learning_in_two_parts_gives_the_same_bits(patches, tmp_path, encoder, preprocessing):
+    parameters = {**LEARNING, "encoder": encoder, "preprocessing": preprocessing, "whiten": True}
+    file = tmp_path / "state"
+    PSD(**parameters, max_iter=2, checkpoint=file).fit(patches)
+    resumed = PSD(**parameters, max_iter=4, checkpoint=file).fit(patches)
+    assert_same_model(resumed, PSD(**parameters, max_iter=4).fit(patches))
+
+
+def test_checkpoint_of_another_fit_is_refused(patches, tmp_path):
+    file = tmp_path / "state"
+    parameters = {**LEARNING, "max_iter": 2, "checkpoint": file}
+    PSD(**parameters).fit(patches)
+    with pytest.raises(ValueError, match=r"of another fit: alpha was 0.05, now it is 0.1"):
+        PSD(**{**parameters, "alpha": 0.1}).fit(patches)
+    other = patches.copy()
+    other[5, 5] += 1
+    with pytest.raises(ValueError, match="of another fit: content of the patches"):
+        PSD(**parameters).fit(other)
+    with pytest.raises(ValueError, match=r"past max_iter \(1\): it holds 2"):
+        PSD(**{**parameters, "max_iter": 1}).fit(patches)
+    with pytest.raises(ValueError, match="random_state must be an integer for a checkpoint"):
+        PSD(**{**parameters, "random_state": None}).fit(patches)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"{}" * 40])
+def test_damaged_checkpoint_is_named(patches, tmp_path, content):
+    file = tmp_path / "state"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"state' is damaged or not a checkpoint"):
+        PSD(**LEARNING, checkpoint=file).fit(patches)
+
+
+# ---- patches drawn as they are needed ----
+
+
+def stream(images, n_patches, memory_budget):
+    return PatchStream(lambda: iter(images), len(images), 3, n_patches, 0, TABLE, memory_budget)
+
+
+TABLE = pixel_table("inverted")
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(9)
+    return [np.kron(rng.integers(0, 256, (8, 8, 3), np.uint8), np.ones((3, 3, 1), np.uint8))
+            for _ in range(6)]  # fmt: skip
+
+
+def test_patches_within_the_budget_are_drawn_once(images):
+    kept = stream(images, 100, 27 * 100)
+    assert kept.n_rounds == 1
+    (first,), (second,) = kept.rounds(0), kept.rounds(5)
+    assert first is second and first.shape == kept.shape == (100, 27)
+
+
+def test_patches_beyond_the_budget_are_drawn_anew_in_rounds_that_fit(images):
+    drawn = stream(images, 100, 27 * 30)
+    rounds = [[rows.levels for rows in drawn.rounds(index)] for index in (0, 1, 0)]
+    assert [len(levels) for levels in rounds[0]] == [25] * 4
+    assert (rounds[0][0] != rounds[0][1]).any() and (rounds[0][0] != rounds[1][0]).any()
+    for levels, again in zip(rounds[0], rounds[2], strict=True):
+        np.testing.assert_array_equal(levels, again)
+
+
+def test_streamed_learning_resumes_and_does_not_depend_on_threads(images, tmp_path):
+    parameters = dict(n_components=8, batch_size=100, random_state=0, tol=0.0)
+    whole = PSD(**parameters, max_iter=3, n_threads=2).fit(stream(images, 600, 27 * 200))
+    file = tmp_path / "state"
+    PSD(**parameters, max_iter=1, checkpoint=file).fit(stream(images, 600, 27 * 200))
+    resumed = PSD(**parameters, max_iter=3, checkpoint=file).fit(stream(images, 600, 27 * 200))
+    assert_same_model(resumed, whole)
+    with pytest.raises(ValueError, match=r"of another fit: rounds was 3, now it is 1"):
+        PSD(**parameters, checkpoint=file).fit(stream(images, 600, 1 << 20))
+
+
+def test_a_budget_below_a_patch_or_the_signatures_is_refused(images):
+    with pytest.raises(ValueError, match=r"must hold a patch at least \(27 bytes\), got 26"):
+        stream(images, 100, 26)
+    with pytest.raises(ValueError, match=r"at most the number of patches in memory \(10\)"):
+        PSD(16).fit(stream(images, 100, 27 * 10))
 
 
 # ---- bad input ----
@@ -241,9 +409,19 @@ def test_nan_and_infinite_patches_are_refused(patches, bad):
         PSD(4).fit(broken)
 
 
-def test_all_zero_patches_are_refused():
+@pytest.mark.parametrize("value", [0.0, 0.3])
+@pytest.mark.parametrize("preprocessing", ["dataset_mean", "patch_mean", "contrast"])
+def test_patches_without_signal_are_refused(value, preprocessing):
     with pytest.raises(ValueError, match="hold no signal"):
-        PSD(4).fit(np.zeros((50, 27)))
+        PSD(4, preprocessing=preprocessing).fit(np.full((50, 27), value))
+
+
+def test_constant_patches_among_others_do_no_harm(patches):
+    mixed = np.concatenate([patches[:200], np.full((200, 27), 0.3, np.float32)])
+    for preprocessing in ("patch_mean", "contrast"):
+        psd = PSD(8, preprocessing=preprocessing, max_iter=2, random_state=0).fit(mixed)
+        assert np.isfinite(psd.components_).all() and np.isfinite(psd.encoder_weights_).all()
+        np.testing.assert_allclose(np.linalg.norm(psd.components_, axis=1), 1, atol=1e-5)
 
 
 def test_codes_of_another_width_are_refused(fitted):

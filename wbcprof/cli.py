@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     fit.add_argument("images", metavar="IMAGES", help="folder, one sub-folder per type, or image")
     fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="model file to write")
+    fit.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="keep the state of learning in this file; where it exists, go on from it",
+    )
     _add_learning(fit)
 
     profile = command(
@@ -211,7 +216,11 @@ def _fit(options) -> None:
 
     _say(f"learning {options.signatures} signatures from {options.images}")
     model = fit(
-        options.images, random_state=options.seed, verbose=True, **_learning_parameters(options)
+        options.images,
+        random_state=options.seed,
+        verbose=True,
+        checkpoint=options.checkpoint,
+        **_learning_parameters(options),
     )
     profiles = model.profile(
         options.images, n_threads=options.threads, progress=_Progress("profiling")

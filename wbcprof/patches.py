@@ -11,7 +11,7 @@ mean and standard deviation, folds into the weights of an encoder::
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,6 +69,7 @@ def sample_patches(
     patch_size: int,
     n_patches: int,
     random_state: int,
+    draw: int = 0,
 ) -> np.ndarray:
     """Random patches, as many from every image as the total allows (paper, Fig. 1a).
 
@@ -84,7 +85,10 @@ def sample_patches(
     n_patches : int
         Patches in all; the first ``n_patches % n_images`` images give one more than the others.
     random_state : int
-        Seed. What is drawn from image i depends on the seed, i and the number asked of it alone.
+        Seed. What is drawn from image i depends on the seed, i, the draw and the number asked of
+        it alone.
+    draw : int
+        Other draws give other patches.
 
     Returns
     -------
@@ -98,7 +102,7 @@ def sample_patches(
             shape = (n_patches, patch_size, patch_size, image.shape[2])
             patches = np.empty(shape, dtype=image.dtype)
         count = share + (index < extra)
-        rng = np.random.default_rng((random_state, index))
+        rng = np.random.default_rng((random_state, index, draw))
         view = windows(image, patch_size, 1)
         rows = rng.integers(view.shape[0], size=count)
         columns = rng.integers(view.shape[1], size=count)
@@ -113,13 +117,13 @@ class PatchRows:
 
     Parameters
     ----------
-    levels : ndarray of shape (n, m), uint8
-    table : ndarray of shape (256,), float32
-        See `pixel_table`.
+    levels : ndarray of shape (n, m), uint8, or float32 where `table` is None
+    table : ndarray of shape (256,), float32, or None
+        See `pixel_table`; None: the levels are the values.
     """
 
     levels: np.ndarray
-    table: np.ndarray
+    table: np.ndarray | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,7 +133,73 @@ class PatchRows:
         return len(self.levels)
 
     def __getitem__(self, index) -> np.ndarray:
-        return self.table[self.levels[index]]
+        return self.levels[index] if self.table is None else self.table[self.levels[index]]
+
+
+class PatchStream:
+    """Random patches of images within a memory budget.
+
+    Patches that fit the budget are drawn once and kept. More are drawn anew in every pass, in
+    rounds that fit it, each round from all images.
+
+    Parameters
+    ----------
+    images : callable
+        Returns an iterator over the images, from the first, each time it is called.
+    n_images, patch_size, n_patches, random_state
+        See `sample_patches`.
+    table : ndarray of shape (256,), float32, or None
+        See `PatchRows`.
+    memory_budget : int
+        Bytes that the patches of a round may take.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (n_patches, m).
+    n_rounds : int
+        Rounds in a pass.
+    """
+
+    def __init__(
+        self,
+        images: Callable[[], Iterable[np.ndarray]],
+        n_images: int,
+        patch_size: int,
+        n_patches: int,
+        random_state: int,
+        table: np.ndarray | None,
+        memory_budget: int,
+    ):
+        self._images = images
+        self._sampling = (n_images, patch_size)
+        self._random_state = random_state
+        self._table = table
+        first = next(iter(images()))
+        row_bytes = patch_size**2 * first.shape[2] * first.itemsize
+        self.shape = (n_patches, row_bytes // first.itemsize)
+        if memory_budget < row_bytes:
+            raise ValueError(
+                f"memory_budget must hold a patch at least ({row_bytes} bytes), got {memory_budget}"
+            )
+        self.n_rounds = -(-n_patches // (memory_budget // row_bytes))
+        self._held: tuple[int, PatchRows] | None = None
+
+    def rounds(self, index: int) -> Iterator[PatchRows]:
+        """The patches of pass `index`; let go of one round before asking for the next."""
+        for number in range(self.n_rounds):
+            yield self._draw(index * self.n_rounds + number if self.n_rounds > 1 else 0)
+
+    def _draw(self, draw: int) -> PatchRows:
+        if self._held is None or self._held[0] != draw:
+            self._held = None
+            size = -(-self.shape[0] // self.n_rounds)
+            n_images, patch_size = self._sampling
+            levels = sample_patches(
+                self._images(), n_images, patch_size, size, self._random_state, draw
+            )
+            self._held = draw, PatchRows(levels, self._table)
+        return self._held[1]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from . import __version__
 from .images import ImageSource, open_images
 from .layer import Layer
 from .model import Model
-from .patches import pixel_table, sample_patches
+from .patches import PatchStream, pixel_table
 from .profiles import Profiles
 from .psd import PSD
 
@@ -60,6 +61,11 @@ class Profiler(TransformerMixin, BaseEstimator):
     n_threads : int, optional
     verbose : bool, default=False
         Print one line per learning iteration.
+    memory_budget : int, default=2**29
+        Bytes that the patches may take. Where `n_patches` need more, each iteration draws fresh
+        ones, in rounds that fit; memory then does not grow with `n_patches`.
+    checkpoint : path, optional
+        See `PSD`; stacked layers add ``.layer1`` and so on to the name.
 
     Attributes
     ----------
@@ -96,6 +102,8 @@ class Profiler(TransformerMixin, BaseEstimator):
         random_state: int = 0,
         n_threads: int | None = None,
         verbose: bool = False,
+        memory_budget: int = 512 << 20,
+        checkpoint: str | os.PathLike | None = None,
     ):
         self.n_signatures = n_signatures
         self.patch_size = patch_size
@@ -116,6 +124,8 @@ class Profiler(TransformerMixin, BaseEstimator):
         self.random_state = random_state
         self.n_threads = n_threads
         self.verbose = verbose
+        self.memory_budget = memory_budget
+        self.checkpoint = checkpoint
 
     def fit(self, images, y=None) -> Profiler:
         """Learn signatures and encoders, without labels.
@@ -138,48 +148,52 @@ class Profiler(TransformerMixin, BaseEstimator):
         """
         started = time.perf_counter()
         self._check_parameters()
-        table = pixel_table(self.pixel_input)
         source = open_images(images, min_size=self.patch_size)
         if source.n_hint is None:
             source = open_images([cell.pixels for cell in source], min_size=self.patch_size)
-        patches = sample_patches(
-            (cell.pixels for cell in source),
-            source.n_hint,
-            self.patch_size,
-            self.n_patches,
-            self.random_state,
-        )
         model = Model([], self.pools, self.levels)
         self.psd_ = []
+
+        def pixels():
+            return (cell.pixels for cell in source)
+
         self._learn_layer(
-            model, table[patches], self.n_signatures, self.patch_size, self.step, self.pixel_input
-        )
+            model, source, pixels, self.n_patches, self.n_signatures, self.patch_size, self.step,
+            self.pixel_input,
+        )  # fmt: skip
         for settings in self.stack:
             settings = {**_STACK_DEFAULTS, **settings}
             model.layers[-1].region = settings["region"]
-            maps = sample_patches(
-                self._code_maps(model, source),
-                source.n_hint,
-                settings["patch_size"],
-                settings["n_patches"],
-                self.random_state,
-            )
             self._learn_layer(
-                model, maps, settings["n_signatures"], settings["patch_size"], settings["step"],
-                None,
+                model, source, lambda: self._code_maps(model, source), settings["n_patches"],
+                settings["n_signatures"], settings["patch_size"], settings["step"], None,
             )  # fmt: skip
-        model.parameters = self.get_params()
+        model.parameters = {k: v for k, v in self.get_params().items() if k != "checkpoint"}
         model.provenance = {
             "wbcprof": __version__,
             "learnt": datetime.now(UTC).isoformat(timespec="seconds"),
             "n_images": source.n_hint - len(source.skipped),
-            "n_patches": len(patches),
+            "n_patches": self.n_patches,
             "seconds": round(time.perf_counter() - started, 1),
         }
         self.model_ = model
         return self
 
-    def _learn_layer(self, model, patches, n_signatures, patch_size, step, pixel_input) -> None:
+    def _learn_layer(
+        self, model, source, images, n_patches, n_signatures, patch_size, step, pixel_input
+    ) -> None:
+        patches = PatchStream(
+            images,
+            source.n_hint,
+            patch_size,
+            n_patches,
+            self.random_state,
+            None if pixel_input is None else pixel_table(pixel_input),
+            self.memory_budget,
+        )
+        checkpoint = self.checkpoint
+        if checkpoint is not None and model.layers:
+            checkpoint = f"{os.fspath(checkpoint)}.layer{len(model.layers)}"
         psd = PSD(
             n_signatures,
             alpha=self.alpha,
@@ -193,6 +207,7 @@ class Profiler(TransformerMixin, BaseEstimator):
             random_state=self.random_state,
             n_threads=self.n_threads,
             verbose=self.verbose,
+            checkpoint=checkpoint,
         ).fit(patches)
         self.psd_.append(psd)
         model.history.append(psd.history_)
@@ -220,7 +235,8 @@ class Profiler(TransformerMixin, BaseEstimator):
             yield model.code_map(cell.pixels, n_threads=self.n_threads)
 
     def _check_parameters(self) -> None:
-        for name in ("n_signatures", "patch_size", "step", "n_patches", "max_iter"):
+        positive = ("n_signatures", "patch_size", "step", "n_patches", "max_iter", "memory_budget")
+        for name in positive:
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")

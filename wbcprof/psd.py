@@ -7,26 +7,34 @@ paper's objective is twice this, its lambda is 2 alpha.) Patches are visited in 
 
 1. is coded: Z = argmin J, all else fixed;
 2. moves the encoder down the gradient of kappa/2 ||Z - F||^2 + rho (1/2 ||X - F B||^2 +
-   alpha ||F||_1), by Adam in whitened coordinates of the input, which fold into W;
-3. moves each signature in turn to its exact optimum, from decayed statistics of Z and X.
+   beta ||F||_1), by Adam in whitened coordinates of the input, which fold into W;
+3. every second batch, moves each signature in turn to its exact optimum, from decayed statistics
+   of Z and X.
 
 The term in rho holds the prediction to the task of the codes: to rebuild the patch, sparsely.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import time
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from . import __version__, _core
+from .checkpoint import check_identity, read_checkpoint, write_checkpoint
 from .encoder import NONLINEARITIES
 from .layer import activate
-from .patches import PatchRows, Preprocessing
-from .sparse import sparse_code
-from .threads import blas_threads, product
+from .patches import PatchRows, PatchStream, Preprocessing
+from .sparse import gram_matrix, sparse_code
+from .threads import blas_threads, product, resolve_threads
 
 _DUPLICATE_COSINE = 0.95
 _DEAD_ENERGY = 1e-4  # of the median energy of a signature's codes
@@ -36,46 +44,19 @@ _CODING_GAP = 1e-3  # relative duality gap of the codes while learning
 _MIN_ENCODER_KAPPA = 0.1  # with kappa = 0 the encoder still follows the codes
 _SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
 _UPDATE_BLOCK = 64
+_UPDATE_EVERY = 2
+_SHRINK = {"rectified": 0.1, "sigmoid": 0.5, "tanh": 0.5, "soft_threshold": 0.1}  # of alpha, in
+# what the prediction pays for its l1 norm
+_START_THRESHOLD = 0.1  # of alpha, before the gain is taken in
+_LEARNER_ARRAYS = ("signatures", "A", "C", "mean", "whitener")
+_PREPROCESSING_ARRAYS = ("mean", "whitener", "unwhitener")
+_FREE_PARAMETERS = {"max_iter", "tol", "n_threads", "verbose", "checkpoint"}  # on resuming
+_INPUT_ENERGY = 0.999  # of the encoder's input, kept in its leading directions
 _WARM_PASSES, _WARM_BATCH = 2, 1500  # over the sample, for the signatures alone
 _RATE_DECAY = 0.3  # of the learning rate, per iteration
 _RIDGE = 1e-1  # of the variance of the whitened input
 _REPORT_PATCHES = 4000
 _INPUT_WHITENING_FLOOR = 0.1  # of the mean eigenvalue of the encoder's input
-
-
-def update_signatures(signatures: np.ndarray, A: np.ndarray, C: np.ndarray) -> None:
-    """Block coordinate descent on 1/2 ||X - Z B||^2 over the rows of B on the unit sphere.
-
-    Parameters
-    ----------
-    signatures : ndarray of shape (h, m)
-        B, changed in place; no row's step raises the objective.
-    A : ndarray of shape (h, h)
-        Z' Z.
-    C : ndarray of shape (h, m)
-        Z' X.
-
-    Notes
-    -----
-    With all other rows fixed, the best unit row j is u / ||u||, u = C_j - A_j B + A_jj b_j. Rows
-    without codes (A_jj = 0) stay. The product A_j B is taken for a block of rows at once, then
-    corrected for the rows of the block that have moved since.
-    """
-    used = np.diagonal(A) > 0
-    for start in range(0, len(signatures), _UPDATE_BLOCK):
-        block = slice(start, start + _UPDATE_BLOCK)
-        within = A[block, block]
-        gradient = C[block] - A[block] @ signatures
-        moved = np.zeros_like(gradient)
-        for k, j in enumerate(range(len(signatures))[block]):
-            if not used[j]:
-                continue
-            u = gradient[k] - within[k, :k] @ moved[:k] + A[j, j] * signatures[j]
-            norm = np.linalg.norm(u)
-            if norm > 0:
-                u /= norm
-                moved[k] = u - signatures[j]
-                signatures[j] = u
 
 
 def encoder_gradient(
@@ -84,8 +65,7 @@ def encoder_gradient(
     a: np.ndarray,
     s: np.ndarray,
     prediction_error: np.ndarray,
-    residual: np.ndarray,
-    signatures: np.ndarray,
+    pull: np.ndarray,
     *,
     nonlinearity: str,
     alpha: float,
@@ -105,10 +85,8 @@ def encoder_gradient(
         Pre-activations and s(a).
     prediction_error : ndarray of shape (n, h)
         F - Z.
-    residual : ndarray of shape (n, m)
-        F B - X.
-    signatures : ndarray of shape (h, m)
-        B.
+    pull : ndarray of shape (n, h)
+        (F B - X) B'.
 
     Returns
     -------
@@ -117,8 +95,8 @@ def encoder_gradient(
     """
     d_prediction = kappa * prediction_error
     if rho:
-        sign = np.sign(encoder["gain"] * s)
-        d_prediction += rho * product(residual, signatures.T, n_threads) + rho * alpha * sign
+        d_prediction += rho * pull
+        d_prediction += rho * alpha * np.sign(encoder["gain"] * s)
     d_prediction /= len(inputs)
     if nonlinearity == "sigmoid":
         slope = s * (1 - s)
@@ -145,15 +123,15 @@ class _Adam:
     """Adam (Kingma and Ba, 2015) on a dictionary of arrays, in place."""
 
     def __init__(self, parameters: dict[str, np.ndarray]):
-        self._first = {name: np.zeros_like(value) for name, value in parameters.items()}
-        self._second = {name: np.zeros_like(value) for name, value in parameters.items()}
-        self._steps = 0
+        self.first = {name: np.zeros_like(value) for name, value in parameters.items()}
+        self.second = {name: np.zeros_like(value) for name, value in parameters.items()}
+        self.steps = 0
 
     def step(self, parameters, gradient, rate: float) -> None:
-        self._steps += 1
-        rate *= np.sqrt(1 - 0.999**self._steps) / (1 - 0.9**self._steps)
+        self.steps += 1
+        rate *= np.sqrt(1 - 0.999**self.steps) / (1 - 0.9**self.steps)
         for name, value in parameters.items():
-            first, second, g = self._first[name], self._second[name], gradient[name]
+            first, second, g = self.first[name], self.second[name], gradient[name]
             first += np.float32(0.1) * (g - first)
             second += np.float32(0.001) * (g * g - second)
             value -= np.float32(rate) * first / (np.sqrt(second) + np.float32(1e-8))
@@ -162,44 +140,94 @@ class _Adam:
 class _Learner:
     """What learning keeps between batches: signatures, encoder in whitened input, statistics."""
 
-    def __init__(self, psd: PSD, rows: np.ndarray, rng: np.random.RandomState):
+    def __init__(self, psd: PSD, rng: np.random.RandomState, m: int):
         self._psd = psd
         self.rng = rng
         h = psd.n_components
+        self.A = np.zeros((h, h), np.float32)
+        self.C = np.zeros((h, m), np.float32)
+        self._threads = resolve_threads(psd.n_threads)
+        self._scratch = np.empty((2, _UPDATE_BLOCK, m), np.float32)
+        self._gram, self._n_gathered = None, 0
+        self._replaced = {"dead_replaced": 0, "duplicates_replaced": 0}
+
+    def start(self, rows: np.ndarray) -> None:
+        """Learn signatures alone: the encoder then starts from codes worth predicting."""
+        h = len(self.A)
         norms = np.linalg.norm(rows, axis=1)
         strong = np.flatnonzero(norms >= max(np.quantile(norms, 0.2), np.finfo(np.float32).tiny))
-        chosen = rng.choice(strong, h, replace=len(strong) < h)
+        chosen = self.rng.choice(strong, h, replace=len(strong) < h)
         self.signatures = rows[chosen] / norms[chosen, None]
-        self._A = np.zeros((h, h), np.float32)
-        self._C = np.zeros((h, rows.shape[1]), np.float32)
-
-        # Signatures alone: the encoder then starts from codes worth predicting.
-        self._replaced = {"dead_replaced": 0, "duplicates_replaced": 0}
         for _ in range(_WARM_PASSES):
             for start in range(0, len(rows), _WARM_BATCH):
                 x = rows[start : start + _WARM_BATCH]
-                codes = self._code(x, 0.0, None).toarray()
-                self._update(codes, x, _DECAY)
-                self._replace(x, codes, duplicates=True)
+                codes = self._code(x)
+                residual = self._residual(codes, x)
+                self._gather(codes, x)
+                self._update()
+                self._replace(residual, duplicates=True)
         self._whiten(rows)
         self._regress(rows)
         self._adam = _Adam(self.encoder)
 
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Everything that the next batch depends on, as arrays and as JSON."""
+        rng = self.rng.get_state(legacy=False)
+        arrays = {name: getattr(self, name) for name in _LEARNER_ARRAYS}
+        arrays["rng"] = rng["state"]["key"]
+        for name, value in self.encoder.items():
+            arrays[f"encoder.{name}"] = value
+            arrays[f"first.{name}"] = self._adam.first[name]
+            arrays[f"second.{name}"] = self._adam.second[name]
+        return arrays, {
+            "steps": self._adam.steps,
+            "n_gathered": self._n_gathered,
+            "rng": [rng["state"]["pos"], rng["has_gauss"], rng["gauss"]],
+        }
+
+    def restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        """Undo `state`."""
+
+        def group(prefix):
+            return {
+                name.removeprefix(prefix): array
+                for name, array in arrays.items()
+                if name.startswith(prefix)
+            }
+
+        for name in _LEARNER_ARRAYS:
+            setattr(self, name, arrays[name])
+        self.encoder = group("encoder.")
+        self._adam = _Adam(self.encoder)
+        self._adam.first, self._adam.second = group("first."), group("second.")
+        self._adam.steps, self._n_gathered = values["steps"], values["n_gathered"]
+        pos, has_gauss, gauss = values["rng"]
+        self.rng.set_state(
+            {
+                "bit_generator": "MT19937",
+                "state": {"key": arrays["rng"], "pos": pos},
+                "has_gauss": has_gauss,
+                "gauss": gauss,
+            }
+        )
+
     def _whiten(self, rows: np.ndarray) -> None:
-        """u = (x - mean) whitener: the encoder's problem is well conditioned in u."""
+        """u = (x - mean) whitener: the encoder's problem is well conditioned, and small, in u."""
         self.mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         centred = rows - self.mean
         covariance = self._product(centred.T, centred).astype(np.float64) / len(rows)
         values, vectors = np.linalg.eigh(covariance)
         floor = _INPUT_WHITENING_FLOOR * max(values.mean(), np.finfo(np.float32).tiny)
         root = np.sqrt(np.maximum(values, 0) + floor)
-        self.whitener = ((vectors / root) @ vectors.T).astype(np.float32)
+        energy = np.cumsum(np.maximum(values[::-1], 0))
+        k = 1 + int(np.searchsorted(energy, _INPUT_ENERGY * energy[-1]))
+        self.whitener = np.ascontiguousarray((vectors / root)[:, ::-1][:, :k], np.float32)
 
     def _regress(self, rows: np.ndarray) -> None:
         """Start the encoder from the ridge regression of sparse codes on whitened patches."""
         nonlinearity = self._psd.encoder
         u = self._product(rows - self.mean, self.whitener)
-        codes = self._code(rows, 0.0, None).toarray()
+        codes = self._code(rows).toarray()
         centre = codes.mean(axis=0)
         normal = self._product(u.T, u) + np.float32(_RIDGE * len(u)) * np.eye(
             u.shape[1], dtype=np.float32
@@ -221,7 +249,7 @@ class _Learner:
             "gain": gain,
         }
         if nonlinearity == "soft_threshold":
-            self.encoder["threshold"] = np.full(h, self._psd.alpha / 2, np.float32)
+            self.encoder["threshold"] = np.full(h, _START_THRESHOLD * self._psd.alpha, np.float32)
         if nonlinearity in ("rectified", "soft_threshold"):
             # Best gain for each signature, <Z, S> / <S, S>, taken into what it multiplies.
             s = activate(
@@ -230,12 +258,12 @@ class _Learner:
             best = (codes * s).sum(axis=0) / ((s * s).sum(axis=0) + np.float32(1e-9))
             best = np.clip(best, 0.2, 50)
             for name in self.encoder.keys() - {"gain"}:
-                self.encoder[name] = (self.encoder[name].T * best).T
+                self.encoder[name] = np.ascontiguousarray((self.encoder[name].T * best).T)
 
     def _product(self, a, b):
         return product(a, b, self._psd.n_threads)
 
-    def _code(self, x, kappa, prediction):
+    def _code(self, x, kappa=0.0, prediction=None, gram=None, products=None):
         psd = self._psd
         return sparse_code(
             x,
@@ -245,52 +273,74 @@ class _Learner:
             prediction,
             positive=psd.positive,
             tol=_CODING_GAP,
+            gram=gram_matrix(self.signatures, kappa, psd.n_threads) if gram is None else gram,
+            products=products,
             n_threads=psd.n_threads,
         ).codes
 
-    def _update(self, codes, x, decay: float, prediction=None) -> None:
-        """Take a batch into the statistics, then move the signatures."""
-        if prediction is not None:
-            root = np.float32(np.sqrt(self._psd.rho))
-            codes = np.concatenate([codes, root * prediction])
-            x = np.concatenate([x, root * x])
-        self._A *= decay
-        self._C *= decay
-        self._A += self._product(codes.T, codes)
-        self._C += self._product(codes.T, x)
-        update_signatures(self.signatures, self._A, self._C)
+    def _residual(self, codes, x):
+        """X - Z B."""
+        residual = x.copy()
+        _core.subtract_rebuilt(
+            codes.indptr, codes.indices, codes.data, self.signatures, residual, self._threads
+        )
+        return residual
+
+    def _gather(self, codes, x) -> None:
+        """Take a batch into the statistics."""
+        self.A *= np.float32(_DECAY)
+        self.C *= np.float32(_DECAY)
+        _core.add_statistics(
+            codes.indptr, codes.indices, codes.data, x, self.A, self.C, self._threads
+        )
+        self._n_gathered += 1
+
+    def _update(self) -> None:
+        """Move the signatures."""
+        _core.update_signatures(self.signatures, self.A, self.C, *self._scratch, self._threads)
+        self._n_gathered = 0
+        self._gram = None
 
     def step(self, x: np.ndarray, rate: float) -> dict[str, float]:
         """Steps 1 to 3 on one batch; returns sums of the objective's terms over it."""
         psd, encoder = self._psd, self.encoder
         u = self._product(x - self.mean, self.whitener)
-        a = self._product(u, encoder["weights"].T) + encoder["bias"]
+        a = self._product(u, encoder["weights"].T)
+        a += encoder["bias"]
         s = activate(psd.encoder, a, encoder.get("threshold"))
         prediction = encoder["gain"] * s
-        sparse = self._code(x, psd.kappa, prediction)
-        codes = sparse.toarray()
-        prediction_error = prediction - codes
-        residual = self._product(prediction, self.signatures) - x
+        if self._gram is None:
+            self._gram = gram_matrix(self.signatures, psd.kappa, psd.n_threads)
+        products = self._product(x, self.signatures.T)
+        pull = self._product(prediction, self._gram[:, : len(self.signatures)])
+        pull -= products
+        pull -= np.float32(psd.kappa) * prediction
+        codes = self._code(x, psd.kappa, prediction, self._gram, products)
+        residual = self._residual(codes, x)
+        prediction_error = prediction - codes.toarray()
+        energy = _energy(x)
         terms = {
-            "reconstruction": 0.5 * _energy(self._product(codes, self.signatures) - x),
-            "sparsity": psd.alpha * np.abs(sparse.data).sum(),
+            "reconstruction": 0.5 * _energy(residual),
+            "sparsity": psd.alpha * np.abs(codes.data).sum(),
             "prediction": 0.5 * psd.kappa * _energy(prediction_error),
-            "error_prediction": _energy(residual),
-            "nonzero": sparse.nnz,
-            "energy": _energy(x),
+            "error_prediction": energy + np.vdot(prediction, pull) - np.vdot(prediction, products),
+            "nonzero": codes.nnz,
+            "energy": energy,
         }
         gradient = encoder_gradient(
-            encoder, u, a, s, prediction_error, residual, self.signatures,
-            nonlinearity=psd.encoder, alpha=psd.alpha, kappa=max(psd.kappa, _MIN_ENCODER_KAPPA),
-            rho=psd.rho, n_threads=psd.n_threads,
+            encoder, u, a, s, prediction_error, pull,
+            nonlinearity=psd.encoder, alpha=_SHRINK[psd.encoder] * psd.alpha,
+            kappa=max(psd.kappa, _MIN_ENCODER_KAPPA), rho=psd.rho, n_threads=psd.n_threads,
         )  # fmt: skip
         self._adam.step(encoder, gradient, rate)
         if psd.encoder == "soft_threshold":
             np.maximum(encoder["threshold"], 0, out=encoder["threshold"])
         if psd.encoder == "sigmoid":
             np.maximum(encoder["gain"], 1e-4, out=encoder["gain"])
-        self._update(codes, x, _DECAY, prediction if psd.rho else None)
-        self._replace(x, codes, duplicates=False)
+        self._gather(codes, x)
+        if self._n_gathered == _UPDATE_EVERY:
+            self._update()
+            self._replace(residual, duplicates=False)
         return {name: float(value) for name, value in terms.items()}
 
     def take_replaced(self) -> dict[str, int]:
@@ -299,13 +349,13 @@ class _Learner:
         self._replaced = dict.fromkeys(counts, 0)
         return counts
 
-    def _replace(self, x: np.ndarray, codes: np.ndarray, duplicates: bool) -> None:
+    def _replace(self, residual: np.ndarray, duplicates: bool) -> None:
         """Replace dead, and perhaps duplicate, signatures by badly rebuilt patches of a batch.
 
         Duplicates are replaced before there is an encoder only: signatures of smooth patches are
         alike by nature, and replacing them without end would leave the encoder behind for ever.
         """
-        energy = np.diagonal(self._A)
+        energy = np.diagonal(self.A)
         dead = energy <= _DEAD_ENERGY * np.median(energy)
         chosen = np.flatnonzero(dead)
         if duplicates:
@@ -320,14 +370,13 @@ class _Learner:
         chosen = chosen[: max(1, int(_MAX_REPLACED * len(energy)))]
         if len(chosen) == 0:
             return
-        residual = x - self._product(codes, self.signatures)
         norms = np.linalg.norm(residual, axis=1)
         worst = np.argsort(-norms, kind="stable")[: 4 * len(chosen)]
         worst = self.rng.choice(worst, len(chosen), replace=len(worst) < len(chosen))
         for j, i in zip(chosen, worst, strict=True):
             if norms[i] > 0:
                 self.signatures[j] = residual[i] / norms[i]
-                self._A[j] = self._A[:, j] = self._C[j] = 0
+                self.A[j] = self.A[:, j] = self.C[j] = 0
         self._replaced["dead_replaced"] += int(dead[chosen].sum())
         self._replaced["duplicates_replaced"] += int((~dead[chosen]).sum())
 
@@ -369,6 +418,10 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         See `wbcprof.threads.resolve_threads`.
     verbose : bool, default=False
         Print one line per iteration.
+    checkpoint : path, optional
+        File that `fit` keeps its state in, written after each iteration and never removed. Where
+        it exists, `fit` goes on from it, to the same result as without an interruption. A file of
+        other parameters or patches is refused; `max_iter`, `tol` and `n_threads` may differ.
 
     Attributes
     ----------
@@ -412,6 +465,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         random_state=None,
         n_threads: int | None = None,
         verbose: bool = False,
+        checkpoint: str | os.PathLike | None = None,
     ):
         self.n_components = n_components
         self.alpha = alpha
@@ -428,13 +482,14 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.random_state = random_state
         self.n_threads = n_threads
         self.verbose = verbose
+        self.checkpoint = checkpoint
 
     def fit(self, X, y=None) -> PSD:
         """Learn signatures and encoder.
 
         Parameters
         ----------
-        X : array-like of shape (n_patches, m)
+        X : array-like of shape (n_patches, m), PatchRows or PatchStream
             Patch rows.
         y : ignored
 
@@ -449,19 +504,62 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         X = self._check(X, reset=True)
         with blas_threads(1):
-            self._start(X)
-            still = 0
-            for _ in range(self.max_iter):
-                entry = self._pass(X)
-                previous = self.history_[-1]["objective"] if self.history_ else np.inf
-                self.history_.append(entry)
+            identity = None if self.checkpoint is None else self._identity(X)
+            if identity is not None and os.path.exists(self.checkpoint):
+                self._resume(identity)
+            else:
+                self._start(X)
+            while len(self.history_) < self.max_iter and not self._settled():
+                self.history_.append(self._pass(X))
                 if self.verbose:
-                    print(_describe(len(self.history_), entry), flush=True)
-                still = still + 1 if previous - entry["objective"] < self.tol * previous else 0
-                if still == 2:
-                    break
+                    print(_describe(len(self.history_), self.history_[-1]), flush=True)
+                if identity is not None:
+                    self._save(identity)
             self._finish(X)
         return self
+
+    def _settled(self) -> bool:
+        last = [entry["objective"] for entry in self.history_[-3:]]
+        return len(last) == 3 and all(a - b < self.tol * a for a, b in pairwise(last))
+
+    def _identity(self, X) -> dict[str, Any]:
+        """What a checkpoint must agree in: parameters and patches, in JSON's types."""
+        first = _first_round(X)
+        values = first.levels if isinstance(first, PatchRows) else first
+        parameters = {k: v for k, v in self.get_params().items() if k not in _FREE_PARAMETERS}
+        return {
+            "wbcprof": __version__,
+            **json.loads(json.dumps(parameters, default=lambda value: value.item())),
+            "patches": list(X.shape),
+            "rounds": X.n_rounds if isinstance(X, PatchStream) else 1,
+            "content of the patches": hashlib.blake2b(
+                np.ascontiguousarray(values), digest_size=16
+            ).hexdigest(),
+        }
+
+    def _save(self, identity: dict[str, Any]) -> None:
+        arrays, values = self._learner.state()
+        for name in _PREPROCESSING_ARRAYS:
+            if getattr(self.preprocessing_, name) is not None:
+                arrays[f"preprocessing.{name}"] = getattr(self.preprocessing_, name)
+        values |= {"scale": self.preprocessing_.scale, "history": self.history_}
+        write_checkpoint(self.checkpoint, arrays, {"identity": identity, **values})
+
+    def _resume(self, identity: dict[str, Any]) -> None:
+        arrays, values = read_checkpoint(self.checkpoint)
+        check_identity(self.checkpoint, values["identity"], identity)
+        if len(values["history"]) > self.max_iter:
+            raise ValueError(
+                f"the checkpoint {os.fspath(self.checkpoint)!r} is past max_iter "
+                f"({self.max_iter}): it holds {len(values['history'])} iterations"
+            )
+        self.history_ = values["history"]
+        self.preprocessing_ = Preprocessing(self.preprocessing, self.whiten)
+        for name in _PREPROCESSING_ARRAYS:
+            setattr(self.preprocessing_, name, arrays.get(f"preprocessing.{name}"))
+        self.preprocessing_.scale = values["scale"]
+        self._learner = _Learner(self, np.random.RandomState(), self.n_features_in_)
+        self._learner.restore(arrays, values)
 
     def partial_fit(self, X, y=None) -> PSD:
         """One pass over a batch of patches; the first call fits the preprocessing and starts.
@@ -497,41 +595,51 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)!r}")
         if self.encoder not in NONLINEARITIES:
             raise ValueError(f"encoder must be one of {NONLINEARITIES}, got {self.encoder!r}")
-        if isinstance(X, PatchRows):
+        if self.checkpoint is not None and not isinstance(self.random_state, int | np.integer):
+            raise ValueError(
+                f"random_state must be an integer for a checkpoint, got {self.random_state!r}"
+            )
+        if isinstance(X, PatchRows | PatchStream):
             self.n_features_in_ = X.shape[1]
         else:
             X = validate_data(self, X, reset=reset, dtype=np.float32, order="C")
-        if reset and len(X) < self.n_components:
+        if reset and len(_first_round(X)) < self.n_components:
             raise ValueError(
-                f"n_components ({self.n_components}) must be at most the number of patches "
-                f"({len(X)})"
+                f"n_components ({self.n_components}) must be at most the number of patches in "
+                f"memory ({len(_first_round(X))})"
             )
         return X
 
     def _start(self, X) -> None:
         """Fit the preprocessing; start B from patches and the encoder from ridge regression."""
         rng = check_random_state(self.random_state)
-        sample = X[np.sort(rng.permutation(len(X))[:_SAMPLE_PATCHES])]
+        first = _first_round(X)
+        sample = first[np.sort(rng.permutation(len(first))[:_SAMPLE_PATCHES])]
         self.preprocessing_ = Preprocessing(self.preprocessing, self.whiten).fit(sample)
-        self._learner = _Learner(self, self.preprocessing_.apply(sample)[0], rng)
+        self._learner = _Learner(self, rng, X.shape[1])
+        self._learner.start(self.preprocessing_.apply(sample)[0])
         self.history_ = []
 
     def _pass(self, X) -> dict[str, float]:
         """Visit all patches once, in random order; one entry of the history."""
         started = time.perf_counter()
         learner = self._learner
-        order = learner.rng.permutation(len(X))
         rate = self.learning_rate / self.n_components / (1 + _RATE_DECAY * len(self.history_))
         sums: dict[str, float] = {}
-        for start in range(0, len(X), self.batch_size):
-            batch = X[order[start : start + self.batch_size]]
-            terms = learner.step(self.preprocessing_.apply(batch)[0], rate)
-            sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
+        n = 0
+        for rows in X.rounds(len(self.history_)) if isinstance(X, PatchStream) else (X,):
+            order = learner.rng.permutation(len(rows))
+            for start in range(0, len(rows), self.batch_size):
+                batch = rows[order[start : start + self.batch_size]]
+                terms = learner.step(self.preprocessing_.apply(batch)[0], rate)
+                sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
+            n += len(rows)
+            del rows
         energy = sums.pop("energy")
-        entry = {name: value / len(X) for name, value in sums.items()}
+        entry = {name: value / n for name, value in sums.items()}
         entry["objective"] = entry["reconstruction"] + entry["sparsity"] + entry["prediction"]
         entry["error_codes"] = float(np.sqrt(2 * sums["reconstruction"] / energy))
-        entry["error_prediction"] = float(np.sqrt(entry["error_prediction"] * len(X) / energy))
+        entry["error_prediction"] = float(np.sqrt(sums["error_prediction"] / energy))
         entry |= learner.take_replaced()
         entry["seconds"] = time.perf_counter() - started
         return entry
@@ -541,12 +649,14 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         learner = self._learner
         encoder = learner.encoder
         self.components_ = learner.signatures.copy()
-        self.encoder_weights_ = encoder["weights"] @ learner.whitener
+        self.encoder_weights_ = encoder["weights"] @ learner.whitener.T
         self.encoder_bias_ = encoder["bias"] - self.encoder_weights_ @ learner.mean
         self.encoder_gain_ = encoder["gain"].copy()
         self.encoder_threshold_ = encoder.get("threshold")
         self.n_iter_ = len(self.history_)
-        rows = self.preprocessing_.apply(X[:_REPORT_PATCHES])[0]
+        first = _first_round(X)
+        spread = np.linspace(0, len(first) - 1, min(len(first), _REPORT_PATCHES)).astype(int)
+        rows = self.preprocessing_.apply(first[spread])[0]
         optimal = sparse_code(
             rows, self.components_, self.alpha, positive=self.positive, n_threads=self.n_threads
         ).codes
@@ -605,6 +715,10 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     @property
     def _n_features_out(self) -> int:
         return len(self.components_)
+
+
+def _first_round(X):
+    return next(X.rounds(0)) if isinstance(X, PatchStream) else X
 
 
 def _describe(iteration: int, entry: dict[str, float]) -> str:

@@ -166,3 +166,27 @@ def relative_gap(z, q, r, energy, alpha, positive=False):
     t = min(t, alpha / peak) if peak > 0 else t
     gap = primal - t * y_rho + 0.5 * t**2 * rho2
     return max(gap, 0) / primal if primal > 0 else 0.0
+
+
+def update_signatures(signatures: np.ndarray, A: np.ndarray, C: np.ndarray) -> None:
+    """Block coordinate descent on 1/2 ||X - Z B||^2 over the rows of B on the unit sphere.
+
+    Parameters
+    ----------
+    signatures : (h, m) array
+        B, changed in place; no row's step raises the objective.
+    A : (h, h) array
+        Z' Z.
+    C : (h, m) array
+        Z' X.
+
+    Notes
+    -----
+    With all other rows fixed, the best unit row j is u / ||u||, u = C_j - A_j B + A_jj b_j. Rows
+    without codes (A_jj = 0) stay.
+    """
+    for j in np.flatnonzero(np.diagonal(A) > 0):
+        u = C[j] - A[j] @ signatures + A[j, j] * signatures[j]
+        norm = np.linalg.norm(u)
+        if norm > 0:
+            signatures[j] = u / norm

@@ -103,7 +103,9 @@ def sparse_encode(
     return codes.toarray() if dense else codes
 
 
-def gram_matrix(components: np.ndarray, kappa: float = 0.0) -> np.ndarray:
+def gram_matrix(
+    components: np.ndarray, kappa: float = 0.0, n_threads: int | None = 1
+) -> np.ndarray:
     """``B B' + kappa I`` as the solver wants it: float32, rows zero-padded to a multiple of 16.
 
     Parameters
@@ -112,6 +114,8 @@ def gram_matrix(components: np.ndarray, kappa: float = 0.0) -> np.ndarray:
         B.
     kappa : float
         Weight of the prediction term.
+    n_threads : int, optional
+        Threads; by default one.
 
     Returns
     -------
@@ -119,10 +123,16 @@ def gram_matrix(components: np.ndarray, kappa: float = 0.0) -> np.ndarray:
     """
     h = components.shape[0]
     gram = np.zeros((h, _padded(h)), np.float32)
-    with blas_threads(1):
-        for i in range(0, h, BLOCK):
-            rows = slice(i, i + BLOCK)
-            _core.rows_product(components[rows], components, gram[rows])
+
+    def lower_part(i: int) -> None:
+        stop = min(i + BLOCK, h)
+        _core.rows_product(components[i:stop], components[:stop], gram[i:stop])
+
+    with blas_threads(1), ThreadPoolExecutor(resolve_threads(n_threads)) as pool:
+        list(pool.map(lower_part, reversed(range(0, h, BLOCK))))
+    for i in range(BLOCK, h, BLOCK):
+        stop = min(i + BLOCK, h)
+        gram[:i, i:stop] = gram[i:stop, :i].T
     gram[np.arange(h), np.arange(h)] += np.float32(kappa)
     return gram
 
@@ -139,6 +149,7 @@ def sparse_code(
     tol: float = 1e-4,
     max_iter: int = 1000,
     gram: np.ndarray | None = None,
+    products: np.ndarray | None = None,
     n_threads: int | None = None,
     strategy: Strategy = "auto",
 ) -> SparseCodes:
@@ -167,6 +178,8 @@ def sparse_code(
         Most fresh gradients per patch.
     gram : ndarray, optional
         `gram_matrix(components, kappa)`, to use it again.
+    products : ndarray of shape (n, h), optional
+        ``patches @ components.T``, to use it again.
     n_threads : int, optional
         Threads; by default one per available CPU. The result does not depend on it.
     strategy : {"auto", "active_set", "greedy"}
@@ -218,6 +231,8 @@ def sparse_code(
             f"gram must be float32 of shape {(h, _padded(h))}, as gram_matrix makes it, "
             f"got {gram.dtype} {gram.shape}"
         )
+    if products is not None and products.shape != (n, h):
+        raise ValueError(f"products must have shape {(n, h)}, got {products.shape}")
     threads = resolve_threads(n_threads)
     if strategy not in ("auto", "active_set", "greedy"):
         raise ValueError(f"strategy must be auto, active_set or greedy, got {strategy!r}")
@@ -234,7 +249,10 @@ def sparse_code(
         here = slice(at % tile, at % tile + rows.stop - rows.start)
         x = np.ascontiguousarray(patches[rows], np.float32)
         energy[here] = _energy(x, "patches", at)
-        _core.rows_product(x, components, linear[here])
+        if products is None:
+            _core.rows_product(x, components, linear[here])
+        else:
+            linear[here, :h] = products[rows]
         if kappa and prediction is not None:
             f = np.asarray(prediction[rows], np.float32)
             energy[here] += kappa * _energy(f, "prediction", at)
