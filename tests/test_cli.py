@@ -94,6 +94,7 @@ def test_demo_leaves_model_profiles_evaluation_and_pictures(tmp_path, monkeypatc
     assert {"model.wbcprof", "profiles.csv", "evaluation.json", "signatures.png"} <= names
     assert (out / "evaluation.txt").read_text().startswith("Generated cells, not real data.")
     assert wbcprof.load(out / "model.wbcprof").classifier is not None
+    assert "Generated cells, not real data" in (out / "report.html").read_text(encoding="utf-8")
 
 
 # ---- bad input: exit code 1 and one line that says why ----
@@ -182,7 +183,9 @@ def test_wrong_command_line_exits_with_2(capsys):
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("command", ["demo", "fit", "profile", "classify", "evaluate", "info"])
+@pytest.mark.parametrize(
+    "command", ["demo", "fit", "profile", "classify", "evaluate", "report", "info"]
+)
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

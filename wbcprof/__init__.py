@@ -15,6 +15,7 @@ _PUBLIC = {
     "Profiler": "profiler",
     "Profiles": "profiles",
     "TypeClassifier": "classify",
+    "compare": "compare",
     "datasets": "datasets",
     "evaluate": "classify",
     "figures": "figures",

@@ -132,6 +132,27 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     _add_learning(evaluate)
 
+    report = command(
+        "report",
+        _report,
+        "Write one HTML file about a set of cells: map, calls, differential count, signatures.",
+        "wbcprof report cells.wbcprof cells/ -o report.html",
+    )
+    report.add_argument("model", metavar="MODEL", help="model file")
+    report.add_argument("images", metavar="IMAGES", help="folder, or one sub-folder per type")
+    report.add_argument("-o", "--output", required=True, metavar="HTML", help="file to write")
+    report.add_argument(
+        "--calls",
+        choices=("cross-validated", "model"),
+        default="cross-validated",
+        help="types by cross-validation on these images (default), or by the model's classifier",
+    )
+    report.add_argument(
+        "--samples", metavar="CSV", help="columns image and sample: a differential count of each"
+    )
+    report.add_argument("--title", metavar="TEXT", help="heading of the page")
+    _add_threads(report)
+
     info = command(
         "info", _info, "Show the package, or what a model file holds.", "wbcprof info cells.wbcprof"
     )
@@ -306,6 +327,30 @@ def _evaluate(options) -> None:
     print(evaluation.to_text())
     if options.json is not None:
         evaluation.to_json(options.json)
+
+
+def _report(options) -> None:
+    from .report import write_report
+    from .storage import load
+
+    samples = None
+    if options.samples is not None:
+        with open(options.samples, newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+        if not rows or not {"image", "sample"} <= rows[0].keys():
+            raise ValueError(f"{options.samples}: expected rows with the columns image and sample")
+        samples = {row["image"]: row["sample"] for row in rows}
+    write_report(
+        load(options.model),
+        options.images,
+        options.output,
+        samples=samples,
+        calls=options.calls,
+        n_threads=options.threads,
+        say=_say,
+        **({} if options.title is None else {"title": options.title}),
+    )
+    _say(f"report written to {options.output}; it opens in any browser, without a network")
 
 
 def _info(options) -> None:

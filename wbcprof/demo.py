@@ -1,4 +1,4 @@
-"""The whole job on generated cells: learn, profile, evaluate, draw."""
+"""The whole job on generated cells: learn, profile, evaluate, draw, report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES_PER_TYPE = 6
 
 
 def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) -> None:
-    """Write model, profiles, evaluation and pictures of generated cells into `folder`.
+    """Write model, profiles, evaluation, pictures and a report of generated cells into `folder`.
 
     Parameters
     ----------
@@ -29,6 +29,7 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     from .classify import TypeClassifier, evaluate, rank_signatures
     from .datasets import make_leukocytes
     from .profiler import fit
+    from .report import write_report
 
     folder.mkdir(parents=True, exist_ok=True)
     cells = make_leukocytes(N_PER_TYPE)
@@ -54,7 +55,15 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     say("drawing")
     order, _ = rank_signatures(profiles.values, labels)
     _draw(folder, model, profiles, evaluation, images, order)
-    say(f"model, profiles, evaluation and pictures are in {folder}")
+    write_report(
+        model,
+        images,
+        folder / "report.html",
+        labels=labels,
+        note="Generated cells, not real data",
+        n_threads=n_threads,
+    )
+    say(f"model, profiles, evaluation, pictures and report.html are in {folder}")
 
 
 def _draw(folder, model, profiles, evaluation, images, order) -> None:

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .profiles import UNLABELLED
+from .profiles import label_names as _names
+from .profiles import sorted_types as _types
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-UNLABELLED = "unlabelled"
 # Okabe and Ito (2008), then the muted scheme of Paul Tol: both safe for colour-blind readers.
 PALETTE = (
     "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 #F0E442 #000000 "
@@ -765,19 +768,6 @@ def _draw_tree(ax: Axes, data: np.ndarray, sideways: bool) -> np.ndarray:
     else:
         ax.set(xlim=(0, n), ylim=(0, reach))
     return leaves
-
-
-def _names(labels: Iterable[Any] | None, n: int | None = None) -> list[str]:
-    if labels is None:
-        return [UNLABELLED] * (n or 0)
-    names = ["" if label is None else str(label).strip() for label in labels]
-    if n is not None and len(names) != n:
-        raise ValueError(f"Length of labels ({len(names)}) must match number of cells ({n})")
-    return [UNLABELLED if name in ("", "nan", "NaT", "<NA>") else name for name in names]
-
-
-def _types(names: Iterable[str]) -> list[str]:
-    return sorted(set(names), key=lambda name: (name == UNLABELLED, name))
 
 
 def _cells(values: ArrayLike, labels: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray]:

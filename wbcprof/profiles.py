@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,28 @@ from .files import check_output, replacing
 
 ID_COLUMN = "Metadata_ImageId"
 LABEL_COLUMN = "Metadata_Label"
+UNLABELLED = "unlabelled"
+
+
+def label_names(labels: Iterable[Any] | None, n: int | None = None) -> list[str]:
+    """Labels as text; None, empty and NaN become ``"unlabelled"``, and so do all of ``None``.
+
+    Raises
+    ------
+    ValueError
+        There are not `n` labels.
+    """
+    if labels is None:
+        return [UNLABELLED] * (n or 0)
+    names = ["" if label is None else str(label).strip() for label in labels]
+    if n is not None and len(names) != n:
+        raise ValueError(f"Length of labels ({len(names)}) must match number of cells ({n})")
+    return [UNLABELLED if name in ("", "nan", "NaT", "<NA>") else name for name in names]
+
+
+def sorted_types(names: Iterable[str]) -> list[str]:
+    """Distinct names in alphabetical order, ``"unlabelled"`` last."""
+    return sorted(set(names), key=lambda name: (name == UNLABELLED, name))
 
 
 def feature_names(n_signatures: int, pools: Sequence[str], levels: Sequence[int]) -> list[str]:

@@ -1,0 +1,238 @@
+"use strict";
+// Text from data enters the page through textContent and attributes only, never as markup.
+const data = JSON.parse(document.getElementById("data").textContent);
+const at = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+const SHAPES = [
+  "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0", "M-4-4h8v8h-8z", "M0-5l5 9h-10z", "M0-5.5l5.5 5.5l-5.5 5.5l-5.5-5.5z",
+];
+const REACH = 14;
+const plot = at("plot"), tip = at("tip"), panel = at("panel");
+const n = data.x.length;
+const scale = Math.min(1, Math.max(0.45, Math.sqrt(1500 / Math.max(n, 1))));
+let shown = new Set(data.types.keys());
+let current = -1, selected = -1;
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function draw(tag, attributes) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+function symbol(type) {
+  return { d: SHAPES[data.types[type].shape % SHAPES.length], fill: data.types[type].colour };
+}
+
+function sprite(element, index, perRow, side) {
+  const style = element.style;
+  style.width = style.height = `${side}px`;
+  style.backgroundSize = `${perRow * side}px auto`;
+  style.backgroundPosition = `${-(index % perRow) * side}px ${-Math.floor(index / perRow) * side}px`;
+  return element;
+}
+
+function thumb(i, side) {
+  const { per_sheet: perSheet, per_row: perRow } = data.sheet;
+  const name = `thumb s${Math.floor(i / perSheet)}`;
+  return sprite(make("span", { class: name, role: "img", "aria-label": describe(i) }), i % perSheet, perRow, side);
+}
+
+function tile(signature, side) {
+  if (!data.tiles) return make("span", {}, "");
+  const element = make("span", { class: "tile", role: "img", "aria-label": `signature ${signature + 1}` });
+  return sprite(element, signature, data.tiles.per_row, side);
+}
+
+const typeName = (type) => data.types[type].name;
+const isWrong = (i) => data.wrong[i] === 1;
+
+function callText(i) {
+  return data.call[i] < 0 ? "not called" : `called ${typeName(data.call[i])} (probability ${data.p[i].toFixed(2)})`;
+}
+
+function describe(i) {
+  return `${data.id[i]}: ${typeName(data.label[i])}, ${callText(i)}`;
+}
+
+const colourOf = (i) => (at("colour").value === "call" && data.call[i] >= 0 ? data.call[i] : data.label[i]);
+const isShown = (i) => shown.has(colourOf(i)) && (!at("wrong").checked || isWrong(i));
+
+// ---- the map ----
+
+const points = data.x.map((x, i) => {
+  const element = draw("path", { class: "cell", transform: `translate(${x} ${data.y[i]}) scale(${scale})` });
+  return element;
+});
+const rings = draw("g", {});
+
+function paint() {
+  let count = 0;
+  points.forEach((point, i) => {
+    const { d, fill } = symbol(colourOf(i));
+    point.setAttribute("d", d);
+    point.setAttribute("fill", fill);
+    const visible = isShown(i);
+    point.style.display = visible ? "" : "none";
+    count += visible;
+  });
+  at("shown").textContent = `${count.toLocaleString("en")} of ${n.toLocaleString("en")} cells`;
+  hover(-1);
+  ring();
+}
+
+function ring() {
+  rings.replaceChildren();
+  const circle = (i, r, name) =>
+    rings.append(draw("circle", { class: name, cx: data.x[i], cy: data.y[i], r }));
+  if (selected >= 0) {
+    circle(selected, 10, "ring");
+    data.near[selected].forEach((i) => circle(i, 8, "ring near"));
+  }
+  if (current >= 0 && current !== selected) circle(current, 8, "ring");
+}
+
+function nearest(x, y, keep) {
+  let best = -1, least = Infinity;
+  for (let i = 0; i < n; i++) {
+    if (!isShown(i) || (keep && !keep(i))) continue;
+    const distance = (data.x[i] - x) ** 2 + (data.y[i] - y) ** 2;
+    if (distance < least) [best, least] = [i, distance];
+  }
+  return [best, Math.sqrt(least)];
+}
+
+function hover(i) {
+  if (i === current) return;
+  current = i;
+  ring();
+  tip.hidden = i < 0;
+  if (i < 0) return;
+  const name = make("b", {}, data.id[i]);
+  const label = make("div", {}, `Given: ${typeName(data.label[i])}`);
+  tip.replaceChildren(thumb(i, Math.min(2 * data.sheet.side, 192)), make("div", {}, name), label, make("div", {}, callText(i)));
+  const box = plot.getBoundingClientRect();
+  const x = (data.x[i] / 800) * box.width, y = (data.y[i] / 600) * box.height;
+  tip.style.left = `${x > box.width / 2 ? x - tip.offsetWidth - 16 : x + 16}px`;
+  tip.style.top = `${Math.max(0, Math.min(y - 40, box.height - tip.offsetHeight))}px`;
+  at("announce").textContent = describe(i);
+}
+
+function pointed(event) {
+  const box = plot.getBoundingClientRect();
+  const x = ((event.clientX - box.left) / box.width) * 800;
+  const y = ((event.clientY - box.top) / box.height) * 600;
+  const [i, distance] = nearest(x, y);
+  return distance <= REACH ? i : -1;
+}
+
+// ---- the selected cell ----
+
+function select(i) {
+  selected = i;
+  const near = make("div", { class: "row" }, ...data.near[i].map((j) => {
+    const button = make("button", { type: "button", title: describe(j) }, thumb(j, 64));
+    button.addEventListener("click", () => select(j));
+    return button;
+  }));
+  const heading = make("h3", {}, data.id[i]);
+  const verdict = isWrong(i) ? " \u2014 not the given type" : "";
+  panel.replaceChildren(
+    heading,
+    make("div", { class: "cellhead" }, thumb(i, 128),
+      make("p", {}, `Given: ${typeName(data.label[i])}`, make("br"), callText(i) + verdict)),
+    make("h3", {}, "Nearest cells"), near.children.length ? near : make("p", {}, "There is no other cell."),
+    ...reasons(i),
+  );
+  ring();
+}
+
+function reasons(i) {
+  if (data.call[i] < 0) return [];
+  const rival = typeName(data.rival[i]), call = typeName(data.call[i]);
+  const most = Math.max(...data.why[i].map(([, pull]) => Math.abs(pull)));
+  const rows = data.why[i].flatMap(([signature, pull, spread, block]) => {
+    const bar = make("div", { class: pull > 0 ? "bar" : "bar against" });
+    bar.style.width = `${(100 * Math.abs(pull)) / (most || 1)}%`;
+    const where = data.blocks.length > 1 ? ` (${data.blocks[block]})` : "";
+    const text = `No. ${signature + 1}${where}: ${Math.abs(spread).toFixed(1)} SD ${spread < 0 ? "below" : "above"} ` +
+      `the average cell, ${pull > 0 ? "for" : "against"} ${Math.abs(pull).toFixed(2)}`;
+    return [tile(signature, 44), make("div", {}, make("div", {}, text), bar)];
+  });
+  return [
+    make("h3", {}, "Signatures that made the call"),
+    make("p", { class: "hint" }, `What spoke for or against ${call} rather than ${rival}, the next best: the ${data.why[i].length} strongest signatures.`),
+    make("div", { class: "why" }, ...rows),
+  ];
+}
+
+// ---- wiring ----
+
+data.types.forEach((type, index) => {
+  const box = make("input", { type: "checkbox", value: index });
+  box.checked = true;
+  box.addEventListener("change", () => {
+    if (box.checked) shown.add(index); else shown.delete(index);
+    paint();
+  });
+  const key = draw("svg", { viewBox: "-6 -6 12 12", "aria-hidden": "true" });
+  key.append(draw("path", symbol(index)));
+  at("types").append(make("label", {}, box, " ", key, ` ${type.name} (${type.n.toLocaleString("en")})`), " ");
+});
+
+function showTypes(all) {
+  shown = new Set(all ? data.types.keys() : []);
+  document.querySelectorAll("#types input").forEach((box) => { box.checked = all; });
+  paint();
+}
+
+at("all").addEventListener("click", () => showTypes(true));
+at("none").addEventListener("click", () => showTypes(false));
+at("colour").addEventListener("change", paint);
+at("wrong").addEventListener("change", paint);
+plot.addEventListener("pointermove", (event) => hover(pointed(event)));
+plot.addEventListener("pointerleave", () => hover(-1));
+plot.addEventListener("blur", () => hover(-1));
+plot.addEventListener("click", (event) => {
+  const i = pointed(event);
+  if (i >= 0) select(i);
+});
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+plot.addEventListener("keydown", (event) => {
+  const from = current >= 0 ? current : selected;
+  if (event.key in ARROWS) {
+    event.preventDefault();
+    if (from < 0) return hover(nearest(400, 300)[0]);
+    const [dx, dy] = ARROWS[event.key], x = data.x[from], y = data.y[from];
+    const ahead = (i) => {
+      const along = (data.x[i] - x) * dx + (data.y[i] - y) * dy;
+      return along > 0 && along >= Math.abs((data.x[i] - x) * dy + (data.y[i] - y) * dx);
+    };
+    const [next] = nearest(x, y, ahead);
+    if (next >= 0) hover(next);
+  } else if (event.key === "Enter" && from >= 0) {
+    select(from);
+  } else if (event.key === "Escape") {
+    hover(-1);
+  }
+});
+
+document.querySelectorAll("[data-cell]").forEach((button) => {
+  button.addEventListener("click", () => {
+    select(Number(button.dataset.cell));
+    at("map").scrollIntoView();
+    panel.setAttribute("tabindex", "-1");
+    panel.focus({ preventScroll: true });
+  });
+});
+
+plot.append(...points, rings);
+paint();
+document.documentElement.dataset.ready = "yes";
