@@ -45,8 +45,9 @@ _MIN_ENCODER_KAPPA = 0.1  # with kappa = 0 the encoder still follows the codes
 _SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
 _UPDATE_BLOCK = 64
 _UPDATE_EVERY = 2
-_SHRINK = {"rectified": 0.1, "sigmoid": 0.5, "tanh": 0.5, "soft_threshold": 0.1}  # of alpha, in
+_SHRINK = {"rectified": 0.1, "sigmoid": 0.1, "tanh": 0.5, "soft_threshold": 0.1}  # of alpha, in
 # what the prediction pays for its l1 norm
+_START_SLOPE = 0.105  # of the sigmoid at -2, where codes are near zero
 _START_THRESHOLD = 0.1  # of alpha, before the gain is taken in
 _LEARNER_ARRAYS = ("signatures", "A", "C", "mean", "whitener")
 _PREPROCESSING_ARRAYS = ("mean", "whitener", "unwhitener")
@@ -241,8 +242,7 @@ class _Learner:
             gain = np.quantile(np.abs(codes), 0.995, axis=0).astype(np.float32) + np.float32(1e-3)
             weights, bias = weights / gain[:, None], bias / gain
         if nonlinearity == "sigmoid":
-            slope = 0.105  # of the sigmoid at -2, where codes are near zero
-            weights, bias = weights / slope, np.full(h, -2.0)
+            weights, bias = weights / _START_SLOPE, np.full(h, -2.0)
         self.encoder = {
             "weights": np.ascontiguousarray(weights, np.float32),
             "bias": np.ascontiguousarray(bias, np.float32),
@@ -625,6 +625,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         started = time.perf_counter()
         learner = self._learner
         rate = self.learning_rate / self.n_components / (1 + _RATE_DECAY * len(self.history_))
+        if self.encoder == "sigmoid":
+            rate /= _START_SLOPE  # its weights are larger by as much
         sums: dict[str, float] = {}
         n = 0
         for rows in X.rounds(len(self.history_)) if isinstance(X, PatchStream) else (X,):
