@@ -40,7 +40,7 @@ _DUPLICATE_COSINE = 0.95
 _DEAD_ENERGY = 1e-4  # of the median energy of a signature's codes
 _MAX_REPLACED = 0.03  # of all signatures, per iteration
 _DECAY = 0.95  # of the statistics of Z and X, per batch
-_CODING_GAP = 1e-3  # relative duality gap of the codes while learning
+_CODING_GAP = 1e-2  # relative duality gap of the codes while learning
 _MIN_ENCODER_KAPPA = 0.1  # with kappa = 0 the encoder still follows the codes
 _SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
 _UPDATE_BLOCK = 64
@@ -407,7 +407,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Patches per step.
     learning_rate : float, default=0.1
         Step of Adam on the encoder, divided by the number of signatures (errors of units add up in
-        what they rebuild), and by 1 + 0.3 t in iteration t.
+        what they rebuild), and by 1 + 0.3 t in iteration t; ten times that for "sigmoid", whose
+        weights are larger.
     max_iter : int, default=100
         Passes over the patches at most.
     tol : float, default=1e-3
@@ -434,7 +435,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     preprocessing_ : Preprocessing
     history_ : list of dict
         Per iteration: objective and its terms (per patch), relative reconstruction errors
-        ||X - Z B|| / ||X|| of codes and prediction, non-zero codes per patch, signatures
+        ||X - Z B|| / ||X|| of codes and prediction, non-zero codes per patch, patches, signatures
         replaced, seconds; the last entry also holds ``error_optimal``, that of optimal codes
         (kappa = 0), measured on up to 4,000 patches.
     n_iter_ : int
@@ -642,7 +643,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         entry["objective"] = entry["reconstruction"] + entry["sparsity"] + entry["prediction"]
         entry["error_codes"] = float(np.sqrt(2 * sums["reconstruction"] / energy))
         entry["error_prediction"] = float(np.sqrt(sums["error_prediction"] / energy))
-        entry |= learner.take_replaced()
+        entry |= {"patches": n, **learner.take_replaced()}
         entry["seconds"] = time.perf_counter() - started
         return entry
 
