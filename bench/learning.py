@@ -21,6 +21,7 @@ Peers stop after the limit, in seconds.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -46,12 +47,13 @@ TABLE = pixel_table("inverted")
 
 @cache
 def images() -> list[np.ndarray]:
-    """Real cells, or generated ones."""
+    """Real cells of the training split, or generated ones."""
     from PIL import Image
 
-    files = sorted(path for path in PBC.rglob("*") if path.suffix in {".jpg", ".png"})
-    if not files:
+    if not PBC.is_dir():
         return [generated_image(seed) for seed in range(100)]
+    with open(PBC / "labels.csv", newline="") as stream:
+        files = [PBC / row["path"] for row in csv.DictReader(stream) if row["split"] == "train"]
     chosen = np.random.default_rng(0).permutation(len(files))[:N_IMAGES]
     return [np.asarray(Image.open(files[i]).convert("RGB")) for i in chosen]
 

@@ -31,6 +31,16 @@ def test_fit_learns_and_trains_a_classifier(model_file, cells):
     assert model.classifier.classes_.tolist() == sorted(set(cells.labels))
 
 
+def test_fit_goes_on_from_its_checkpoint(folder, tmp_path, capsys):
+    fit = ["fit", str(folder), "-o", str(tmp_path / "m"), "--checkpoint", str(tmp_path / "state")]
+    assert main([*fit, *LEARN]) == 0
+    capsys.readouterr()
+    assert main([*fit, *LEARN]) == 0
+    assert "iteration" not in capsys.readouterr().out
+    assert main([*fit, *LEARN, "--seed", "7"]) == 1
+    assert "is of another fit: random_state was 0, now it is 7" in capsys.readouterr().err
+
+
 def test_profile_writes_a_table(model_file, folder, tmp_path, cells):
     table = tmp_path / "t.csv"
     assert main(["profile", str(model_file), str(folder), "-o", str(table)]) == 0

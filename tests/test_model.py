@@ -149,6 +149,16 @@ def test_optimal_codes_reach_a_lower_objective_than_predicted_ones(model, cells)
     assert (objective("sparse") <= objective("feedforward") * (1 + 1e-3)).all()
 
 
+def test_optimal_and_predicted_codes_rebuild_the_image(model, cells):
+    image = cells.images[9].astype(float)
+    errors = {
+        inference: np.mean((model.reconstruct(cells.images[9], inference=inference) - image) ** 2)
+        for inference in ("feedforward", "sparse")
+    }
+    # Optimal codes are shrunk by their l1 norm: which of the two is nearer is not given.
+    assert max(errors.values()) < 0.1 * image.var(), errors
+
+
 @pytest.mark.parametrize("name", PIXEL_INPUTS)
 def test_grey_levels_undo_the_pixel_table(name):
     levels = np.arange(256, dtype=np.uint8)
@@ -203,6 +213,20 @@ def test_a_bad_image_is_skipped_counted_and_named(model, cells, tmp_path):
         assert len(model.profile(tmp_path)) == 48
 
 
+def test_fit_within_a_small_budget_resumes_from_its_checkpoint(cells, tmp_path):
+    settings = {"memory_budget": 40_000, "n_signatures": 6, "n_patches": 800, "tol": 0.0}
+    settings["stack"] = [{"n_signatures": 4, "n_patches": 300, "region": 2}]
+    whole = small(cells, **settings, max_iter=2)
+    file = tmp_path / "state"
+    small(cells, **settings, max_iter=1, checkpoint=file)
+    (tmp_path / "state.layer1").unlink()  # learnt from another first layer
+    resumed = small(cells, **settings, max_iter=2, checkpoint=file)
+    for one, other in zip(whole.layers, resumed.layers, strict=True):
+        np.testing.assert_array_equal(one.signatures, other.signatures)
+        np.testing.assert_array_equal(one.weights, other.weights)
+    assert "checkpoint" not in resumed.parameters
+
+
 # ---- bad input ----
 
 
@@ -213,6 +237,8 @@ def test_a_bad_image_is_skipped_counted_and_named(model, cells, tmp_path):
         ({"patch_size": 2.5}, "patch_size must be a positive integer, got 2.5"),
         ({"step": 9}, r"step must be at most the patch size \(8 px\).*got 9"),
         ({"n_patches": -1}, "n_patches must be a positive integer"),
+        ({"memory_budget": 0}, "memory_budget must be a positive integer, got 0"),
+        ({"memory_budget": 191}, r"must hold a patch at least \(192 bytes\), got 191"),
         ({"pools": ("mean", "median")}, "pools must be among .*got 'median'"),
         ({"levels": (0,)}, "levels must be positive integers"),
         ({"pools": ()}, "pools must name at least one"),

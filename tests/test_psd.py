@@ -1,5 +1,6 @@
 """Learning: block steps, gradients, estimator behaviour."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -12,10 +13,11 @@ from sklearn.base import clone
 
 from wbcprof import _core, reference
 from wbcprof.layer import activate
-from wbcprof.patches import PatchStream, pixel_table
+from wbcprof.patches import PatchRows, PatchStream, pixel_table, sample_patches
 from wbcprof.psd import PSD, encoder_gradient
 from wbcprof.sparse import sparse_code
 
+TABLE = pixel_table("inverted")
 NONLINEARITIES = ("rectified", "sigmoid", "tanh", "soft_threshold")
 
 
@@ -176,6 +178,22 @@ def test_every_encoder_learns_to_rebuild(patches, encoder):
     assert (psd.encoder_threshold_ is not None) == (encoder == "soft_threshold")
 
 
+@pytest.mark.parametrize("encoder", NONLINEARITIES)
+def test_prediction_is_within_two_points_of_optimal_codes_on_real_patches(real_images, encoder):
+    from wbcprof.images import open_images
+
+    with open(real_images / "labels.csv", newline="") as stream:
+        train = [row["path"] for row in csv.DictReader(stream) if row["split"] == "train"]
+    files = [real_images / path for path in sorted(train)[:: len(train) // 60]]
+    cells = [cell.pixels for cell in open_images(files)]
+    levels = sample_patches(cells, len(cells), 10, 8000, 0)
+    last = PSD(
+        64, encoder=encoder, positive=encoder in ("rectified", "sigmoid"), max_iter=10,
+        random_state=0,
+    ).fit(PatchRows(levels, TABLE)).history_[-1]  # fmt: skip
+    assert last["error_prediction"] < last["error_optimal"] + 0.02
+
+
 def test_signatures_have_unit_norm_and_positive_codes_are_positive(fitted, patches):
     np.testing.assert_allclose(np.linalg.norm(fitted.components_, axis=1), 1, atol=1e-5)
     codes = fitted.transform(patches)
@@ -333,9 +351,6 @@ def test_damaged_checkpoint_is_named(patches, tmp_path, content):
 
 def stream(images, n_patches, memory_budget):
     return PatchStream(lambda: iter(images), len(images), 3, n_patches, 0, TABLE, memory_budget)
-
-
-TABLE = pixel_table("inverted")
 
 
 @pytest.fixture(scope="module")

@@ -227,9 +227,18 @@ def test_tiles_and_given_gram_change_nothing(monkeypatch):
     x, b = problem(n=100)
     whole = sparse_code(x, b, 0.02)
     monkeypatch.setattr("wbcprof.sparse.TILE_BYTES", 1)
-    tiled = sparse_code(x, b, 0.02, gram=gram_matrix(b))
+    tiled = sparse_code(x, b, 0.02, gram=gram_matrix(b), products=x @ b.T)
     np.testing.assert_array_equal(whole.codes.indptr, tiled.codes.indptr)
     np.testing.assert_allclose(whole.codes.data, tiled.codes.data, atol=1e-5)
+
+
+def test_gram_matrix_is_mirrored_padded_and_the_same_for_any_thread_count():
+    b = np.random.default_rng(0).normal(size=(300, 20)).astype(np.float32)
+    gram = gram_matrix(b, 0.5)
+    np.testing.assert_allclose(gram[:, :300], b @ b.T + 0.5 * np.eye(300), atol=1e-4)
+    np.testing.assert_array_equal(gram[256:, :256], gram[:256, 256:300].T)
+    assert gram.shape == (300, 304) and not gram[:, 300:].any()
+    np.testing.assert_array_equal(gram, gram_matrix(b, 0.5, n_threads=3))
 
 
 def test_inputs_stay_as_they_were():
@@ -272,6 +281,7 @@ def bad_inputs():
     yield dict(patches=x, components=b, alpha=0.1, n_threads=0), "n_threads"
     yield dict(patches=x, components=b, alpha=0.1, init=np.ones((4, 3))), "init must have shape"
     yield dict(patches=x, components=b, alpha=0.1, gram=np.eye(3)), "gram must be float32"
+    yield dict(patches=x, components=b, alpha=0.1, products=np.eye(3)), "products must have shape"
     prediction = np.zeros((4, len(b)))
     yield dict(patches=x, components=b, alpha=0.1, kappa=1, prediction=x), "prediction must have"
     prediction = with_entry(prediction, np.nan)

@@ -178,7 +178,7 @@ class Profiler(TransformerMixin, BaseEstimator):
             "wbcprof": __version__,
             "learnt": datetime.now(UTC).isoformat(timespec="seconds"),
             "n_images": source.n_hint - len(source.skipped),
-            "n_patches": self.n_patches,
+            "n_patches": self.psd_[0].history_[-1]["patches"],
             "seconds": round(time.perf_counter() - started, 1),
         }
         self.model_ = model

@@ -40,13 +40,14 @@ _DUPLICATE_COSINE = 0.95
 _DEAD_ENERGY = 1e-4  # of the median energy of a signature's codes
 _MAX_REPLACED = 0.03  # of all signatures, per iteration
 _DECAY = 0.95  # of the statistics of Z and X, per batch
-_CODING_GAP = 1e-3  # relative duality gap of the codes while learning
+_CODING_GAP = 1e-2  # relative duality gap of the codes while learning
 _MIN_ENCODER_KAPPA = 0.1  # with kappa = 0 the encoder still follows the codes
 _SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
 _UPDATE_BLOCK = 64
 _UPDATE_EVERY = 2
-_SHRINK = {"rectified": 0.1, "sigmoid": 0.5, "tanh": 0.5, "soft_threshold": 0.1}  # of alpha, in
+_SHRINK = {"rectified": 0.1, "sigmoid": 0.1, "tanh": 0.5, "soft_threshold": 0.1}  # of alpha, in
 # what the prediction pays for its l1 norm
+_START_SLOPE = 0.105  # of the sigmoid at -2, where codes are near zero
 _START_THRESHOLD = 0.1  # of alpha, before the gain is taken in
 _LEARNER_ARRAYS = ("signatures", "A", "C", "mean", "whitener")
 _PREPROCESSING_ARRAYS = ("mean", "whitener", "unwhitener")
@@ -242,8 +243,7 @@ class _Learner:
             gain = np.quantile(np.abs(codes), 0.995, axis=0).astype(np.float32) + np.float32(1e-3)
             weights, bias = weights / gain[:, None], bias / gain
         if nonlinearity == "sigmoid":
-            slope = 0.105  # of the sigmoid at -2, where codes are near zero
-            weights, bias = weights / slope, np.full(h, -2.0)
+            weights, bias = weights / _START_SLOPE, np.full(h, -2.0)
         self.encoder = {
             "weights": np.ascontiguousarray(weights, np.float32),
             "bias": np.ascontiguousarray(bias, np.float32),
@@ -409,7 +409,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Patches per step.
     learning_rate : float, default=0.1
         Step of Adam on the encoder, divided by the number of signatures (errors of units add up in
-        what they rebuild), and by 1 + 0.3 t in iteration t.
+        what they rebuild), and by 1 + 0.3 t in iteration t; ten times that for "sigmoid", whose
+        weights are larger.
     max_iter : int, default=100
         Passes over the patches at most.
     tol : float, default=3e-3
@@ -436,7 +437,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     preprocessing_ : Preprocessing
     history_ : list of dict
         Per iteration: objective and its terms (per patch), relative reconstruction errors
-        ||X - Z B|| / ||X|| of codes and prediction, non-zero codes per patch, signatures
+        ||X - Z B|| / ||X|| of codes and prediction, non-zero codes per patch, patches, signatures
         replaced, seconds; the last entry also holds ``error_optimal``, that of optimal codes
         (kappa = 0), measured on up to 4,000 patches.
     n_iter_ : int
@@ -641,6 +642,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         started = time.perf_counter()
         learner = self._learner
         rate = self.learning_rate / self.n_components / (1 + _RATE_DECAY * len(self.history_))
+        if self.encoder == "sigmoid":
+            rate /= _START_SLOPE  # its weights are larger by as much
         sums: dict[str, float] = {}
         n = 0
         for rows in X.rounds(len(self.history_)) if isinstance(X, PatchStream) else (X,):
@@ -661,7 +664,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"learning diverged in iteration {len(self.history_) + 1}: use a learning_rate "
                 f"below {self.learning_rate}"
             )
-        entry |= learner.take_replaced()
+        entry |= {"patches": n, **learner.take_replaced()}
         entry["seconds"] = time.perf_counter() - started
         return entry
 
