@@ -537,9 +537,10 @@ INLINE void pool(const wbc_encode_pool *job, int sums_only, const unit *u, const
     statistics run = {0};
     size_t run_place = SIZE_MAX;
     for (int i = 0; i < t->rows; i++) {
-        const int first_cell = job->cell_of_row[t->row + i * job->dilation] * job->pool_columns;
+        const int32_t *cells =
+            job->cell_of_window + (size_t)(t->row + i * job->dilation) * job->columns + t->column;
         for (int j = 0; j < t->columns; j++, responses += WIDTH, codes += WIDTH) {
-            const int cell = first_cell + job->cell_of_column[t->column + j * job->dilation];
+            const int cell = cells[j * job->dilation];
             const size_t place = u->place + (size_t)cell * job->n_signatures;
             const vec code = vec_load(codes);
             if (place != run_place) {

@@ -32,10 +32,10 @@ typedef struct {
     int n_images, height, width, channels;
 
     /* IN, windows: window (i, j) starts at pixel (i * step, j * step), belongs to pooling cell
-     * cell_of_row[i] * pool_columns + cell_of_column[j] */
+     * cell_of_window[i * columns + j] */
     int patch, step, rows, columns;
-    const int32_t *cell_of_row, *cell_of_column;
-    int pool_columns, n_pool_cells;
+    const int32_t *cell_of_window;
+    int n_pool_cells;
 
     /* IN, form: tiles of up to tile x tile windows from taps x taps cells of cell x cell pixels that
      * lie `dilation` windows apart; points = tile + taps - 1, tables padded on the right and below */

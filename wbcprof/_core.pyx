@@ -29,9 +29,8 @@ cdef extern from "wbcprof.h" nogil:
         const float *pixel_table
         int n_images, height, width, channels
         int patch, step, rows, columns
-        const int32_t *cell_of_row
-        const int32_t *cell_of_column
-        int pool_columns, n_pool_cells
+        const int32_t *cell_of_window
+        int n_pool_cells
         int cell, dilation, taps, tile
         const float *input_transforms
         const float *output_transforms
@@ -117,9 +116,7 @@ def encode_pool(
     const float[::1] pixel_table,  # IN (256,)
     int patch,
     int step,
-    const int32_t[::1] cell_of_row,  # IN (rows,)
-    const int32_t[::1] cell_of_column,  # IN (columns,)
-    int pool_columns,
+    const int32_t[:, ::1] cell_of_window,  # IN (rows, columns)
     int cell,
     int dilation,
     int taps,
@@ -157,11 +154,9 @@ def encode_pool(
     job.pixel_table = &pixel_table[0]
     job.n_images, job.height, job.width, job.channels = images.shape
     job.patch, job.step = patch, step
-    job.rows = <int>cell_of_row.shape[0]
-    job.columns = <int>cell_of_column.shape[0]
-    job.cell_of_row = &cell_of_row[0]
-    job.cell_of_column = &cell_of_column[0]
-    job.pool_columns = pool_columns
+    job.rows = <int>cell_of_window.shape[0]
+    job.columns = <int>cell_of_window.shape[1]
+    job.cell_of_window = &cell_of_window[0, 0]
     job.n_pool_cells = n_pool_cells
     job.cell, job.dilation, job.taps, job.tile = cell, dilation, taps, tile
     job.input_transforms = &input_transforms[0, 0, 0]

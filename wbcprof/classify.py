@@ -1,13 +1,14 @@
-"""Types: a linear SVM on profiles, and the paper's half-half protocol that says how good it is.
+"""Types: a support vector machine on profiles, and the paper's half-half protocol.
 
-One-vs-one linear SVM on standardised profiles x^ = (x - mean) / scale. For types i < j::
+One-vs-one machines on standardised profiles x^ = (x - mean) / scale. For types i < j::
 
-    d_ij = w_ij . x^ + b_ij                                   d_ij >= 0 is a vote for i
-    d_i  = votes_i + s_i / (3 (|s_i| + 1)),   s_i = sum_j d_ij  (with d_ji = -d_ij)
-    p_i  = sigmoid(-(A_i d_i + B_i)) / sum                     Platt, on out-of-fold decisions
+    d_ij = w_ij . phi(x^) + b_ij         phi(x^) = x^ (linear), or exp(-gamma ||x^ - s||^2) of the
+                                         support vectors s (rbf);  d_ij >= 0 speaks for i, d_ji = -d_ij
+    m_i  = sum_j clip(d_ij, -1, 1)
+    p_i  = exp(slope m_i + bias_i) / sum               slope, bias: least log loss on folds left out
 
-With two types, d = d_10 is one number (positive: the second type) and p_1 = sigmoid(-(A d + B)).
-Learning is scikit-learn's; what is learnt is plain arrays, and predicting is NumPy on them.
+The type named is the most probable one. Learning is scikit-learn's; what is learnt is plain arrays,
+and predicting is NumPy on them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -45,7 +47,10 @@ __all__ = [
 ]
 
 RELATIVE_C = np.logspace(-1, 3, 9)
-"""Candidates for C, times the mean squared norm of the standardised profiles."""
+"""Candidates for C of the linear kernel, times the mean squared norm of standardised profiles."""
+
+RBF_C = np.logspace(0, 3, 7)
+_RELATIVE_GAMMA = 0.25
 
 MAX_FOLDS = 5
 BASELINE = "colour histogram 8x8x8, square root"
@@ -56,15 +61,18 @@ class FewImagesWarning(UserWarning):
 
 
 class TypeClassifier(ClassifierMixin, BaseEstimator):
-    """Linear SVM that names the type of a cell from its profile, with probabilities.
+    """Support vector machine that names the type of a cell from its profile, with probabilities.
 
     Parameters
     ----------
+    kernel : {"rbf", "linear"}
+        "rbf" has gamma = 0.25 / q, where q, the mean squared norm of the standardised profiles, is
+        the number of features.
     C : float or "auto"
         Inverse strength of regularisation on standardised profiles. "auto" takes the best
         macro-F1 in a stratified cross-validation of the training profiles (5 folds, fewer if a
-        type has fewer images; the smallest of equals) over 0.1, 0.32, 1 ... 1000 divided by the
-        mean squared norm of the standardised profiles, which is the number of features.
+        type has fewer images; the smallest of equals) over 1, 3.2, 10 ... 1000 for "rbf", over
+        0.1, 0.32, 1 ... 1000 divided by q for "linear".
     random_state : int
         Seed of the folds.
 
@@ -74,26 +82,28 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
         Types, sorted.
     mean_, scale_ : ndarray of shape (n_features,), float64
         Standardisation; ``scale_`` is 1 where a feature is constant.
-    coef_ : ndarray of shape (n_pairs, n_features), float64
-        Weights for each pair of types, (0, 1), (0, 2) ... in order; a single row if there are two.
+    support_vectors_ : ndarray of shape (n_support, n_features), float32
+        Standardised profiles that the kernel is taken with; none if linear.
+    gamma_ : float
+        Of the kernel; 0 if linear.
+    coef_ : ndarray of shape (n_pairs, n_support or n_features), float64
+        Weights for each pair of types, (0, 1), (0, 2) ... in order.
     intercept_ : ndarray of shape (n_pairs,), float64
-    calibration_ : ndarray of shape (2, n_types), float64
-        Rows A and B of the sigmoid; shape (2, 1) if there are two types.
+    calibration_ : ndarray of shape (1 + n_types,), float64
+        Slope, then the bias of each type.
     C_ : float
         The C that was used.
     calibrated_ : bool
-        False if a type had one image only: the sigmoid is then the plain logistic function.
+        False if a type had one image only: slope 1 and bias 0 are then used.
     n_features_in_ : int
-
-    Notes
-    -----
-    `predict` gives the SVM's decision, the largest of `decision_function`. Calibration treats
-    each type by itself, so in close cases the most probable type can be another one.
     """
 
-    def __init__(self, C: float | str = "auto", random_state: int = 0) -> None:
+    def __init__(
+        self, C: float | str = "auto", random_state: int = 0, *, kernel: str = "rbf"
+    ) -> None:
         self.C = C
         self.random_state = random_state
+        self.kernel = kernel
 
     def fit(self, X: Any, y: Any) -> Self:
         """Learn from profiles X of shape (n_images, n_features) and their types y.
@@ -107,10 +117,13 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
         Warns
         -----
         FewImagesWarning
-            A type has one image: C = 1 if it was to be chosen, and no calibration.
+            A type has one image: C is not chosen (10 for "rbf", 1 for "linear"), and probabilities
+            are not calibrated.
         """
         if not (self.C == "auto" or (_is_number(self.C) and 0 < self.C < np.inf)):
             raise ValueError(f"C must be 'auto' or a positive number, got {self.C!r}")
+        if self.kernel not in ("rbf", "linear"):
+            raise ValueError(f"kernel must be 'rbf' or 'linear', got {self.kernel!r}")
         X = _check_profiles(X)
         y = _check_labels(y, len(X), "profiles")
         classes, counts = np.unique(y, return_counts=True)
@@ -123,11 +136,15 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
             )
 
         scaler = StandardScaler()
-        scaled = scaler.fit_transform(X)
-        gram = scaled @ scaled.T
-        squared_norm = np.trace(gram) / len(X)
+        scaled = scaler.fit_transform(X).astype(np.float32)
+        squared_norm = float(np.einsum("ij,ij->", scaled, scaled, dtype=np.float64)) / len(X)
         if squared_norm == 0:
             raise ValueError(f"the {len(X)} profiles are all the same; types cannot be told apart")
+        linear = self.kernel == "linear"
+        gamma = 0.0 if linear else _RELATIVE_GAMMA / squared_norm
+        gram = _kernel(scaled, None if linear else scaled, gamma)
+        if linear:
+            gram = gram @ gram.T
 
         folds = None
         if counts.min() >= 2:
@@ -137,7 +154,7 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
         else:
             warnings.warn(
                 f"type {classes[counts.argmin()]!s} has one image: "
-                + ("C = 1 is used unchosen and " if self.C == "auto" else "")
+                + ("C is not chosen and " if self.C == "auto" else "")
                 + "probabilities are not calibrated; give at least 2 images of each type",
                 FewImagesWarning,
                 stacklevel=2,
@@ -146,45 +163,39 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
         if self.C != "auto":
             C = float(self.C)
         elif folds is None:
-            C = 1.0
+            C = 1.0 if linear else 10.0
         else:
             search = GridSearchCV(
                 SVC(kernel="precomputed"),
-                {"C": RELATIVE_C / squared_norm},
+                {"C": RELATIVE_C / squared_norm if linear else RBF_C},
                 scoring="f1_macro",
                 cv=folds,
                 refit=False,
             )
             C = float(search.fit(gram, y).best_params_["C"])
 
-        svm = SVC(kernel="linear", C=C)
-        if folds is None:
-            svm.fit(scaled, y)
-            calibration = np.repeat([[-1.0], [0.0]], len(classes) if len(classes) > 2 else 1, 1)
+        codes = np.searchsorted(classes, y)
+        svm = SVC(kernel="precomputed", C=C).fit(gram, codes)
+        weights, intercept = _pair_weights(svm)
+        if linear:
+            support = scaled[:0]
+            weights = weights @ scaled[svm.support_].astype(np.float64)
         else:
-            calibrated = CalibratedClassifierCV(svm, cv=folds, ensemble=False).fit(scaled, y)
-            (whole,) = calibrated.calibrated_classifiers_
-            svm = whole.estimator
-            calibration = np.array([[s.a_ for s in whole.calibrators],
-                                    [s.b_ for s in whole.calibrators]])  # fmt: skip
+            support = scaled[svm.support_]
 
         self.classes_ = classes
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
-        self.coef_, self.intercept_ = np.array(svm.coef_, order="C"), np.array(svm.intercept_)
-        self.calibration_ = calibration
+        self.support_vectors_, self.gamma_ = support, gamma
+        self.coef_, self.intercept_ = weights, intercept
+        self.calibration_ = np.r_[1.0, np.zeros(len(classes))]
+        if folds is not None:
+            self.calibration_ = _calibrate(gram, codes, C, folds)
         self.C_ = C
         self.calibrated_ = folds is not None
         self.n_features_in_ = X.shape[1]
         return self
 
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Decision for each type: votes over pairs of types plus a bounded sum of margins.
-
-        Returns
-        -------
-        ndarray of shape (n_images, n_types), or (n_images,) if there are two types
-            As `sklearn.svm.SVC.decision_function`.
-        """
+    def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         X = _check_profiles(X)
         if X.shape[1] != self.n_features_in_:
@@ -192,42 +203,41 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
                 f"Number of features ({X.shape[1]}) must match that of the training profiles "
                 f"({self.n_features_in_})"
             )
-        pairs = (X - self.mean_) / self.scale_ @ self.coef_.T + self.intercept_
-        n_types = len(self.classes_)
-        if n_types == 2:
-            return pairs[:, 0]
-        first, second = np.triu_indices(n_types, 1)
-        member = np.eye(n_types)
-        votes = (pairs >= 0) @ member[first] + (pairs < 0) @ member[second]
-        margin = pairs @ (member[first] - member[second])
-        return votes + margin / (3 * (np.abs(margin) + 1))
+        scaled = (X - self.mean_) / self.scale_
+        columns = _kernel(scaled, self.support_vectors_ if self.gamma_ else None, self.gamma_)
+        margins = _margins(columns @ self.coef_.T + self.intercept_, len(self.classes_))
+        return self.calibration_[0] * margins + self.calibration_[1:]
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Unnormalised log-probability of each type.
+
+        Returns
+        -------
+        ndarray of shape (n_images, n_types), or (n_images,) if there are two types
+            Of two types, the second's minus the first's.
+        """
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict(self, X: Any) -> np.ndarray:
-        """Type of each profile, shape (n_images,): the largest of `decision_function`."""
-        decision = self.decision_function(X)
-        index = (decision > 0).astype(int) if decision.ndim == 1 else decision.argmax(axis=1)
-        return self.classes_[index]
+        """The most probable type of each profile, shape (n_images,)."""
+        return self.classes_[self._logits(X).argmax(axis=1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each type, shape (n_images, n_types), in the order of ``classes_``."""
-        decision = self.decision_function(X).reshape(len(X), -1)
-        slope, offset = self.calibration_
-        z = slope * decision + offset
-        log_p = -np.logaddexp(0, z)
-        if len(self.classes_) == 2:
-            log_p = np.hstack([-np.logaddexp(0, -z), log_p])
-        p = np.exp(log_p - log_p.max(axis=1, keepdims=True))
-        return p / p.sum(axis=1, keepdims=True)
+        return softmax(self._logits(X), axis=1)
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """For a file: what was learnt (float64), and types and settings that JSON can hold."""
+        """For a file: the arrays learnt, and types and settings that JSON can hold."""
         check_is_fitted(self)
         arrays = {name: getattr(self, f"{name}_") for name in _ARRAYS}
         return arrays, {
             "classes": self.classes_.tolist(),
+            "kernel": self.kernel,
             "C": self.C,
             "random_state": self.random_state,
             "C_used": self.C_,
+            "gamma": self.gamma_,
             "calibrated": self.calibrated_,
         }
 
@@ -254,22 +264,33 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"stored classifier: expected two or more types, got {classes!r}")
         if sorted(set(classes)) != classes:
             raise ValueError(f"stored classifier: types are not sorted and unique: {classes!r}")
+        linear = parameters["kernel"] == "linear"
+        if parameters["kernel"] not in ("rbf", "linear") or (
+            parameters["gamma"] != 0 if linear else not 0 < parameters["gamma"] < np.inf
+        ):
+            raise ValueError(
+                f"stored classifier: kernel {parameters['kernel']!r} with gamma "
+                f"{parameters['gamma']!r}"
+            )
 
         n_types = len(classes)
         n_pairs = n_types * (n_types - 1) // 2
         n_features = np.size(arrays["mean"])
+        n_support = 0 if linear else len(arrays["support_vectors"])
         shapes = {
             "mean": (n_features,),
             "scale": (n_features,),
-            "coef": (n_pairs, n_features),
+            "support_vectors": (n_support, n_features),
+            "coef": (n_pairs, n_features if linear else n_support),
             "intercept": (n_pairs,),
-            "calibration": (2, n_types if n_types > 2 else 1),
+            "calibration": (1 + n_types,),
         }
         for name, shape in shapes.items():
             array = arrays[name]
-            if array.shape != shape or array.dtype != np.float64:
+            dtype = np.float32 if name == "support_vectors" else np.float64
+            if array.shape != shape or array.dtype != dtype:
                 raise ValueError(
-                    f"stored classifier: expected {name} float64 {shape}, "
+                    f"stored classifier: expected {name} {dtype.__name__} {shape}, "
                     f"got {array.dtype} {array.shape}"
                 )
             if not np.isfinite(array).all():
@@ -277,22 +298,86 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
         if not (arrays["scale"] > 0).all():
             raise ValueError("stored classifier: scale holds values that are not positive")
 
-        self = cls(C=parameters["C"], random_state=parameters["random_state"])
+        self = cls(
+            C=parameters["C"],
+            random_state=parameters["random_state"],
+            kernel=parameters["kernel"],
+        )
         for name in _ARRAYS:
             setattr(self, f"{name}_", arrays[name])
         self.classes_ = np.array(classes)
         self.C_ = parameters["C_used"]
+        self.gamma_ = parameters["gamma"]
         self.calibrated_ = parameters["calibrated"]
         self.n_features_in_ = n_features
         return self
 
 
-_ARRAYS = ("mean", "scale", "coef", "intercept", "calibration")
+def _kernel(scaled: np.ndarray, support: np.ndarray | None, gamma: float) -> np.ndarray:
+    """phi of standardised profiles: themselves if there is no `support`."""
+    scaled = scaled.astype(np.float64)
+    if support is None:
+        return scaled
+    support = support.astype(np.float64)
+    distance = (scaled**2).sum(axis=1)[:, None] + (support**2).sum(axis=1) - 2 * scaled @ support.T
+    return np.exp(-gamma * np.maximum(distance, 0))
+
+
+def _pair_weights(svm: SVC) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the support vectors (n_pairs, n_support) and intercepts, d_ij >= 0 for i < j.
+
+    In libsvm's layout, a support vector of type i keeps its weight against type j in row j - 1 of
+    `dual_coef_` if i < j, else in row j. Of two types, scikit-learn turns the sign.
+    """
+    n_types = len(svm.classes_)
+    sign = -1 if n_types == 2 else 1
+    owner = np.repeat(np.arange(n_types), svm.n_support_)
+    weights = np.zeros((n_types * (n_types - 1) // 2, len(owner)))
+    for pair, (i, j) in enumerate(zip(*np.triu_indices(n_types, 1), strict=True)):
+        weights[pair, owner == i] = sign * svm.dual_coef_[j - 1, owner == i]
+        weights[pair, owner == j] = sign * svm.dual_coef_[i, owner == j]
+    return weights, sign * svm.intercept_
+
+
+def _margins(pairs: np.ndarray, n_types: int) -> np.ndarray:
+    """m (n, n_types) from decisions on pairs (n, n_pairs)."""
+    first, second = np.triu_indices(n_types, 1)
+    member = np.eye(n_types)
+    return np.clip(pairs, -1, 1) @ (member[first] - member[second])
+
+
+def _calibrate(gram: np.ndarray, codes: np.ndarray, C: float, folds: StratifiedKFold) -> np.ndarray:
+    """Slope and biases of least log loss on the decisions of folds left out."""
+    n_types = codes.max() + 1
+    margins = np.zeros((len(codes), n_types))
+    for train, test in folds.split(gram, codes):
+        svm = SVC(kernel="precomputed", C=C).fit(gram[np.ix_(train, train)], codes[train])
+        weights, intercept = _pair_weights(svm)
+        pairs = gram[np.ix_(test, train[svm.support_])] @ weights.T + intercept
+        margins[test] = _margins(pairs, n_types)
+
+    truth = np.eye(n_types)[codes]
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        slope, bias = np.exp(parameters[0]), parameters[1:]
+        log_p = log_softmax(slope * margins + bias, axis=1)
+        error = (np.exp(log_p) - truth) / len(codes)
+        gradient = np.r_[slope * (error * margins).sum(), error.sum(axis=0) + 2e-3 * bias]
+        return -(log_p * truth).sum() / len(codes) + 1e-3 * bias @ bias, gradient
+
+    bounds = [(-5.0, 5.0)] + [(None, None)] * n_types
+    best = minimize(loss, np.zeros(1 + n_types), jac=True, bounds=bounds, method="L-BFGS-B").x
+    return np.r_[np.exp(best[0]), best[1:]]
+
+
+_ARRAYS = ("mean", "scale", "support_vectors", "coef", "intercept", "calibration")
 _PARAMETERS = {
     "classes": list,
     "C": (str, int, float),
     "random_state": (int, type(None)),
     "C_used": (int, float),
+    "kernel": str,
+    "gamma": (int, float),
     "calibrated": bool,
 }
 
@@ -522,6 +607,7 @@ def evaluate(
     repeats: int = 10,
     seed: int = 0,
     baseline: bool = True,
+    preset: str = "default",
     n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     **profiler_parameters: Any,
@@ -541,6 +627,8 @@ def evaluate(
         and its classifiers.
     baseline : bool
         Also score a colour histogram with the same classifier on the same pixels and splits.
+    preset : {"default", "paper"}
+        As in `wbcprof.fit`.
     n_threads : int, optional
         For learning and profiling.
     progress : callable, optional
@@ -558,9 +646,10 @@ def evaluate(
         A label is unknown, there is one type only, a type has fewer than 4 images, or profiler
         parameters are given beside a model.
     """
-    from .profiler import Profiler
+    from .profiler import Profiler, preset_parameters
 
     if model is None:
+        profiler_parameters = preset_parameters(preset, profiler_parameters)
         min_size = Profiler(**profiler_parameters).patch_size
         signatures = "learnt from the training half of each repeat"
     elif profiler_parameters:

@@ -166,28 +166,44 @@ def _add_threads(parser) -> None:
     )
 
 
+_LEARNING_NUMBERS = (
+    ("--signatures", 512, "N"),
+    ("--patch-size", 8, "PX"),
+    ("--step", 4, "PX"),
+    ("--max-iter", 100, "N"),
+    ("--patches", 50_000, "N"),
+)
+
+
 def _add_learning(parser) -> None:
-    parser.add_argument("--signatures", type=int, default=1024, metavar="N", help="default 1024")
-    parser.add_argument("--patch-size", type=int, default=20, metavar="PX", help="default 20")
-    parser.add_argument("--step", type=int, default=5, metavar="PX", help="default 5")
-    parser.add_argument("--max-iter", type=int, default=100, metavar="N", help="default 100")
-    parser.add_argument("--patches", type=int, default=50_000, metavar="N", help="default 50000")
     parser.add_argument(
-        "--pools", default="mean", metavar="A,B", help="mean, max, std, active, sqrt; default mean"
+        "--preset",
+        choices=("default", "paper"),
+        default="default",
+        help="paper: 1024 signatures of 20 x 20 px, step 5, mean over the whole image",
+    )
+    for name, default, metavar in _LEARNING_NUMBERS:
+        parser.add_argument(name, type=int, metavar=metavar, help=f"default {default}")
+    parser.add_argument(
+        "--pools", metavar="A,B", help="of mean, max, std, active, sqrt; default sqrt,std"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     _add_threads(parser)
 
 
 def _learning_parameters(options) -> dict:
-    return {
+    given = {
         "n_signatures": options.signatures,
         "patch_size": options.patch_size,
         "step": options.step,
         "max_iter": options.max_iter,
         "n_patches": options.patches,
-        "pools": tuple(pool.strip() for pool in options.pools.split(",")),
+        "pools": options.pools and tuple(pool.strip() for pool in options.pools.split(",")),
         "n_threads": options.threads,
+    }
+    return {
+        "preset": options.preset,
+        **{name: value for name, value in given.items() if value is not None},
     }
 
 
@@ -220,7 +236,7 @@ def _fit(options) -> None:
     from .profiler import fit
 
     check_output(options.output)
-    _say(f"learning {options.signatures} signatures from {options.images}")
+    _say(f"learning signatures from {options.images}")
     model = fit(
         options.images,
         random_state=options.seed,

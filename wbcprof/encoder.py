@@ -19,6 +19,7 @@ from functools import cache
 import numpy as np
 
 from wbcprof import _core
+from wbcprof.regions import check_regions, find_regions
 from wbcprof.threads import resolve_threads
 
 POOLS = ("mean", "max", "std", "active", "sqrt")
@@ -269,6 +270,7 @@ class Encoder:
         *,
         pools: Sequence[str] = ("mean",),
         levels: Sequence[int] = (1,),
+        centres: Sequence[float] = (),
         n_threads: int | None = None,
     ) -> np.ndarray:
         """Profile of every image.
@@ -281,15 +283,19 @@ class Encoder:
             "std" is the population's, "active" the fraction of windows with a > 0 (soft_threshold:
             \\|a\\| > threshold), "sqrt" the square root of the mean with the mean's sign.
         levels : sequence of int
-            Pyramid: level L pools over L x L cells; window i of n goes to cell i * L // n. A cell
+            Pyramid: level L pools over L x L parts; window i of n goes to part i * L // n. A part
             without windows gives 0.
+        centres : sequence of float
+            Central discs, by diameter as a fraction of the shorter side; see
+            `wbcprof.regions.find_regions`. Windows of no region are not encoded but for those
+            between the discs and their bounding square.
         n_threads : int, optional
             See `wbcprof.threads.resolve_threads`. Results have the same bits for any number.
 
         Returns
         -------
-        (n, len(pools) * sum(level**2) * h) float32 array
-            Layout [pool][pyramid cell, levels in order, row major][signature].
+        (n, len(pools) * n_regions * h) float32 array
+            Layout [pool][region: levels in order, row major, then centres][signature].
 
         Raises
         ------
@@ -298,17 +304,18 @@ class Encoder:
         """
         images = self._check_images(images)
         pools = _check_pools(pools)
-        levels = list(levels)
-        if not levels or any(level != int(level) or level < 1 for level in levels):
-            raise ValueError(f"levels must be positive integers, at least one, got {levels}")
-        rows, columns = self.count_windows(*images.shape[1:3])
-        fine = math.lcm(*levels)
-        cell_of_row = np.arange(rows) * fine // rows
-        cell_of_column = np.arange(columns) * fine // columns
-        statistics = self._run(images, cell_of_row, cell_of_column, (fine, fine), pools, n_threads)
-        parts = [statistics.merge(level) for level in levels]
-        profile = [part.pool(pool) for pool in pools for part in parts]
-        return np.concatenate([p.reshape(len(p), np.prod(p.shape[1:])) for p in profile], axis=1)
+        regions = find_regions(
+            *images.shape[1:3], self.patch, self.step, *check_regions(levels, centres)
+        )
+        images = np.ascontiguousarray(images[:, *regions.pixels])
+        # Windows of the same regions are pooled together, then merged into each region.
+        members, cells = np.unique(
+            regions.masks.reshape(len(regions.masks), -1), axis=1, return_inverse=True
+        )
+        cells = cells.reshape(regions.masks.shape[1:])
+        statistics = self._run(images, cells, members.shape[1], pools, n_threads)
+        parts = [statistics.merge(np.flatnonzero(member)) for member in members]
+        return np.concatenate([part.pool(pool) for pool in pools for part in parts], axis=1)
 
     def encode_map(
         self,
@@ -339,10 +346,9 @@ class Encoder:
             raise ValueError(f"region must be a positive integer, got {region!r}")
         rows, columns = self.count_windows(*images.shape[1:3])
         grid = math.ceil(rows / region), math.ceil(columns / region)
-        statistics = self._run(
-            images, np.arange(rows) // region, np.arange(columns) // region, grid, [pool], n_threads
-        )
-        return statistics.pool(pool)
+        cells = np.arange(rows)[:, None] // region * grid[1] + np.arange(columns) // region
+        statistics = self._run(images, cells, grid[0] * grid[1], [pool], n_threads)
+        return statistics.pool(pool).reshape(len(images), *grid, self.n_signatures)
 
     def approximate(
         self,
@@ -351,6 +357,7 @@ class Encoder:
         *,
         pools: Sequence[str] = ("mean",),
         levels: Sequence[int] = (1,),
+        centres: Sequence[float] = (),
         n_threads: int | None = None,
     ) -> Encoder:
         """An encoder that is faster by projecting cells of pixels onto fewer directions.
@@ -365,7 +372,7 @@ class Encoder:
             A sample of the images to come, all of one size; a few tens are enough.
         tolerance : float
             Largest allowed ``norm(approximate - exact) / norm(exact)`` of the profiles.
-        pools, levels, n_threads
+        pools, levels, centres, n_threads
             Of these profiles, as in `encode_pool`.
 
         Returns
@@ -385,7 +392,7 @@ class Encoder:
             raise ValueError("images must hold at least one image, got none")
         cell = self.choose_form(*images.shape[1:3]).cell
         analysis, synthesis = self._rank_directions(images, cell)
-        options = {"pools": pools, "levels": levels, "n_threads": n_threads}
+        options = {"pools": pools, "levels": levels, "centres": centres, "n_threads": n_threads}
         exact = self.encode_pool(images, **options)
         norm = float(np.linalg.norm(exact))
         if norm == 0:
@@ -537,16 +544,15 @@ class Encoder:
     def _run(
         self,
         images: np.ndarray,
-        cell_of_row: np.ndarray,
-        cell_of_column: np.ndarray,
-        grid: tuple[int, int],
+        cells: np.ndarray,
+        n_cells: int,
         pools: Sequence[str],
         n_threads: int | None,
     ) -> _Statistics:
         n_threads = resolve_threads(n_threads)
         form = self.choose_form(*images.shape[1:3])
         prepared = self._prepare(form)
-        shape = len(images), grid[0] * grid[1], len(self._offset)
+        shape = len(images), n_cells, len(self._offset)
         moments = not {"mean", "sqrt", "std"}.isdisjoint(pools)
 
         def allocate(wanted: bool, value: float) -> np.ndarray | None:
@@ -562,9 +568,7 @@ class Encoder:
                 self._pixel_table,
                 self.patch,
                 self.step,
-                cell_of_row.astype(np.int32),
-                cell_of_column.astype(np.int32),
-                grid[1],
+                cells.astype(np.int32),
                 form.cell,
                 form.dilation,
                 form.taps,
@@ -587,28 +591,24 @@ class Encoder:
                 active,
                 n_threads,
             )
-        count = np.outer(
-            np.bincount(cell_of_row, minlength=grid[0]),
-            np.bincount(cell_of_column, minlength=grid[1]),
-        )[None, :, :, None]
+        count = np.bincount(cells.ravel(), minlength=n_cells)[:, None]
 
         def trim(statistic: np.ndarray | None) -> np.ndarray | None:
             if statistic is None:
                 return None
-            return statistic.reshape(len(images), *grid, shape[2])[..., : self.n_signatures]
+            return statistic[..., : self.n_signatures]
 
         mean = variance = fraction = None
-        divisor = np.maximum(count, 1).astype(np.float32)
+        divisor = count.astype(np.float32)
         if moments:
             mean = trim(total) / divisor
         if square is not None:
             variance = np.maximum(trim(square) / divisor - mean**2, 0)
         if moments:
-            mean += np.where(count, trim(shift), 0)
+            mean += trim(shift)
         if active is not None:
             fraction = trim(active) / divisor
-        if largest is not None:
-            largest = np.where(count, trim(largest), 0)
+        largest = trim(largest)
         return _Statistics(count, mean, variance, largest, fraction)
 
     def _check_images(self, images: np.ndarray) -> np.ndarray:
@@ -635,39 +635,40 @@ class Encoder:
 
 @dataclass(frozen=True)
 class _Statistics:
-    """Statistics of the codes of each pooling cell, (n, rows, columns, h); None if not wanted."""
+    """Statistics of the codes of each pooling cell, (n, cells, h); None if not wanted."""
 
-    count: np.ndarray  # (1, rows, columns, 1)
+    count: np.ndarray  # (cells, 1)
     mean: np.ndarray | None
     variance: np.ndarray | None
     max: np.ndarray | None
     active: np.ndarray | None
 
-    def merge(self, level: int) -> _Statistics:
-        """The same statistics over level x level larger cells, merged in a fixed order."""
-        if level == self.count.shape[1]:
-            return self
-        count = _group(self.count, level)
-        divisor = np.maximum(count.sum(axis=3), 1)
+    def merge(self, cells: np.ndarray) -> _Statistics:
+        """Statistics (n, h) of the union of some cells, in a fixed order; zeros if none."""
+        if len(cells) == 0:
+            return _Statistics(*(v if v is None else np.zeros_like(v[:, 0]) for v in self._all()))
+        if len(cells) == 1:
+            return _Statistics(*(v if v is None else v[:, cells[0]] for v in self._all()))
+        count = self.count[cells]
 
         def average(values: np.ndarray) -> np.ndarray:
-            return (values * count).sum(axis=3) / divisor
+            return (values * count).sum(axis=1) / count.sum()
 
         mean = variance = largest = active = None
         if self.mean is not None:
-            means = _group(self.mean, level).astype(np.float64)
-            origin = means[:, :, :, :1]
-            mean = origin[:, :, :, 0] + average(means - origin)
+            means = self.mean[:, cells].astype(np.float64)
+            origin = means[:, :1]
+            mean = origin[:, 0] + average(means - origin)
             if self.variance is not None:
-                between = means - mean[:, :, :, None]
-                variance = average(_group(self.variance, level) + between**2)
+                variance = average(self.variance[:, cells] + (means - mean[:, None]) ** 2)
         if self.max is not None:
-            groups = _group(self.max, level)
-            largest = np.where(count, groups, -np.inf).max(axis=3)
-            largest = np.where(count.sum(axis=3), largest, 0)
+            largest = self.max[:, cells].max(axis=1)
         if self.active is not None:
-            active = average(_group(self.active, level))
-        return _Statistics(count.sum(axis=3), mean, variance, largest, active)
+            active = average(self.active[:, cells])
+        return _Statistics(count.sum(), mean, variance, largest, active)
+
+    def _all(self) -> tuple[np.ndarray | None, ...]:
+        return self.count[None], self.mean, self.variance, self.max, self.active
 
     def pool(self, name: str) -> np.ndarray:
         """One pool of every cell, float32."""
@@ -687,14 +688,6 @@ def _empty_aligned(shape: tuple[int, ...]) -> np.ndarray:
     memory = np.empty(size + line, np.uint8)
     start = -memory.ctypes.data % line
     return memory[start : start + size].view(np.float32).reshape(shape)
-
-
-def _group(values: np.ndarray, level: int) -> np.ndarray:
-    """(n, fine, fine, h) to (n, level, level, members, h)."""
-    n, fine, _, h = values.shape
-    side = fine // level
-    groups = values.reshape(n, level, side, level, side, h).transpose(0, 1, 3, 2, 4, 5)
-    return groups.reshape(n, level, level, side * side, h)
 
 
 def _as_vector(values: np.ndarray, length: int, name: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +14,11 @@ from .images import open_images
 from .layer import Layer
 from .patches import pixel_table, positive_integer, windows
 from .profiles import Profiles, feature_names
+from .regions import check_regions, find_regions
 
 if TYPE_CHECKING:
     from .classify import TypeClassifier
 
-_MAX_LEVEL = 64  # of a spatial pyramid
 _BATCH_BYTES = 8 << 20  # images profiled in one kernel call
 _TOLERANCE_SAMPLE = 32  # images that an approximate encoder is chosen on
 _TILE_ROWS = 2048  # windows coded at a time where codes are kept
@@ -41,6 +40,8 @@ class Model:
         Statistics of the codes over the windows: any of "mean", "max", "std", "active", "sqrt".
     levels : tuple of int
         Spatial pyramid: level L splits the image into L x L parts.
+    centres : tuple of float
+        Central discs, by diameter as a fraction of the image's shorter side.
     parameters : dict
         Every parameter that the model was learnt with.
     provenance : dict
@@ -58,16 +59,13 @@ class Model:
     provenance: dict[str, Any] = field(default_factory=dict)
     history: list[list[dict[str, float]]] = field(default_factory=list, repr=False)
     classifier: TypeClassifier | None = None
+    centres: tuple[float, ...] = ()
 
     def __post_init__(self):
         self.pools = (self.pools,) if isinstance(self.pools, str) else tuple(self.pools)
-        self.levels = tuple(operator.index(level) for level in np.atleast_1d(self.levels))
+        self.levels, self.centres = check_regions(self.levels, self.centres)
         if not self.pools:
             raise ValueError(f"pools must name at least one of {tuple(_POOL_FUNCTIONS)}, got none")
-        if not self.levels or not all(1 <= level <= _MAX_LEVEL for level in self.levels):
-            raise ValueError(
-                f"levels must be positive integers up to {_MAX_LEVEL}, got {self.levels}"
-            )
         for pool in self.pools:
             if pool not in _POOL_FUNCTIONS:
                 raise ValueError(f"pools must be among {tuple(_POOL_FUNCTIONS)}, got {pool!r}")
@@ -79,7 +77,7 @@ class Model:
 
     @property
     def feature_names(self) -> list[str]:
-        return feature_names(self.layers[-1].n_signatures, self.pools, self.levels)
+        return feature_names(self.layers[-1].n_signatures, self.pools, self.levels, self.centres)
 
     @property
     def signatures(self) -> np.ndarray:
@@ -152,7 +150,7 @@ class Model:
             if tolerance is not None and not values:
                 encoder = encoder.approximate(
                     pixels[:_TOLERANCE_SAMPLE], tolerance, pools=self.pools, levels=self.levels,
-                    n_threads=n_threads,
+                    centres=self.centres,                    n_threads=n_threads,
                 )  # fmt: skip
             values.append(self._profile_batch(pixels, encoder, step, inference, n_threads))
             if tolerance is not None:
@@ -186,14 +184,22 @@ class Model:
         maps = self._code_maps(images, self.layers[:-1], step, n_threads)
         if inference == "feedforward":
             return encoder.encode_pool(
-                maps, pools=self.pools, levels=self.levels, n_threads=n_threads
+                maps,
+                pools=self.pools,
+                levels=self.levels,
+                centres=self.centres,
+                n_threads=n_threads,
             )
+        layer = self.layers[-1]
+        regions = find_regions(
+            *maps.shape[1:3], layer.patch_size, encoder.step, self.levels, self.centres
+        )
         return np.stack(
             [
                 pool_codes(
-                    self._codes(self.layers[-1], map_, encoder.step, inference, n_threads),
+                    self._codes(layer, map_[regions.pixels], encoder.step, inference, n_threads),
                     self.pools,
-                    self.levels,
+                    regions.masks,
                 )
                 for map_ in maps
             ]
@@ -346,17 +352,11 @@ _POOL_FUNCTIONS = {
 }
 
 
-def pool_codes(codes: np.ndarray, pools: Sequence[str], levels: Sequence[int]) -> np.ndarray:
-    """Pool sparse codes (rows, columns, h) into one profile row, laid out as `feature_names`."""
-    rows, columns, h = codes.shape
-    profile = []
-    for pool in pools:
-        for level in levels:
-            row_part = np.arange(rows) * level // rows
-            column_part = np.arange(columns) * level // columns
-            for r, c in np.ndindex(level, level):
-                part = codes[row_part == r][:, column_part == c].reshape(-1, h)
-                profile.append(_POOL_FUNCTIONS[pool](part) if len(part) else np.zeros(h))
+def pool_codes(codes: np.ndarray, pools: Sequence[str], masks: np.ndarray) -> np.ndarray:
+    """Pool sparse codes (rows, columns, h) over the windows of each mask (n_regions, rows,
+    columns) into one profile row, laid out as `feature_names`; zeros where a mask is empty."""
+    parts = [codes[mask] if mask.any() else np.zeros_like(codes[0, :1]) for mask in masks]
+    profile = [_POOL_FUNCTIONS[pool](part) for pool in pools for part in parts]
     return np.concatenate(profile).astype(np.float32)
 
 

@@ -70,6 +70,13 @@ def windows(image: np.ndarray, patch_size: int, step: int) -> np.ndarray:
     return view[::step, ::step].transpose(0, 1, 3, 4, 2)
 
 
+def crop_centre(image: np.ndarray, fraction: float, min_size: int) -> np.ndarray:
+    """The middle of an image, a view: this fraction of its sides, `min_size` pixels at least."""
+    sides = [min(side, max(min_size, round(fraction * side))) for side in image.shape[:2]]
+    top, left = ((n - side) // 2 for n, side in zip(image.shape[:2], sides, strict=True))
+    return image[top : top + sides[0], left : left + sides[1]]
+
+
 def sample_patches(
     images: Iterable[np.ndarray],
     n_images: int,

@@ -16,7 +16,7 @@ from . import __version__
 from .images import ImageSource, open_images
 from .layer import Layer
 from .model import Model, smallest_side
-from .patches import PatchStream, pixel_table, positive_integer
+from .patches import PatchStream, crop_centre, pixel_table, positive_integer
 from .profiles import Profiles
 from .psd import PSD
 
@@ -29,29 +29,56 @@ _STACK_DEFAULTS = {
 }
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "n_signatures": 1024,
+        "patch_size": 20,
+        "step": 5,
+        "pools": ("mean",),
+        "levels": (1,),
+        "centres": (),
+        "learn_centre": 1.0,
+    },
+}
+"""Named settings of `Profiler`: its defaults, and what the paper states of its own."""
+
+
+def preset_parameters(preset: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a preset, `parameters` going before them."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {tuple(PRESETS)}, got {preset!r}")
+    return {**PRESETS[preset], **parameters}
+
+
 class Profiler(TransformerMixin, BaseEstimator):
     """Stacked Predictive Sparse Decomposition, sliding window and pooling over images.
 
     Parameters
     ----------
-    n_signatures : int, default=1024
+    n_signatures : int, default=512
         Signatures of the first layer.
-    patch_size : int, default=20
+    patch_size : int, default=8
         Side of a patch, px.
-    step : int, default=5
+    step : int, default=4
         Distance between the windows of a profile, px.
-    pools : str or sequence of str, default=("mean",)
+    pools : str or sequence of str, default=("sqrt", "std")
         Statistics of the codes over the windows: "mean" (the paper's), "max", "std", "active"
         (fraction of windows with the code active), "sqrt" (signed square root of the mean);
         several are concatenated.
-    levels : sequence of int, default=(1,)
-        Spatial pyramid; level L pools over L x L parts of the image.
+    levels : sequence of int, default=()
+        Spatial pyramid; level L pools over L x L parts of the image, 1 over all of it.
+    centres : sequence of float, default=(0.33, 0.61)
+        Central discs to pool over, by diameter as a fraction of the image's shorter side: for
+        images cut out around one cell each.
     pixel_input : {"raw", "inverted", "optical_density"}, default="inverted"
         See `wbcprof.patches.pixel_table`.
     preprocessing, whiten, encoder, positive, alpha, kappa, max_iter, tol
         See `PSD`.
     n_patches : int, default=50_000
         Random patches that signatures are learnt on.
+    learn_centre : float, default=0.67
+        They come from the middle of the image, this fraction of its height and width.
     stack : sequence of dict, default=()
         Further layers, each learnt on the pooled code maps of the one before, as Stacked PSD
         does. Keys, all optional: ``n_signatures`` (256), ``patch_size`` and ``step`` in cells of
@@ -82,12 +109,13 @@ class Profiler(TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        n_signatures: int = 1024,
-        patch_size: int = 20,
-        step: int = 5,
+        n_signatures: int = 512,
+        patch_size: int = 8,
+        step: int = 4,
         *,
-        pools: str | Sequence[str] = ("mean",),
-        levels: Sequence[int] = (1,),
+        pools: str | Sequence[str] = ("sqrt", "std"),
+        levels: Sequence[int] = (),
+        centres: Sequence[float] = (0.33, 0.61),
         pixel_input: str = "inverted",
         preprocessing: str = "dataset_mean",
         whiten: bool = False,
@@ -96,6 +124,7 @@ class Profiler(TransformerMixin, BaseEstimator):
         alpha: float = 0.05,
         kappa: float = 0.1,
         n_patches: int = 50_000,
+        learn_centre: float = 0.67,
         max_iter: int = 100,
         tol: float = 3e-3,
         stack: Sequence[Mapping[str, Any]] = (),
@@ -110,6 +139,7 @@ class Profiler(TransformerMixin, BaseEstimator):
         self.step = step
         self.pools = pools
         self.levels = levels
+        self.centres = centres
         self.pixel_input = pixel_input
         self.preprocessing = preprocessing
         self.whiten = whiten
@@ -118,6 +148,7 @@ class Profiler(TransformerMixin, BaseEstimator):
         self.alpha = alpha
         self.kappa = kappa
         self.n_patches = n_patches
+        self.learn_centre = learn_centre
         self.max_iter = max_iter
         self.tol = tol
         self.stack = stack
@@ -157,11 +188,11 @@ class Profiler(TransformerMixin, BaseEstimator):
         source = open_images(images, min_size=min_size)
         if source.n_hint is None:
             source = open_images([cell.pixels for cell in source], min_size=min_size)
-        model = Model([], self.pools, self.levels)
+        model = Model([], self.pools, self.levels, centres=self.centres)
         self.psd_ = []
 
         def pixels():
-            return (cell.pixels for cell in source)
+            return (crop_centre(cell.pixels, self.learn_centre, self.patch_size) for cell in source)
 
         self._learn_layer(
             model, source, pixels, self.n_patches, self.n_signatures, self.patch_size, self.step,
@@ -258,6 +289,10 @@ class Profiler(TransformerMixin, BaseEstimator):
                 f"step must be at most the patch size ({self.patch_size} px), so that every pixel "
                 f"is seen; got {self.step}"
             )
+        if not 0 < self.learn_centre <= 1:
+            raise ValueError(
+                f"learn_centre must lie above 0 and be at most 1, got {self.learn_centre!r}"
+            )
         for settings in self.stack:
             unknown = (
                 settings if isinstance(settings, str) else set(settings) - set(_STACK_DEFAULTS)
@@ -287,11 +322,8 @@ class Profiler(TransformerMixin, BaseEstimator):
 
 def fit(
     images,
-    n_signatures: int = 1024,
-    patch_size: int = 20,
-    max_iter: int = 100,
-    random_state: int = 0,
-    n_threads: int | None = None,
+    *,
+    preset: str = "default",
     **parameters,
 ) -> Model:
     """Learn signatures and their encoder from images, without labels.
@@ -300,8 +332,10 @@ def fit(
     ----------
     images : folder, path, list of paths, array, or iterable of arrays
         See `wbcprof.images.open_images`.
-    n_signatures, patch_size, max_iter, random_state, n_threads, **parameters
-        See `Profiler`.
+    preset : {"default", "paper"}
+        "paper": 1024 signatures of 20 x 20 px, step 5, pooled by the mean over the whole image.
+    **parameters
+        Of `Profiler`, such as ``n_signatures``; they go before the preset's.
 
     Returns
     -------
@@ -312,15 +346,7 @@ def fit(
     >>> model = wbcprof.fit("cells/", n_signatures=256)        # doctest: +SKIP
     >>> profiles = wbcprof.profile("cells/", model)            # doctest: +SKIP
     """
-    profiler = Profiler(
-        n_signatures,
-        patch_size,
-        max_iter=max_iter,
-        random_state=random_state,
-        n_threads=n_threads,
-        **parameters,
-    )
-    return profiler.fit(images).model_
+    return Profiler(**preset_parameters(preset, parameters)).fit(images).model_
 
 
 def profile(

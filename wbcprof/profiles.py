@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .files import check_output, replacing
+from .regions import region_names
 
 ID_COLUMN = "Metadata_ImageId"
 LABEL_COLUMN = "Metadata_Label"
@@ -40,23 +41,23 @@ def sorted_types(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (name == UNLABELLED, name))
 
 
-def feature_names(n_signatures: int, pools: Sequence[str], levels: Sequence[int]) -> list[str]:
-    """Names in the layout of a profile row: by pool, then pyramid cell, then signature.
+def feature_names(
+    n_signatures: int,
+    pools: Sequence[str],
+    levels: Sequence[int],
+    centres: Sequence[float] = (),
+) -> list[str]:
+    """Names in the layout of a profile row: by pool, then region, then signature.
 
-    ``Cells_Mean_Signature_0001`` for the whole image, ``..._L2R0C1`` for row 0, column 1 of the
-    2 x 2 level of a spatial pyramid.
+    ``Cells_Mean_Signature_0001`` for the whole image; for other regions see
+    `wbcprof.regions.region_names`.
     """
-    names = []
-    for pool in pools:
-        for level in levels:
-            for row in range(level):
-                for column in range(level):
-                    cell = "" if level == 1 else f"_L{level}R{row}C{column}"
-                    names += [
-                        f"Cells_{pool.capitalize()}_Signature_{index:04d}{cell}"
-                        for index in range(1, n_signatures + 1)
-                    ]
-    return names
+    return [
+        f"Cells_{pool.capitalize()}_Signature_{index:04d}{region}"
+        for pool in pools
+        for region in region_names(levels, centres)
+        for index in range(1, n_signatures + 1)
+    ]
 
 
 def check_table(path: str | os.PathLike) -> None:

@@ -20,6 +20,7 @@ def encode_pool(
     pixel_table: np.ndarray | None = None,
     pools: Sequence[str] = ("mean",),
     levels: Sequence[int] = (1,),
+    centres: Sequence[float] = (),
 ) -> np.ndarray:
     """Encode every window of every image, pool the codes; all in float64.
 
@@ -29,13 +30,13 @@ def encode_pool(
         uint8 pixels are looked up in `pixel_table`, floats are taken as they are.
     filters, offset, gain, threshold, nonlinearity, step, contrast_epsilon, pixel_table
         As `wbcprof.encoder.Encoder` takes them.
-    pools, levels
+    pools, levels, centres
         As `wbcprof.encoder.Encoder.encode_pool` takes them.
 
     Returns
     -------
-    (n, len(pools) * sum(level**2) * n_signatures) float64 array
-        Layout [pool][pyramid cell, levels in order, row major][signature].
+    (n, len(pools) * n_regions * n_signatures) float64 array
+        Layout [pool][region: levels in order, row major, then centres][signature].
     """
     rows = []
     for image in images:
@@ -53,6 +54,14 @@ def encode_pool(
                     inside = np.ix_(row_cell == row, column_cell == column)
                     cell_codes.append(codes[inside].reshape(-1, codes.shape[2]))
                     cell_active.append(active[inside].reshape(-1, codes.shape[2]))
+        patch, (height, width) = filters.shape[1], image.shape[:2]
+        down = np.arange(n_rows)[:, None] * step + patch / 2 - height / 2
+        across = np.arange(n_columns) * step + patch / 2 - width / 2
+        distance = np.sqrt(down**2 + across**2)
+        for centre in centres:
+            inside = distance <= max(centre * min(height, width) / 2, distance.min())
+            cell_codes.append(codes[inside])
+            cell_active.append(active[inside])
         rows.append(
             [
                 pool_codes(c, a, pool)

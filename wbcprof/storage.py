@@ -3,8 +3,8 @@
 The arrays are named ``layers.0.signatures``, ``layers.0.weights``, ``classifier.coef`` ...; the
 safetensors header's metadata holds one JSON document under the key ``wbcprof``::
 
-    {"format": 1, "layers": [...], "pools": [...], "levels": [...], "parameters": {...},
-     "provenance": {...}, "history": [...], "classifier": {...} or null}
+    {"format": 1, "layers": [...], "pools": [...], "levels": [...], "centres": [...],
+     "parameters": {...}, "provenance": {...}, "history": [...], "classifier": {...} or null}
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def save(model: Model, path: str | os.PathLike) -> None:
         "layers": layers,
         "pools": model.pools,
         "levels": model.levels,
+        "centres": model.centres,
         "parameters": model.parameters,
         "provenance": model.provenance,
         "history": model.history,
@@ -178,6 +179,7 @@ def _build(document: dict, arrays: dict[str, np.ndarray]) -> Model:
         document["parameters"],
         document["provenance"],
         document["history"],
+        centres=document["centres"],
     )
     if document["classifier"] is not None:
         from .classify import TypeClassifier

@@ -1,0 +1,100 @@
+"""Regions of an image that codes are pooled over: parts of a spatial pyramid and central discs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+_MAX_LEVEL = 64  # of a spatial pyramid
+
+
+def check_regions(
+    levels: Sequence[int], centres: Sequence[float]
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Levels and centres as tuples of plain numbers.
+
+    Raises
+    ------
+    ValueError
+        A level is not a positive integer, a centre not in (0, 1], or there are neither.
+    """
+    levels, centres = tuple(np.atleast_1d(levels).tolist()), tuple(np.atleast_1d(centres).tolist())
+    if any(type(x) is not int or not 1 <= x <= _MAX_LEVEL for x in levels):
+        raise ValueError(f"levels must be positive integers up to {_MAX_LEVEL}, got {levels}")
+    if not all(0 < centre <= 1 for centre in centres):
+        raise ValueError(f"centres must lie above 0 and be at most 1, got {centres}")
+    if not levels and not centres:
+        raise ValueError("codes are pooled over at least one region, got no levels and no centres")
+    return levels, tuple(map(float, centres))
+
+
+def region_names(levels: Sequence[int], centres: Sequence[float]) -> list[str]:
+    """Suffixes of feature names: "" for the whole image, ``_L2R0C1`` for row 0, column 1 of the
+    2 x 2 level of a pyramid, ``_Centre33`` for the disc over 33 % of the shorter side."""
+    names = [
+        "" if level == 1 else f"_L{level}R{row}C{column}"
+        for level in levels
+        for row in range(level)
+        for column in range(level)
+    ]
+    return names + [f"_Centre{round(100 * centre):02d}" for centre in centres]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Windows of each region, within the smallest box of windows that holds all regions.
+
+    Attributes
+    ----------
+    masks : ndarray of shape (n_regions, rows, columns), bool
+        Levels in order, row major, then centres.
+    pixels : tuple of slice
+        Rows and columns of pixels that the windows of the box cover.
+    """
+
+    masks: np.ndarray
+    pixels: tuple[slice, slice]
+
+
+@lru_cache(maxsize=32)
+def find_regions(
+    height: int,
+    width: int,
+    patch_size: int,
+    step: int,
+    levels: tuple[int, ...],
+    centres: tuple[float, ...],
+) -> Regions:
+    """Regions of an image of height x width pixels under a sliding window.
+
+    Level L splits the windows into L x L parts, window i of n going to part i * L // n. A centre c
+    takes the windows whose middle lies in the disc of diameter c times the image's shorter side
+    about the image's middle, or else the windows nearest to the middle.
+    """
+    n_windows = (height - patch_size) // step + 1, (width - patch_size) // step + 1
+    masks = []
+    for level in levels:
+        row_part, column_part = (np.arange(n) * level // n for n in n_windows)
+        masks += [
+            (row_part == row)[:, None] & (column_part == column)
+            for row in range(level)
+            for column in range(level)
+        ]
+    if centres:
+        y, x = (
+            np.arange(n) * step + (patch_size - side) / 2
+            for n, side in zip(n_windows, (height, width), strict=True)
+        )
+        distance = np.hypot(y[:, None], x)
+        nearest = distance.min()
+        masks += [distance <= max(c * min(height, width) / 2, nearest) for c in centres]
+    masks = np.array(masks)
+    box = []
+    for axis in (2, 1):
+        inside = np.flatnonzero(masks.any(axis=(0, axis)))
+        box.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    pixels = tuple(slice(s.start * step, (s.stop - 1) * step + patch_size) for s in box)
+    return Regions(masks[:, box[0], box[1]], pixels)
