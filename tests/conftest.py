@@ -28,5 +28,6 @@ def cells():
 def model(cells):
     """A small model of the generated cells."""
     return wbcprof.fit(
-        cells.images, n_signatures=24, patch_size=10, max_iter=4, n_patches=3000, alpha=0.05
-    )
+        cells.images, n_signatures=24, patch_size=10, max_iter=4, n_patches=3000, alpha=0.05,
+        pools=("mean",), levels=(1,), centres=(),
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import sys
 import types as python_types
@@ -11,10 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import f1_score, log_loss
-from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
@@ -29,6 +28,7 @@ from wbcprof.classify import (
     rank_signatures,
 )
 from wbcprof.images import ImageWarning
+from wbcprof.profiler import preset_parameters
 
 PBC = Path(__file__).resolve().parents[2] / "shared" / "data" / "pbc"
 METRIC_KEYS = {
@@ -135,23 +135,23 @@ def test_separable_types_are_named(n_types):
 
 @pytest.mark.parametrize("n_types", [2, 3, 6])
 @pytest.mark.parametrize("distance", [0.2, 1.0])
-def test_prediction_is_scikit_learns(n_types, distance):
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+def test_prediction_is_scikit_learns(n_types, distance, kernel):
     X, y = blobs(n_types, distance=distance)
-    classifier = TypeClassifier(C=0.05, random_state=4).fit(X[::2], y[::2])
+    classifier = TypeClassifier(C=0.05, kernel=kernel).fit(X[::2], y[::2])
     scaler = StandardScaler().fit(X[::2].astype(np.float64))
-    peer = CalibratedClassifierCV(
-        SVC(kernel="linear", C=0.05),
-        cv=StratifiedKFold(5, shuffle=True, random_state=4),
-        ensemble=False,
-    ).fit(scaler.transform(X[::2].astype(np.float64)), y[::2])
-    svm = peer.calibrated_classifiers_[0].estimator
     new = scaler.transform(X[1::2].astype(np.float64))
-    np.testing.assert_allclose(
-        classifier.decision_function(X[1::2]), svm.decision_function(new), atol=1e-9
-    )
-    np.testing.assert_allclose(
-        classifier.predict_proba(X[1::2]), peer.predict_proba(new), atol=1e-9
-    )
+    gamma = 0.25 / X.shape[1]
+    svm = SVC(kernel=kernel, C=0.05, gamma=gamma, decision_function_shape="ovo", tol=1e-6)
+    decision = svm.fit(scaler.transform(X[::2].astype(np.float64)), y[::2]).decision_function(new)
+    pairs = -decision[:, None] if n_types == 2 else decision
+    logits = np.tile(classifier.calibration_[1:], (len(new), 1))
+    for pair, (i, j) in enumerate(itertools.combinations(range(n_types), 2)):
+        clipped = classifier.calibration_[0] * np.clip(pairs[:, pair], -1, 1)
+        logits[:, i] += clipped
+        logits[:, j] -= clipped
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(classifier.predict_proba(X[1::2]), p, atol=5e-3)
 
 
 def test_prediction_is_the_largest_decision():
@@ -194,10 +194,13 @@ def test_random_labels_give_chance_and_flat_probabilities():
 
 def test_chosen_C_follows_the_scale_of_the_problem():
     X, y = blobs(3, distance=0.5)
-    C = TypeClassifier().fit(X, y).C_
+    C = TypeClassifier(kernel="linear").fit(X, y).C_
     assert 0.1 / 12 <= C <= 1000 / 12 * (1 + 1e-9)
     # Every feature four times over: the same profiles, squared norm times four.
-    assert TypeClassifier().fit(np.tile(X, 4), y).C_ == pytest.approx(C / 4, rel=1e-3)
+    wide = np.tile(X, 4)
+    assert TypeClassifier(kernel="linear").fit(wide, y).C_ == pytest.approx(C / 4, rel=1e-3)
+    one, other = TypeClassifier(C=10.0).fit(X, y), TypeClassifier(C=10.0).fit(wide, y)
+    np.testing.assert_allclose(one.predict_proba(X), other.predict_proba(wide), atol=1e-3)
 
 
 def test_fit_is_deterministic_and_leaves_inputs_alone():
@@ -214,10 +217,10 @@ def test_fit_is_deterministic_and_leaves_inputs_alone():
 def test_constant_features_are_harmless():
     X, y = blobs(3, distance=4)
     padded = np.hstack([X, np.full((len(X), 2), 0.1, np.float32)])
-    classifier = TypeClassifier(C=0.1).fit(padded, y)
+    classifier = TypeClassifier(C=0.1, kernel="linear").fit(padded, y)
     assert np.abs(classifier.coef_[:, -2:]).max() < 1e-12
     np.testing.assert_array_equal(
-        classifier.predict(padded), TypeClassifier(C=0.1).fit(X, y).predict(X)
+        classifier.predict(padded), TypeClassifier(C=0.1, kernel="linear").fit(X, y).predict(X)
     )
 
 
@@ -226,9 +229,11 @@ def test_few_images_of_a_type():
     classifier = TypeClassifier().fit(X[:12], y[:12])  # 5, 5 and 2: two folds
     assert classifier.calibrated_
     np.testing.assert_array_equal(classifier.predict(X), y)
-    with pytest.warns(FewImagesWarning, match=r"type type_x has one image: C = 1 .* at least 2"):
+    with pytest.warns(
+        FewImagesWarning, match=r"type_x has one image: C is not chosen .* at least 2"
+    ):
         classifier = TypeClassifier().fit(X[:11], y[:11])
-    assert classifier.C_ == 1 and not classifier.calibrated_
+    assert classifier.C_ == 10 and not classifier.calibrated_
     np.testing.assert_array_equal(classifier.predict(X), y)
     np.testing.assert_allclose(classifier.predict_proba(X).sum(axis=1), 1)
     with pytest.warns(FewImagesWarning, match="has one image: probabilities are not calibrated"):
@@ -273,7 +278,9 @@ def test_predict_errors():
 
 def test_scikit_learn_conventions():
     classifier = TypeClassifier(C=0.3, random_state=8)
-    assert clone(classifier).get_params() == {"C": 0.3, "random_state": 8}
+    assert clone(classifier).get_params() == {
+        "C": 0.3, "kernel": "rbf", "random_state": 8,
+    }  # fmt: skip
     X, y = blobs(distance=4)
     assert classifier.fit(X, y) is classifier
     assert classifier.score(X, y) == 1
@@ -314,10 +321,12 @@ def test_arrays_round_trip(n_types, labels):
         ("classes", ["b", "a", "c"], "not sorted"),
         ("classes", "abc", "classes is 'abc'"),
         ("calibrated", "yes", "calibrated is 'yes'"),
+        ("kernel", "poly", "kernel 'poly'"),
+        ("gamma", 0.5, "kernel 'linear' with gamma 0.5"),
     ],
 )
 def test_damaged_arrays(name, value, message):
-    arrays, parameters = TypeClassifier(C=0.1).fit(*blobs()).to_arrays()
+    arrays, parameters = TypeClassifier(C=0.1, kernel="linear").fit(*blobs()).to_arrays()
     place = arrays if name in arrays else parameters
     if value is None:
         del place[name]
@@ -404,6 +413,7 @@ def profilers(monkeypatch):
 
     module = python_types.ModuleType("wbcprof.profiler")
     module.Profiler = Profiler
+    module.preset_parameters = preset_parameters
     monkeypatch.setitem(sys.modules, "wbcprof.profiler", module)
     return fitted
 

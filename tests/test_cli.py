@@ -163,6 +163,15 @@ def test_damaged_model(folder, tmp_path, capsys):
     assert "damaged" in error and not (tmp_path / "t.csv").exists()
 
 
+def test_classify_leaves_unsure_cells_to_a_human(model_file, folder, capsys):
+    assert main(["classify", str(model_file), str(folder), "--reject-below", "1"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert {row["type"] for row in rows if float(row["probability_basophil"]) < 0.9} == {"unsure"}
+    assert "--reject-below must be" in complain(
+        ["classify", model_file, folder, "--reject-below", "2"], capsys
+    )
+
+
 def test_classify_without_a_classifier(model, folder, tmp_path, capsys):
     model.save(tmp_path / "plain")
     assert "holds no classifier" in complain(["classify", tmp_path / "plain", folder], capsys)

@@ -9,11 +9,15 @@ import wbcprof
 from wbcprof.images import ImageWarning
 from wbcprof.model import ToleranceWarning, pool_codes, to_grey_levels
 from wbcprof.patches import PIXEL_INPUTS, pixel_table, windows
-from wbcprof.profiler import Profiler
+from wbcprof.profiler import PRESETS, Profiler
+from wbcprof.regions import find_regions
 
 
 def small(cells, **parameters):
-    settings = {"n_signatures": 12, "patch_size": 8, "step": 4, "max_iter": 2, "n_patches": 1500}
+    settings = {
+        "n_signatures": 12, "patch_size": 8, "step": 4, "max_iter": 2, "n_patches": 1500,
+        "pools": ("mean",), "levels": (1,), "centres": (),
+    }  # fmt: skip
     return wbcprof.fit(cells.images, **{**settings, **parameters})
 
 
@@ -51,6 +55,7 @@ def test_several_pools_and_a_pyramid_are_laid_out_as_named(cells):
     assert values.shape == (3, 5 * 5 * 12) and len(model.feature_names) == 5 * 5 * 12
     for image, row in zip(cells.images, values, strict=False):
         codes = model.codes(image)
+        masks = find_regions(*image.shape[:2], 8, 4, model.levels, model.centres).masks
         expected = pool_codes(codes, model.pools, masks)
         np.testing.assert_allclose(row, expected, atol=2e-4)
 
@@ -180,7 +185,7 @@ def test_minimum_size_lets_every_layer_see_a_patch(cells):
 def test_profiler_is_a_transformer(cells):
     profiler = Profiler(8, 8, 4, max_iter=2, n_patches=800, random_state=1)
     values = profiler.fit_transform(cells.images)
-    assert values.shape == (48, 8)
+    assert values.shape == (48, 32)
     assert profiler.get_feature_names_out().tolist() == profiler.model_.feature_names
     np.testing.assert_array_equal(values, profiler.model_.profile(cells.images).values)
 
@@ -297,3 +302,25 @@ def test_learning_from_constant_images_is_refused():
         wbcprof.fit(
             np.full((3, 30, 30, 3), 255, np.uint8), n_signatures=4, patch_size=8, n_patches=100
         )
+
+
+def test_default_profiles_pool_over_central_discs(cells):
+    model = wbcprof.fit(cells.images[:6], n_signatures=8, max_iter=1, n_patches=600)
+    names = model.feature_names
+    assert len(names) == 2 * 2 * 8 and names[8] == "Cells_Sqrt_Signature_0001_Centre61"
+    for inference in ("feedforward", "sparse"):
+        values = model.profile(cells.images[:2], inference=inference).values
+        assert values.shape == (2, 32)
+        codes = model.codes(cells.images[1], inference=inference)
+        regions = find_regions(*cells.images[1].shape[:2], 8, 4, (1,), (0.61,))
+        inside = codes[regions.masks[1]]
+        np.testing.assert_allclose(values[1, 24:], inside.std(axis=0), atol=2e-4)
+
+
+def test_paper_preset(cells):
+    assert set(PRESETS["paper"]) <= set(Profiler().get_params())
+    model = wbcprof.fit(cells.images, preset="paper", n_signatures=8, max_iter=1, n_patches=600)
+    assert (model.layers[0].patch_size, model.layers[0].step) == (20, 5)
+    assert model.feature_names[0] == "Cells_Mean_Signature_0001" and len(model.feature_names) == 8
+    with pytest.raises(ValueError, match="preset must be one of"):
+        wbcprof.fit(cells.images, preset="best")

@@ -14,6 +14,7 @@ _PUBLIC = {
     "PSD": "psd",
     "Profiler": "profiler",
     "Profiles": "profiles",
+    "StainNormaliser": "stain",
     "TypeClassifier": "classify",
     "compare": "compare",
     "datasets": "datasets",

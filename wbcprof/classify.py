@@ -2,8 +2,8 @@
 
 One-vs-one machines on standardised profiles x^ = (x - mean) / scale. For types i < j::
 
-    d_ij = w_ij . phi(x^) + b_ij         phi(x^) = x^ (linear), or exp(-gamma ||x^ - s||^2) of the
-                                         support vectors s (rbf);  d_ij >= 0 speaks for i, d_ji = -d_ij
+    d_ij = w_ij . phi(x^) + b_ij     phi(x^) = x^ (linear), or exp(-gamma ||x^ - s||^2) of the
+                                     support vectors s (rbf); d_ij >= 0 speaks for i, d_ji = -d_ij
     m_i  = sum_j clip(d_ij, -1, 1)
     p_i  = exp(slope m_i + bias_i) / sum               slope, bias: least log loss on folds left out
 
@@ -221,7 +221,8 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable type of each profile, shape (n_images,)."""
-        return self.classes_[self._logits(X).argmax(axis=1)]
+        most_probable = self._logits(X).argmax(axis=1)
+        return self.classes_[most_probable]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each type, shape (n_images, n_types), in the order of ``classes_``."""

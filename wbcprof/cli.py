@@ -113,6 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("model", metavar="MODEL", help="model file with a classifier")
     classify.add_argument("images", metavar="IMAGES", help="folder or image")
     classify.add_argument("-o", "--output", metavar="CSV", help="file to write (default: print)")
+    classify.add_argument(
+        "--reject-below",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="name a cell 'unsure' where its most probable type has less than this; default 0",
+    )
     _add_threads(classify)
 
     evaluate = command(
@@ -302,8 +309,11 @@ def _classify(options) -> None:
         options.images, n_threads=options.threads, progress=_Progress("profiling")
     )
     types = model.classifier.classes_
-    called = model.classifier.predict(profiles.values)
+    if not 0 <= options.reject_below <= 1:
+        raise ValueError(f"--reject-below must be between 0 and 1, got {options.reject_below}")
     probabilities = model.classifier.predict_proba(profiles.values)
+    called = types[probabilities.argmax(axis=1)].astype(object)
+    called[probabilities.max(axis=1) < options.reject_below] = "unsure"
 
     def write(stream) -> None:
         writer = csv.writer(stream)

@@ -53,7 +53,8 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     say(text)
 
     say("drawing")
-    order, _ = rank_signatures(profiles.values, labels)
+    features, _ = rank_signatures(profiles.values, labels)
+    order = list(dict.fromkeys((features % len(model.signatures)).tolist()))
     _draw(folder, model, profiles, evaluation, images, order)
     write_report(
         model,
@@ -82,7 +83,7 @@ def _draw(folder, model, profiles, evaluation, images, order) -> None:
             [model.reconstruct(images[i]) for i in examples],
             [profiles.labels[i] for i in examples],
         ),
-        "embedding": figures.embedding(np.sqrt(profiles.values), profiles.labels),
+        "embedding": figures.embedding(profiles.values, profiles.labels),
         "confusion": figures.confusion(
             np.array(confusion["mean_counts"]), confusion["types"], normalize=True
         ),

@@ -322,6 +322,8 @@ class Profiler(TransformerMixin, BaseEstimator):
 
 def fit(
     images,
+    n_signatures: int | None = None,
+    patch_size: int | None = None,
     *,
     preset: str = "default",
     **parameters,
@@ -332,10 +334,12 @@ def fit(
     ----------
     images : folder, path, list of paths, array, or iterable of arrays
         See `wbcprof.images.open_images`.
+    n_signatures, patch_size : int, optional
+        Of the first layer; the preset's by default.
     preset : {"default", "paper"}
         "paper": 1024 signatures of 20 x 20 px, step 5, pooled by the mean over the whole image.
     **parameters
-        Of `Profiler`, such as ``n_signatures``; they go before the preset's.
+        Of `Profiler`, such as ``alpha``; they go before the preset's.
 
     Returns
     -------
@@ -346,6 +350,8 @@ def fit(
     >>> model = wbcprof.fit("cells/", n_signatures=256)        # doctest: +SKIP
     >>> profiles = wbcprof.profile("cells/", model)            # doctest: +SKIP
     """
+    given = {"n_signatures": n_signatures, "patch_size": patch_size}
+    parameters |= {name: value for name, value in given.items() if value is not None}
     return Profiler(**preset_parameters(preset, parameters)).fit(images).model_
 
 

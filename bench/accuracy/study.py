@@ -80,10 +80,11 @@ class Study:
         return arrays
 
     def features(self, run, train, used, seed) -> dict[str, np.ndarray]:
-        """``values`` of the images `used`; of each network for "deep_vote"; CPU seconds per cell."""
+        """``values`` of the images `used`, CPU ``seconds`` per cell."""
         kind, settings = run["features"], run.get("parameters", {})
         used_ids = [self.ids[i] for i in used]
         if kind == "profile":
+            settings = preset_parameters(run.get("preset", "default"), settings)
             learnt_on = [self.ids[i] for i in train]
             where = [kind, self.profile_sources, learnt_on, seed, run.get("inference")]
         else:
@@ -99,9 +100,8 @@ class Study:
         def make():
             if kind != "profile":
                 return measure(lambda images: getattr(baselines, kind)(images, **settings))
-            parameters = preset_parameters(run.get("preset", "default"), settings)
             learner = Profiler(
-                random_state=seed, n_threads=self.options.threads, **_tuples(parameters)
+                random_state=seed, n_threads=self.options.threads, **_tuples(settings)
             )
             started = time.perf_counter()
             model = learner.fit(self.images[train]).model_
@@ -206,9 +206,8 @@ def half_half(runs, options) -> dict:
         records = []
         for part, test, seed in half_half_splits(study.labels, repeats):
             records.append(study.score(run, part, test, seed))
-            print(
-                f"{run['name']}: {len(records)}/{repeats} {records[-1]['macro_f1']:.4f}", flush=True
-            )
+            f1 = records[-1]["macro_f1"]
+            print(f"{run['name']}: {len(records)}/{repeats} {f1:.4f}", flush=True)
         results[run["name"]] = {"run": run, "repeats": records}
     return results
 
@@ -259,8 +258,8 @@ def half_half_table(results) -> str:
         difference = f1 - np.array([base[r["seed"]] for r in repeats if r["seed"] in base])
         n = len(f1)
         error = difference.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-        mean = {k: np.mean([r[k] for r in repeats]) for k in
-                ("sensitivity", "specificity", "calibration_error", "seconds_per_cell")}  # fmt: skip
+        measures = "sensitivity", "specificity", "calibration_error", "seconds_per_cell"
+        mean = {key: np.mean([r[key] for r in repeats]) for key in measures}
         accuracy = np.mean([r["accuracy_at"] for r in repeats], axis=0)
         lines.append(
             f"| {title} | {n} | {f1.mean():.4f} | {f1.std(ddof=1) if n > 1 else 0:.4f} | "
@@ -311,6 +310,7 @@ def main() -> None:
     options.cache.mkdir(parents=True, exist_ok=True)
     options.output.mkdir(parents=True, exist_ok=True)
     runs = tomllib.loads(options.runs.read_text())["run"]
+    order = [run["name"] for run in runs]
     if options.only:
         runs = [r for r in runs if any(fnmatch.fnmatch(r["name"], o) for o in options.only)]
     job, table, name = (
@@ -318,11 +318,15 @@ def main() -> None:
         if options.curve
         else (half_half, half_half_table, "half_half")
     )
-    results = job(runs, options)
+    # What earlier calls found of other runs stays in the table.
+    path = options.output / f"{name}.json"
+    known = json.loads(path.read_text())["results"] if path.exists() else {}
+    known |= job(runs, options)
+    results = {r: known[r] for r in order if r in known}
     text = table(results)
     print(text)
     record = {"wbcprof": wbcprof.__version__, "cpu_count": os.cpu_count(), "results": results}
-    with replacing(options.output / f"{name}.json") as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
     with replacing(options.output / f"{name}.md") as temporary:
         temporary.write_text(text)
