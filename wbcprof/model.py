@@ -74,9 +74,7 @@ class Model:
 
     @property
     def feature_names(self) -> list[str]:
-        return feature_names(
-            self.layers[-1].n_signatures, self.pools, self.levels, self.centres
-        )
+        return feature_names(self.layers[-1].n_signatures, self.pools, self.levels, self.centres)
 
     @property
     def signatures(self) -> np.ndarray:

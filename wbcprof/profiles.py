@@ -26,7 +26,8 @@ def feature_names(
 ) -> list[str]:
     """Names in the layout of a profile row: by pool, then region, then signature.
 
-    ``Cells_Mean_Signature_0001`` for the whole image; `wbcprof.regions.region_names` has the others.
+    ``Cells_Mean_Signature_0001`` for the whole image;
+    see `wbcprof.regions.region_names` for others.
     """
     return [
         f"Cells_{pool.capitalize()}_Signature_{index:04d}{region}"

@@ -107,11 +107,13 @@ class Study:
             model = learner.fit(self.images[train]).model_
             learning = time.perf_counter() - started
             return measure(
-                lambda images: model.profile(
-                    images,
-                    inference=run.get("inference", "feedforward"),
-                    n_threads=self.options.threads,
-                ).values
+                lambda images: (
+                    model.profile(
+                        images,
+                        inference=run.get("inference", "feedforward"),
+                        n_threads=self.options.threads,
+                    ).values
+                )
             ) | {"learning": learning}
 
         return self.cached(key, make)
