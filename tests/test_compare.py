@@ -222,24 +222,40 @@ def test_bad_counts():
 # ---- what made a call ----
 
 
-@pytest.mark.parametrize("types", ["ab", "abcd"])
-def test_contributions_add_up_to_the_margin(rng, types):
+def three_sigma_apart(rng, types):
     y = np.repeat(list(types), 15)
     x = rng.normal(size=(len(y), 6))
     x[np.arange(len(y)), np.repeat(np.arange(len(types)), 15)] += 3
-    classifier = TypeClassifier(C=1.0).fit(x, y)
+    return x, y
+
+
+def pair_margin(classifier, x, called, rival):
+    """Decision of a cell's pair of types, positive towards the called one."""
+    a, b = sorted((called, rival))
+    n_types = len(classifier.classes_)
+    pair = list(zip(*np.triu_indices(n_types, 1), strict=True)).index((a, b))
+    x = (x - classifier.mean_) / classifier.scale_
+    if classifier.gamma_:
+        distance = ((x - classifier.support_vectors_) ** 2).sum(axis=1)
+        x = np.exp(-classifier.gamma_ * distance)
+    decision = x @ classifier.coef_[pair] + classifier.intercept_[pair]
+    return decision if called == a else -decision
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+@pytest.mark.parametrize("types", ["ab", "abcd"])
+def test_a_contribution_is_what_the_average_feature_would_lose(rng, types, kernel):
+    x, y = three_sigma_apart(rng, types)
+    classifier = TypeClassifier(C=1.0, kernel=kernel).fit(x, y)
     called, rival, contribution = explain_calls(classifier, x)
     assert (classifier.classes_[called] == classifier.predict(x)).all() and (called != rival).all()
-    pairs = (x - classifier.mean_) / classifier.scale_ @ classifier.coef_.T + classifier.intercept_
-    first, second = np.triu_indices(len(types), 1)
-    for i in range(len(y)):
-        a, b = sorted((called[i], rival[i]))
-        (pair,) = np.flatnonzero((first == a) & (second == b))
-        toward = 1 if called[i] == a else -1
-        if len(types) == 2:  # one plane, positive towards the second type
-            toward = -toward
-        margin = contribution[i].sum() + toward * classifier.intercept_[pair]
-        assert margin == pytest.approx(toward * pairs[i, pair])
+    for i in range(0, len(y), 4):
+        margin = pair_margin(classifier, x[i], called[i], rival[i])
+        for j in range(6):
+            moved = x[i].copy()
+            moved[j] = classifier.mean_[j]
+            loss = margin - pair_margin(classifier, moved, called[i], rival[i])
+            assert contribution[i, j] == pytest.approx(loss, abs=1e-5)
     # The feature that makes the called type, or the rival's missing one, speaks for the call.
     strongest = contribution.argmax(axis=1)
     assert ((strongest == called) | (strongest == rival)).mean() > 0.9

@@ -69,7 +69,13 @@ class Page(HTMLParser):
 def pooled():
     """Generated cells, and a model with two pools and a pyramid: 5 blocks of 12 columns each."""
     cells = make_leukocytes(8, size=72, types=("lymphocyte", "neutrophil", "monocyte"))
-    settings = {"pools": ("mean", "max"), "levels": (1, 2), "n_patches": 1500, "max_iter": 2}
+    settings = {
+        "pools": ("mean", "max"),
+        "levels": (1, 2),
+        "centres": (),
+        "n_patches": 1500,
+        "max_iter": 2,
+    }
     return cells, wbcprof.fit(cells.images, 12, 10, **settings)
 
 

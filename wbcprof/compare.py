@@ -410,7 +410,8 @@ def wilson_interval(
 
 
 def explain_calls(classifier: Any, values: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each feature adds to a call: the called type's margin over its nearest rival, split up.
+    """What each feature adds to a call: what the called type's margin over its nearest rival would
+    lose if that feature alone were as in the average training cell.
 
     Parameters
     ----------
@@ -422,26 +423,31 @@ def explain_calls(classifier: Any, values: Any) -> tuple[np.ndarray, np.ndarray,
     called, rival : ndarray of shape (n_cells,), int
         Indices into ``classifier.classes_``: the largest and second largest decision.
     contribution : ndarray of shape (n_cells, n_features), float64
-        ``w (x - mean) / scale`` of that pair's plane, positive towards the call. Its sum and the
-        intercept are the cell's distance from the plane, in margins. Zero is what the average
-        training cell would add.
+        In units of the margin of that pair of types, positive towards the call. With a linear
+        kernel this is ``w (x - mean) / scale``, and its sum and the intercept are the cell's
+        distance from the plane; with the RBF kernel features act together, and it has no such sum.
     """
     decision = classifier.decision_function(values)
     x = (np.asarray(values, np.float64) - classifier.mean_) / classifier.scale_
     if decision.ndim == 1:
         decision = np.column_stack([-decision, decision])
-        # One plane, positive towards the second type; between many types, towards the first.
-        toward_first = -1
-    else:
-        toward_first = 1
     order = np.argsort(-decision, axis=1, kind="stable")
     called, rival = order[:, 0], order[:, 1]
     n_types = len(classifier.classes_)
     pair = np.zeros((n_types, n_types), dtype=int)
     first, second = np.triu_indices(n_types, 1)
     pair[first, second] = pair[second, first] = np.arange(len(first))
-    sign = np.where(called < rival, toward_first, -toward_first)
-    return called, rival, sign[:, None] * classifier.coef_[pair[called, rival]] * x
+    weights = np.where(called < rival, 1, -1)[:, None] * classifier.coef_[pair[called, rival]]
+    if not classifier.gamma_:
+        return called, rival, weights * x
+    contribution = np.empty_like(x)
+    support = classifier.support_vectors_
+    for cell, w, out in zip(x.astype(np.float32), weights, contribution, strict=True):
+        kernel = w * np.exp(-classifier.gamma_ * np.sum((cell - support) ** 2, axis=1))
+        # Moving feature j to the mean, 0, multiplies the kernel with support vector s by this.
+        change = np.exp(np.float32(classifier.gamma_) * cell * (cell - 2 * support))
+        out[:] = kernel.sum() - kernel @ change
+    return called, rival, contribution
 
 
 def _members(found: list[str], given: Sequence[str] | None, known: list[str]) -> list[str]:

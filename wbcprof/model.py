@@ -117,7 +117,7 @@ class Model:
         tolerance : float, optional
             Allow this relative error of the profiles, ``norm(approximate - exact) / norm(exact)``,
             for speed: cells of pixels are projected onto as few directions as keep it on the first
-            images. One image of every batch is profiled exactly too; the metadata of the profiles
+            images. Those, and one image of every later batch, are profiled exactly too; the metadata of the profiles
             state the error over these as ``relative_error``, and a `ToleranceWarning` says where
             it is larger. Worth it from some hundred images on. Exact by default.
         n_threads : int, optional
@@ -149,13 +149,18 @@ class Model:
             pixels = np.stack([cell.pixels for cell in batch])
             if tolerance is not None and not values:
                 encoder = encoder.approximate(
-                    pixels[:_TOLERANCE_SAMPLE], tolerance, pools=self.pools, levels=self.levels,
-                    centres=self.centres,                    n_threads=n_threads,
-                )  # fmt: skip
+                    pixels[:_TOLERANCE_SAMPLE],
+                    tolerance,
+                    pools=self.pools,
+                    levels=self.levels,
+                    centres=self.centres,
+                    n_threads=n_threads,
+                )
             values.append(self._profile_batch(pixels, encoder, step, inference, n_threads))
             if tolerance is not None:
-                truth = self._profile_batch(pixels[:1], exact, step, inference, n_threads)
-                checked.append((np.sum((values[-1][:1] - truth) ** 2), np.sum(truth**2)))
+                few = 1 if checked else _TOLERANCE_SAMPLE
+                truth = self._profile_batch(pixels[:few], exact, step, inference, n_threads)
+                checked.append((np.sum((values[-1][:few] - truth) ** 2), np.sum(truth**2)))
             ids += [cell.image_id for cell in batch]
             known_labels += [cell.label for cell in batch]
             if progress is not None:

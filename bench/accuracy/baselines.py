@@ -112,7 +112,9 @@ def small_cnn(images, codes, train, n_types, seed, epochs=30, side=96, crop=0.67
     torch.manual_seed(seed)
     small = np.stack(
         [
-            np.asarray(Image.fromarray(np.ascontiguousarray(crop_centre(i, crop, 1))).resize((side, side)))
+            np.asarray(
+                Image.fromarray(np.ascontiguousarray(crop_centre(i, crop, 1))).resize((side, side))
+            )
             for i in images
         ]
     )  # fmt: skip
