@@ -630,7 +630,7 @@ class _Statistics:
     active: np.ndarray | None
 
     def merge(self, cells: np.ndarray) -> _Statistics:
-        """Statistics (n, h) of the union of some cells, in a fixed order; zeros if there are none."""
+        """Statistics (n, h) of the union of some cells, in a fixed order; zeros if none."""
         if len(cells) == 0:
             return _Statistics(*(v if v is None else np.zeros_like(v[:, 0]) for v in self._all()))
         if len(cells) == 1:
