@@ -119,7 +119,8 @@ class Model:
             for speed: cells of pixels are projected onto as few directions as keep it on the first
             images. Those, and one image of every later batch, are profiled exactly too; the
             metadata of the profiles state the error over these as ``relative_error``, and a
-            `ToleranceWarning` says where it is larger. Worth it from some hundred images on. Exact by default.
+            `ToleranceWarning` says where it is larger. Worth it from some hundred images
+            on. Exact by default.
         n_threads : int, optional
             See `wbcprof.threads.resolve_threads`.
         progress : callable, optional
