@@ -251,12 +251,13 @@ def test_threads_from_the_environment(monkeypatch):
         resolve_threads()
 
 
-def test_instruction_set_from_the_environment():
+def test_instruction_set_from_the_environment(tmp_path):
     code = "from wbcprof import _core; print(_core.instruction_set())"
     for level in _core.instruction_sets():
         result = subprocess.run(
             [sys.executable, "-c", code],
             env=os.environ | {"WBCPROF_INSTRUCTION_SET": level},
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             check=True,

@@ -300,7 +300,7 @@ def test_killed_fit_continues_to_the_same_bits(patches, tmp_path):
     parameters = {**LEARNING, "max_iter": 6}
     child = subprocess.run(
         [sys.executable, "-c", FIT_AND_DIE, tmp_path / "patches.npy", file, repr(parameters)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
         check=False,
     )
     assert child.returncode == -signal.SIGKILL
