@@ -1,7 +1,6 @@
 """Learning: block steps, gradients, estimator behaviour."""
 
 import csv
-import os
 import signal
 import subprocess
 import sys
