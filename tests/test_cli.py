@@ -84,6 +84,11 @@ def test_evaluate_with_a_given_model_says_so(folder, model_file, capsys):
     assert "given model" in capsys.readouterr().out
 
 
+def test_evaluate_refuses_settings_that_a_given_model_makes_idle(folder, model_file, capsys):
+    error = complain(["evaluate", folder, "--model", model_file, "--signatures", "99"], capsys)
+    assert "leave out n_signatures" in error
+
+
 def test_info(model_file, capsys):
     assert main(["info"]) == 0
     assert "instruction set" in capsys.readouterr().out

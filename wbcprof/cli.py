@@ -342,6 +342,12 @@ def _evaluate(options) -> None:
     if options.model is not None:
         from .storage import load
 
+        without_effect = sorted(parameters.keys() - {"preset", "n_threads"})
+        if without_effect or options.preset != "default":
+            raise ValueError(
+                "with --model nothing is learnt, so settings of learning would have no effect; "
+                f"leave out {', '.join(without_effect) or 'the preset'}"
+            )
         parameters = {"model": load(options.model), "n_threads": options.threads}
     evaluation = evaluate(
         options.images,
