@@ -53,6 +53,7 @@ enum {
     ALIGNMENT = 64,          /* bytes */
     LINE_FLOATS = 16,        /* of a cache line */
     PREFETCH_FEATURES = 64,  /* filters this far ahead: 5 % faster than without */
+    PROJECTED_CELLS = 8,     /* at once: enough sums to hide the latency of one */
     STRIP_FLOATS = 1 << 20,  /* transformed tiles of a strip, unless one row of tiles is more */
 };
 
@@ -206,18 +207,37 @@ static void read_row(const wbc_encode_pool *job, const float *lookup, size_t ima
                 target[i] = job->floats[start + i] - lookup[0];
 }
 
-static void project_cell(const wbc_encode_pool *job, const walk *w, const float *pixels,
-                         float *target)
+/* target[cell][lane] = sum over pixels of pixels[cell][pixel] * projection[pixel][lane] for n cells. */
+INLINE void project(const wbc_encode_pool *job, const walk *w, int n, const float *pixels,
+                    float *target)
 {
     const int n_pixels = job->cell * job->cell * job->channels;
     const size_t row = pad(job->n_features);
     for (int lane = 0; lane < w->lanes; lane += WIDTH) {
-        vec sum = vec_set(0);
-        for (int pixel = 0; pixel < n_pixels; pixel++)
-            sum = vec_fma(vec_set(pixels[pixel]), vec_load(job->projection + pixel * row + lane),
-                          sum);
-        vec_store(target + lane, sum);
+        const float *projection = job->projection + lane;
+        vec sum[PROJECTED_CELLS];
+        for (int cell = 0; cell < n; cell++)
+            sum[cell] = vec_set(0);
+        for (int pixel = 0; pixel < n_pixels; pixel++, projection += row) {
+            const vec weight = vec_load(projection);
+#pragma GCC unroll 8
+            for (int cell = 0; cell < n; cell++)
+                sum[cell] = vec_fma(vec_set(pixels[cell * n_pixels + pixel]), weight, sum[cell]);
+        }
+        for (int cell = 0; cell < n; cell++)
+            vec_store(target + (size_t)cell * w->lanes + lane, sum[cell]);
     }
+}
+
+static void project_cells(const wbc_encode_pool *job, const walk *w, int n, const float *pixels,
+                          float *target)
+{
+    const size_t n_pixels = (size_t)job->cell * job->cell * job->channels;
+    int cell = 0;
+    for (; cell + PROJECTED_CELLS <= n; cell += PROJECTED_CELLS)
+        project(job, w, PROJECTED_CELLS, pixels + cell * n_pixels, target + cell * w->lanes);
+    for (; cell < n; cell++)
+        project(job, w, 1, pixels + cell * n_pixels, target + cell * w->lanes);
 }
 
 /* A row of cells of a strip; zeros past the edges of the image. */
@@ -244,9 +264,7 @@ static void gather(const wbc_encode_pool *job, const walk *w, const buffers *own
         }
     }
     if (job->projection)
-        for (int column = 0; column < w->cell_columns; column++)
-            project_cell(job, w, cells + (size_t)column * n_pixels,
-                         target + (size_t)column * w->lanes);
+        project_cells(job, w, w->cell_columns, cells, target);
 }
 
 /* ---- contrast ---- */

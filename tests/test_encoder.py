@@ -22,8 +22,9 @@ RNG_SEED = 11
 def make_encoder(patch=8, channels=3, n_signatures=10, **options):
     rng = np.random.default_rng(RNG_SEED)
     filters = rng.standard_normal((n_signatures, patch, patch, channels)) / patch
-    arrays = filters, rng.standard_normal(n_signatures), rng.uniform(0, 0.3, n_signatures)
-    return Encoder(*arrays, **{"nonlinearity": "sigmoid", "step": 2, **options})
+    offset, gain = rng.standard_normal(n_signatures), rng.uniform(0, 0.3, n_signatures)
+    defaults = {"offset": offset, "gain": gain, "nonlinearity": "sigmoid", "step": 2}
+    return Encoder(filters, **defaults | options)
 
 
 def make_images(*shape):
@@ -206,6 +207,35 @@ def test_approximation_keeps_its_tolerance():
         description["products_per_window"] < encoder.describe(90, 90)["products_per_window"] / 1.5
     )
     assert encoder.describe(90, 90)["relative_error"] == 0
+
+
+def test_approximation_has_little_bias():
+    """Projecting loses variance; without shifted offsets the mean codes would all be too small."""
+    images = make_images(6, 40, 40, 3)
+    encoder = make_encoder(
+        20, n_signatures=64, step=5, nonlinearity="rectified", offset=np.zeros(64)
+    )
+    change = encoder.approximate(images, 0.1).encode_pool(images) - encoder.encode_pool(images)
+    assert abs(change.mean()) < 0.3 * np.abs(change).mean()
+
+
+@pytest.mark.parametrize("nonlinearity", ["sigmoid", "tanh", "rectified", "soft_threshold"])
+def test_mean_slope_is_the_derivative_by_the_offset(nonlinearity):
+    n, step = 12, 1e-2
+    threshold = np.full(n, 0.2) if nonlinearity == "soft_threshold" else None
+    offsets = np.linspace(-1, 1, n)
+    images = make_images(2, 60, 60, 3)
+
+    def encode(shift):
+        encoder = make_encoder(
+            n_signatures=n, offset=offsets + shift, threshold=threshold, nonlinearity=nonlinearity
+        )
+        codes = encoder.encode_pool(images, pools=("mean", "std", "active"))
+        mean, std, active = codes.mean(axis=0).reshape(3, n).astype(np.float64)
+        return mean, encoder._mean_slope(mean, std, active)
+
+    measured = (encode(step)[0] - encode(-step)[0]) / (2 * step)
+    np.testing.assert_allclose(encode(0)[1], measured, rtol=0.05, atol=2e-3)
 
 
 def test_pickled_encoder_gives_the_same():
