@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 parser = argparse.ArgumentParser(description="Encode-and-pool beside its peers")
@@ -25,6 +25,8 @@ parser.add_argument("--batches", type=int, nargs="+", help="images per call")
 parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads")
 parser.add_argument("--instruction-set", choices=["avx2"], help="cap for all contenders")
 parser.add_argument("--repeats", type=int, default=7)
+parser.add_argument("--model", help="a model file, for the table of tolerances")
+parser.add_argument("--images", help="a folder of images, to go with it")
 arguments = parser.parse_args()
 
 if arguments.instruction_set == "avx2":  # read when the libraries load
@@ -43,8 +45,10 @@ from threadpoolctl import threadpool_limits  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parent))
 import sizes  # noqa: E402
 
+import wbcprof  # noqa: E402
 from wbcprof import _core  # noqa: E402
 from wbcprof.encoder import Encoder  # noqa: E402
+from wbcprof.images import open_images  # noqa: E402
 
 PEER_BATCH = (
     4  # images at a time: the fastest of 1, 4, 16 for the peers, and their memory is bounded
@@ -253,28 +257,56 @@ def growth(repeats: int) -> None:
 
 
 def approximate(repeats: int) -> None:
-    """Projected cells against exact ones: one image, one thread, generated smooth images."""
+    """Projected cells against exact ones, one thread; fitted to other images than are timed."""
     print(
-        "\n| tolerance | relative error | products per window | ms exact | ms approximate | ratio |"
+        "\n| images | tolerance | error | products per window | ms exact | ms approximate | ratio |"
     )
-    print("|---" * 6 + "|")
-    side = 300
-    one, *sample = np.split(sizes.generated_images(8, side), [1])
-    exact = Encoder(*sizes.encoder_arrays(), nonlinearity="sigmoid", step=sizes.STEP)
+    print("|---" * 7 + "|")
+    images = sizes.generated_images(16, 300)
+    arrays = sizes.encoder_arrays()
+    encoder = Encoder(*arrays, nonlinearity="sigmoid", step=sizes.STEP)
     for tolerance in (1e-3, 1e-4):
-        encoder = exact.approximate(*sample, tolerance)
-        runs = {"exact": exact, "approximate": encoder}
-        seconds = take_turns(
-            {n: (lambda e=e: e.encode_pool(one, n_threads=1)) for n, e in runs.items()}, repeats
-        )
-        medians = {name: statistics.median(s) for name, s in seconds.items()}
-        description = encoder.describe(side, side)
-        print(
-            f"| {tolerance:g} | {description['relative_error']:.1e} "
-            f"| {description['products_per_window']:.0f} | {1e3 * medians['exact']:.2f} "
-            f"| {1e3 * medians['approximate']:.2f} "
-            f"| {medians['exact'] / medians['approximate']:.1f} |"
-        )
+        compare_approximate("generated", encoder, images, ("mean",), tolerance, repeats)
+    if arguments.model:
+        model = wbcprof.load(arguments.model)
+        cells = [cell.pixels for cell in open_images(arguments.images)]
+        cells = np.stack([pixels for pixels in cells if pixels.shape == cells[0].shape])
+        for tolerance in (1e-2, 1e-3, 1e-4):
+            compare_approximate(
+                "given", model.layers[0].encoder(), cells, model.pools, tolerance, 3
+            )
+
+
+def compare_approximate(
+    name: str,
+    encoder: Encoder,
+    images: np.ndarray,
+    pools: Sequence[str],
+    tolerance: float,
+    repeats: int,
+) -> None:
+    """A line of the table: fitted to 32 images spread over all, or half; timed on the others."""
+    sample = np.unique(np.linspace(0, len(images) - 1, min(32, len(images) // 2)).astype(int))
+    others = np.delete(images, sample, axis=0)
+    runs = {
+        "exact": encoder,
+        "approximate": encoder.approximate(images[sample], tolerance, pools=pools),
+    }
+    exact, approximate = (run.encode_pool(others, pools=pools) for run in runs.values())
+    error = np.linalg.norm(approximate - exact) / np.linalg.norm(exact)
+    seconds = take_turns(
+        {n: (lambda e=e: e.encode_pool(others, pools=pools, n_threads=1)) for n, e in runs.items()},
+        repeats,
+    )
+    medians = {n: 1e3 * statistics.median(s) / len(others) for n, s in seconds.items()}
+    products = runs["approximate"].describe(*images.shape[1:3])["products_per_window"]
+    print(
+        f"| {len(others)} {name}, {images.shape[2]} x {images.shape[1]} px | {tolerance:g} "
+        f"| {error:.1e} | {products:.0f} "
+        f"| {medians['exact']:.2f} | {medians['approximate']:.2f} "
+        f"| {medians['exact'] / medians['approximate']:.2f} |",
+        flush=True,
+    )
 
 
 def main() -> None:
