@@ -257,10 +257,13 @@ class Encoder:
 
     def _forget_prepared(self) -> None:
         self._prepared: dict[Form, _Prepared] = {}
+        self._chosen: dict[tuple[int, int], Form] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_prepared", "_lock")}
+        return {
+            k: v for k, v in self.__dict__.items() if k not in ("_prepared", "_chosen", "_lock")
+        }
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -310,14 +313,9 @@ class Encoder:
             *images.shape[1:3], self.patch, self.step, *check_regions(levels, centres)
         )
         images = np.ascontiguousarray(images[:, *regions.pixels])
-        # Windows of the same regions are pooled together, then merged into each region.
-        members, cells = np.unique(
-            regions.masks.reshape(len(regions.masks), -1), axis=1, return_inverse=True
-        )
-        cells = cells.reshape(regions.masks.shape[1:])
-        statistics = self._run(images, cells, members.shape[1], pools, n_threads)
-        parts = [statistics.merge(np.flatnonzero(member)) for member in members]
-        return np.concatenate([part.pool(pool) for pool in pools for part in parts], axis=1)
+        statistics = self._run(images, regions.part_of_window, pools, n_threads)
+        merged = [statistics.merge(parts) for parts in regions.parts]
+        return np.concatenate([region.pool(pool) for pool in pools for region in merged], axis=1)
 
     def encode_map(
         self,
@@ -349,7 +347,7 @@ class Encoder:
         rows, columns = self.count_windows(*images.shape[1:3])
         grid = math.ceil(rows / region), math.ceil(columns / region)
         cells = np.arange(rows)[:, None] // region * grid[1] + np.arange(columns) // region
-        statistics = self._run(images, cells, grid[0] * grid[1], [pool], n_threads)
+        statistics = self._run(images, cells.astype(np.int32), [pool], n_threads)
         return statistics.pool(pool).reshape(len(images), *grid, self.n_signatures)
 
     def approximate(
@@ -493,12 +491,14 @@ class Encoder:
         rows, columns = self.count_windows(height, width)
         if self._form is not None:
             return self._forms[self._form]
-        return min(
-            self._forms.values(),
-            key=lambda form: form.count_work(
-                rows, columns, self._count_features(form), self.n_signatures
-            ),
-        )
+        if (rows, columns) not in self._chosen:
+            self._chosen[rows, columns] = min(
+                self._forms.values(),
+                key=lambda form: form.count_work(
+                    rows, columns, self._count_features(form), self.n_signatures
+                ),
+            )
+        return self._chosen[rows, columns]
 
     def _count_features(self, form: Form) -> int:
         if self.approximation is not None:
@@ -576,14 +576,14 @@ class Encoder:
         self,
         images: np.ndarray,
         cells: np.ndarray,
-        n_cells: int,
         pools: Sequence[str],
         n_threads: int | None,
     ) -> _Statistics:
         n_threads = resolve_threads(n_threads)
         form = self.choose_form(*images.shape[1:3])
         prepared = self._prepare(form)
-        shape = len(images), n_cells, len(self._offset)
+        count = np.bincount(cells.ravel())[:, None]
+        shape = len(images), len(count), len(self._offset)
         moments = not {"mean", "sqrt", "std"}.isdisjoint(pools)
 
         def allocate(wanted: bool, value: float) -> np.ndarray | None:
@@ -599,7 +599,7 @@ class Encoder:
                 self._pixel_table,
                 self.patch,
                 self.step,
-                cells.astype(np.int32),
+                cells,
                 form.cell,
                 form.dilation,
                 form.taps,
@@ -622,7 +622,6 @@ class Encoder:
                 active,
                 n_threads,
             )
-        count = np.bincount(cells.ravel(), minlength=n_cells)[:, None]
 
         def trim(statistic: np.ndarray | None) -> np.ndarray | None:
             if statistic is None:

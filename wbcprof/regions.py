@@ -53,10 +53,16 @@ class Regions:
         Levels in order, row major, then centres.
     pixels : tuple of slice
         Rows and columns of pixels that the windows of the box cover.
+    part_of_window : ndarray of shape (rows, columns), int32
+        Windows of the same regions are one part.
+    parts : tuple of ndarray
+        The parts that make up each region.
     """
 
     masks: np.ndarray
     pixels: tuple[slice, slice]
+    part_of_window: np.ndarray
+    parts: tuple[np.ndarray, ...]
 
 
 @lru_cache(maxsize=32)
@@ -97,4 +103,11 @@ def find_regions(
         inside = np.flatnonzero(masks.any(axis=(0, axis)))
         box.append(slice(int(inside[0]), int(inside[-1]) + 1))
     pixels = tuple(slice(s.start * step, (s.stop - 1) * step + patch_size) for s in box)
-    return Regions(masks[:, box[0], box[1]], pixels)
+    masks = masks[:, box[0], box[1]]
+    members, part_of_window = np.unique(masks.reshape(len(masks), -1), axis=1, return_inverse=True)
+    return Regions(
+        masks,
+        pixels,
+        part_of_window.reshape(masks.shape[1:]).astype(np.int32),
+        tuple(np.flatnonzero(member) for member in members),
+    )
