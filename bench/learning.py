@@ -4,9 +4,8 @@
     python bench/learning.py --scaling     # 125,000 to a million patches, one pass each
     python bench/learning.py --quick       # a small run of the same table
 
-Patches are 20 x 20 x 3, inverted, dataset mean removed, rms norm 1, from `../shared/data/pbc`
-beside the repository where it exists, else from generated images. Every contender runs in a
-process of its own with the same threads:
+Patches are 20 x 20 x 3, inverted, dataset mean removed, rms norm 1, from real or generated cells
+(see `cells.py`). Every contender runs in a process of its own with the same threads:
 
 wbcprof       PSD at its defaults, rectified encoder included, one pass a time
 spams         trainDL(mode=2, posAlpha=True, batchsize=512), continued 10 batches a time
@@ -21,7 +20,6 @@ Peers stop after the limit, in seconds.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -29,38 +27,25 @@ import sys
 import tempfile
 import time
 import warnings
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from sparse_code import PATCH, PBC, generated_image
+from cells import PBC, training_cells
+from sparse_code import PATCH
 from threadpoolctl import threadpool_limits
 
 from wbcprof.patches import PatchRows, PatchStream, Preprocessing, pixel_table, sample_patches
 from wbcprof.psd import PSD
 from wbcprof.sparse import sparse_code
 
-ALPHA, BATCH, HELD_OUT, N_IMAGES = 0.05, 512, 1000, 300
+ALPHA, BATCH, HELD_OUT = 0.05, 512, 1000
 CONTENDERS = ("wbcprof", "spams", "scikit-learn")
 TABLE = pixel_table("inverted")
 
 
-@cache
-def images() -> list[np.ndarray]:
-    """Real cells of the training split, or generated ones."""
-    from PIL import Image
-
-    if not PBC.is_dir():
-        return [generated_image(seed) for seed in range(100)]
-    with open(PBC / "labels.csv", newline="") as stream:
-        files = [PBC / row["path"] for row in csv.DictReader(stream) if row["split"] == "train"]
-    chosen = np.random.default_rng(0).permutation(len(files))[:N_IMAGES]
-    return [np.asarray(Image.open(files[i]).convert("RGB")) for i in chosen]
-
-
 def draw(folder: Path, n: int) -> None:
     """Training and held-out grey levels, in files for the contenders."""
-    cells = images()
+    cells = training_cells()
     for name, count, seed in (("train", n, 0), ("test", HELD_OUT, 1)):
         levels = sample_patches(cells, len(cells), PATCH, count, seed)
         np.save(folder / name, np.random.default_rng(seed).permutation(levels))
@@ -217,7 +202,7 @@ def compare(options) -> None:
 
 def stream_once(options) -> None:
     """One pass over streamed patches; prints seconds and peak memory as JSON."""
-    cells = images()
+    cells = training_cells()
     started = time.perf_counter()
     stream = PatchStream(
         lambda: iter(cells), len(cells), PATCH, options.patches, 0, TABLE, 64 << 20

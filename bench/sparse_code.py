@@ -2,10 +2,10 @@
 
     python bench/sparse_code.py [--patches 4096] [--repeats 5] [--quick]
 
-Patches are 20 x 20 x 3, scaled so that their rms norm is 1, from `../shared/data/pbc` (beside the
-repository) where it exists, from scikit-learn's two photographs, and, without the former, from
-generated images. 1024 signatures are learnt from each source first. Peers that are not installed
-(spams-bin, celer) are left out. Every coder takes the same patches and the same threads.
+Patches are 20 x 20 x 3, scaled so that their rms norm is 1, from real or generated cells (see
+`cells.py`) and from scikit-learn's two photographs. 1024 signatures are learnt from each source
+first. Peers that are not installed (spams-bin, celer) are left out. Every coder takes the same
+patches and the same threads.
 "gap" is the largest duality gap over objective, in float64 for every coder; "over best" is the
 largest relative excess of a coder's objective over the lowest one known for that patch.
 """
@@ -17,16 +17,15 @@ import os
 import time
 import warnings
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+from cells import PBC, training_cells
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from wbcprof.sparse import gram_matrix, sparse_code
 
 PATCH, SIGNATURES = 20, 1024
-PBC = Path(__file__).resolve().parents[2] / "shared" / "data" / "pbc"
 
 
 def random_patches(images, n, rng):
@@ -42,28 +41,10 @@ def random_patches(images, n, rng):
 
 def sources():
     """(name, images) of each patch source."""
-    from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    files = sorted(path for path in PBC.rglob("*") if path.suffix in {".jpg", ".png"})
-    if files:
-        chosen = np.random.default_rng(0).permutation(len(files))[:300]
-        yield "leukocytes", [np.asarray(Image.open(files[i]).convert("RGB")) for i in chosen]
-    else:
-        yield "generated", [generated_image(seed) for seed in range(100)]
+    yield "leukocytes" if PBC.is_dir() else "generated", training_cells()
     yield "natural", load_sample_images().images
-
-
-def generated_image(seed):
-    """A pale field with dark soft discs: a stand-in where no real images are at hand."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:200, :200]
-    image = np.full((200, 200, 3), rng.uniform(190, 230, 3))
-    for _ in range(25):
-        cy, cx, radius = rng.uniform(0, 200), rng.uniform(0, 200), rng.uniform(4, 40)
-        disc = 1 / (1 + np.exp(np.hypot(y - cy, x - cx) - radius))
-        image -= disc[..., None] * rng.uniform(0, 70, 3)
-    return np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
 
 
 def learn(patches, h, alpha, positive, batches=8):
