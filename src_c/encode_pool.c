@@ -681,12 +681,13 @@ static void encode_image(const wbc_encode_pool *job, const walk *w, const buffer
     }
 }
 
-/* Teams of threads take images; there is more than one thread in a team only if there is one team. */
+/* One image at a time by all threads, or each thread takes images: a team of one, for which the
+ * loops of encode_image are not shared. A team of more inside another would be started anew for
+ * every image. */
 static int encode_pool(const wbc_encode_pool *job, int n_threads)
 {
     const walk w = plan_walk(job);
-    const int n_teams = job->n_images < n_threads ? 1 : n_threads;
-    const int n_members = n_threads / n_teams;
+    const int one_by_one = job->n_images < n_threads, n_teams = one_by_one ? 1 : n_threads;
     const size_t n = w.points, m = job->tile, line = (size_t)job->width * job->channels;
     const size_t cell_pixels = (size_t)job->cell * job->cell * job->channels;
     const size_t sizes[] = {
@@ -708,28 +709,36 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads)
         malloc(sizeof(float) * (n_teams * shared_size + n_threads * own_size) + ALIGNMENT);
     float *memory = (float *)(((uintptr_t)allocated + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
     tile *tiles = malloc(n_threads * w.strip_tiles * sizeof *tiles);
-    const int status = allocated && tiles ? WBC_OK : WBC_OUT_OF_MEMORY;
+    buffers *own = malloc(n_threads * sizeof *own);
+    const int status = allocated && tiles && own ? WBC_OK : WBC_OUT_OF_MEMORY;
     if (status == WBC_OK) {
-#pragma omp parallel for num_threads(n_teams) schedule(dynamic)
-        for (int image = 0; image < job->n_images; image++) {
-            const int team = omp_get_thread_num();
-#pragma omp parallel num_threads(n_members)
-            {
-                const int thread = team + omp_get_thread_num();
-                buffers own = {.tiles = tiles + thread * w.strip_tiles};
-                own.cells = memory + team * shared_size;
-                own.values = own.cells + w.cells_size;
-                own.contrast = own.values + w.values_size;
-                float **parts[] = {&own.first,    &own.colours, &own.shades,   &own.pixels,
-                                   &own.products, &own.half,    &own.responses};
-                float *next = memory + n_teams * shared_size + thread * own_size;
-                for (int i = 0; i < N_SIZES; next += sizes[i], i++)
-                    *parts[i] = next;
-                encode_image(job, &w, &own, image);
+        float *next = memory + n_teams * shared_size;
+        for (int thread = 0; thread < n_threads; thread++) {
+            buffers *b = &own[thread];
+            b->tiles = tiles + thread * w.strip_tiles;
+            b->cells = memory + (one_by_one ? 0 : thread) * shared_size;
+            b->values = b->cells + w.cells_size;
+            b->contrast = b->values + w.values_size;
+            float **parts[] = {&b->first,    &b->colours, &b->shades,   &b->pixels,
+                               &b->products, &b->half,    &b->responses};
+            for (int i = 0; i < N_SIZES; next += sizes[i], i++)
+                *parts[i] = next;
+        }
+        if (one_by_one) {
+#pragma omp parallel num_threads(n_threads)
+            for (int image = 0; image < job->n_images; image++)
+                encode_image(job, &w, &own[omp_get_thread_num()], image);
+        } else {
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic)
+            for (int image = 0; image < job->n_images; image++) {
+                const buffers *mine = &own[omp_get_thread_num()];
+#pragma omp parallel num_threads(1)
+                encode_image(job, &w, mine, image);
             }
         }
     }
     free(allocated);
     free(tiles);
+    free(own);
     return status;
 }
