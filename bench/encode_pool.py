@@ -54,6 +54,7 @@ PEER_BATCH = (
     4  # images at a time: the fastest of 1, 4, 16 for the peers, and their memory is bounded
 )
 TURN_SECONDS = 0.05
+REST_SECONDS = 0.2
 Contender = Callable[[np.ndarray], np.ndarray]
 
 
@@ -163,9 +164,10 @@ def sgemm_rate(repeats: int) -> float:
 
 
 def take_turns(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds per call in every turn of every contender, after two unmeasured calls.
+    """Seconds per call in every turn of every contender, after unmeasured calls.
 
     A turn is several calls in a row where one is short: each finds the caches as it left them.
+    Threads that another library has left spinning for work get time to fall asleep first.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     calls = {}
@@ -176,6 +178,8 @@ def take_turns(contenders: dict[str, Callable[[], object]], repeats: int) -> dic
         calls[name] = max(1, round(TURN_SECONDS / (time.perf_counter() - start)))
     for _ in range(repeats):
         for name, run in contenders.items():
+            time.sleep(REST_SECONDS)
+            run()
             start = time.perf_counter()
             for _ in range(calls[name]):
                 run()

@@ -2,6 +2,7 @@
 
     python bench/learning.py [--patches 100000] [--iterations 20] [--threads N] [--limit 900]
     python bench/learning.py --scaling     # 125,000 to a million patches, one pass each
+    python bench/learning.py --encoders    # prediction against optimal codes, every encoder
     python bench/learning.py --quick       # a small run of the same table
 
 Patches are 20 x 20 x 3, inverted, dataset mean removed, rms norm 1, from real or generated cells
@@ -20,6 +21,7 @@ Peers stop after the limit, in seconds.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -34,7 +36,16 @@ from cells import PBC, training_cells
 from sparse_code import PATCH
 from threadpoolctl import threadpool_limits
 
-from wbcprof.patches import PatchRows, PatchStream, Preprocessing, pixel_table, sample_patches
+from wbcprof.encoder import NONLINEARITIES
+from wbcprof.patches import (
+    PatchRows,
+    PatchStream,
+    Preprocessing,
+    crop_centre,
+    pixel_table,
+    sample_patches,
+)
+from wbcprof.profiler import PRESETS, Profiler
 from wbcprof.psd import PSD
 from wbcprof.sparse import sparse_code
 
@@ -229,6 +240,39 @@ def scale(options) -> None:
         )
 
 
+def compare_encoders(options) -> None:
+    """Relative reconstruction error of held-out patches, from predicted and from optimal codes."""
+    cells = training_cells()
+    n_held_out = len(cells) // 5
+    print(f"{'preset':8} {'encoder':15} {'codes':9} {'seconds':>7} {'optimal':>8} {'inferred':>8}")
+    for preset, encoder in itertools.product(PRESETS, NONLINEARITIES):
+        settings = Profiler(**PRESETS[preset])
+        crops = [crop_centre(cell, settings.learn_centre, settings.patch_size) for cell in cells]
+        train, test = (
+            sample_patches(part, len(part), settings.patch_size, n, random_state=0)
+            for part, n in ((crops[n_held_out:], 50_000), (crops[:n_held_out], 5000))
+        )
+        positive = encoder in ("sigmoid", "rectified")
+        started = time.perf_counter()
+        psd = PSD(
+            settings.n_signatures, encoder=encoder, positive=positive, random_state=0,
+            n_threads=options.threads,
+        ).fit(PatchRows(train, TABLE))  # fmt: skip
+        seconds = time.perf_counter() - started
+        rows = psd.preprocessing_.apply(TABLE[test])[0]
+        optimal = sparse_code(rows, psd.components_, psd.alpha, positive=positive).codes
+        inferred = psd.transform(TABLE[test])
+        errors = (
+            np.linalg.norm(rows - codes @ psd.components_) / np.linalg.norm(rows)
+            for codes in (optimal, inferred)
+        )
+        print(
+            f"{preset:8} {encoder:15} {'positive' if positive else 'signed':9} {seconds:7.1f} "
+            + " ".join(f"{error:8.4f}" for error in errors),
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--patches", type=int, default=100_000)
@@ -238,6 +282,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for each contender")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--encoders", action="store_true")
     for hidden in ("--contender", "--folder"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--stream", action="store_true", help=argparse.SUPPRESS)
@@ -252,7 +297,8 @@ def main() -> None:
         options.patches, options.signatures, options.iterations = 10_000, 256, 5
         options.limit = min(options.limit, 60.0)
     print("patches of", "real leukocytes" if PBC.is_dir() else "GENERATED images")
-    (scale if options.scaling else compare)(options)
+    job = compare_encoders if options.encoders else scale if options.scaling else compare
+    job(options)
 
 
 if __name__ == "__main__":
