@@ -39,20 +39,15 @@
  * Threads take whole images, or share the loops of one image where there are fewer images than
  * threads. Every number is computed in the same order either way.
  */
-#include "simd.h"
+#include "multiply.h"
 
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 
-#define INLINE static inline __attribute__((always_inline))
-
 enum {
-    BLOCK = WBC_SIGNATURE_BLOCK,
     MAX_POINTS = WBC_MAX_POINTS,
     ALIGNMENT = 64,          /* bytes */
-    LINE_FLOATS = 16,        /* of a cache line */
-    PREFETCH_FEATURES = 64,  /* filters this far ahead: 5 % faster than without */
     PROJECTED_CELLS = 8,     /* at once: enough sums to hide the latency of one */
     STRIP_FLOATS = 1 << 20,  /* transformed tiles of a strip, unless one row of tiles is more */
 };
@@ -86,7 +81,6 @@ typedef struct {
     float *first, *colours, *shades, *pixels, *products, *half, *responses;
 } buffers;
 
-static int smaller(int a, int b) { return a < b ? a : b; }
 static int larger(int a, int b) { return a > b ? a : b; }
 static int divide_up(int a, int b) { return (a + b - 1) / b; }
 static size_t pad(size_t size) { return (size + 15) / 16 * 16; }
@@ -347,57 +341,6 @@ static void transform(const wbc_encode_pool *job, const walk *w, const buffers *
     }
 }
 
-/* ---- products ---- */
-
-/* products[tile][signature] = sum over features of values * filters, for `n` tiles and the
- * signatures of two vectors. */
-INLINE void multiply(int n, int n_features, const float *values, const float *filters,
-                     float *products)
-{
-    vec sum[MAX_TILES][2];
-    for (int tile = 0; tile < n; tile++)
-        sum[tile][0] = sum[tile][1] = vec_set(0);
-    for (int feature = 0; feature < n_features; feature += WIDTH) {
-        const int end = smaller(n_features - feature, WIDTH);
-        for (int lane = 0; lane < end; lane++, values++, filters += BLOCK) {
-            for (int i = 0; i < 2 * WIDTH; i += LINE_FLOATS)
-                __builtin_prefetch(filters + PREFETCH_FEATURES * BLOCK + i);
-            const vec left = vec_load(filters), right = vec_load(filters + WIDTH);
-#pragma GCC unroll 16
-            for (int tile = 0; tile < n; tile++) {
-                const vec value = vec_set(values[tile * WIDTH]);
-                sum[tile][0] = vec_fma(value, left, sum[tile][0]);
-                sum[tile][1] = vec_fma(value, right, sum[tile][1]);
-            }
-        }
-        values += (TILES - 1) * WIDTH;
-    }
-    for (int tile = 0; tile < n; tile++) {
-        vec_store(products + tile * BLOCK, sum[tile][0]);
-        vec_store(products + tile * BLOCK + WIDTH, sum[tile][1]);
-    }
-}
-
-static void multiply_block(int n, int n_features, const float *values, const float *filters,
-                           float *products)
-{
-    for (int i = 0; i < BLOCK; i += 2 * WIDTH)
-        switch (n) {
-#define CASE(N)                                                            \
-    case N:                                                                \
-        multiply(N, n_features, values, filters + i, products + i);        \
-        break;
-            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
-#if MAX_TILES > 6
-            CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
-#endif
-#if MAX_TILES > 12
-            CASE(13) CASE(14)
-#endif
-#undef CASE
-        }
-}
-
 /* ---- products to responses ---- */
 
 /* target[i] = sum over j of A'[i][j] source[j], i < m. The n points are infinity, 0, pairs a and
@@ -644,7 +587,7 @@ static void encode_block(const wbc_encode_pool *job, const walk *w, const buffer
                 multiply_block(count_users(job, tiles, count, y, x), job->n_features,
                                values + (x * n + y) * values_size,
                                filters + (x * n + y) * filters_size,
-                               own->products + y * TILES * BLOCK);
+                               own->products + y * TILES * BLOCK, BLOCK);
             shorten_columns(job, w, own->products, tiles, count_users(job, tiles, count, 0, x),
                             own->half + x * TILES * BLOCK);
         }

@@ -1,6 +1,7 @@
 /* All kernels of one instruction set, as one table row: compiled once per set, see meson.build. */
 #include "wbcprof.h"
 
+#include "correlate.c"
 #include "encode_pool.c"
 #include "sparse_code.c"
 
@@ -12,5 +13,6 @@
 const wbc_kernels CONCAT(wbc_kernels_, WBC_ISA) = {
     .name = STRING(WBC_ISA),
     .encode_pool = encode_pool,
+    .correlate = correlate,
     .sparse_code = sparse_code,
 };

@@ -65,7 +65,7 @@ typedef struct {
 /* Many lassos that share one Gram matrix; the formula is in sparse_code.c. */
 typedef struct {
     const float *gram; /* Q, h x ld, columns past h zero */
-    int h, ld;         /* ld: h rounded up to a multiple of 16 */
+    int h, ld;         /* ld: h rounded up to a multiple of WBC_SIGNATURE_BLOCK */
     float alpha;
     int positive; /* codes >= 0 */
     int strategy; /* WBC_ACTIVE_SET or WBC_GREEDY */
@@ -81,6 +81,11 @@ enum { WBC_ACTIVE_SET = 0, WBC_GREEDY = 1 };
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */
     int (*encode_pool)(const wbc_encode_pool *job, int n_threads);
+
+    /* out[n x n_signatures] = patches[n x m] times signatures' (block of signatures x m x
+     * WBC_SIGNATURE_BLOCK; n_signatures is padded). */
+    int (*correlate)(int n, int m, const float *patches, int n_signatures, const float *signatures,
+                     float *out);
 
     /* Codes of n signals: linear terms q (n x ld) and energies |y|^2 (n), warm start in CSR form
      * (start NULL: from zero). Signal i gets count[i] non-zeros, by rising index, in

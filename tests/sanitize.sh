@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 ninja -C build-sanitize
 mkdir -p build-sanitize/package
 cp -r wbcprof tests pyproject.toml build-sanitize/package
-cp build-sanitize/wbcprof/_core.abi3.so build-sanitize/package/wbcprof
+cp build-sanitize/wbcprof/_*.abi3.so build-sanitize/package/wbcprof
 cd build-sanitize/package
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export LD_PRELOAD="$(gcc -print-file-name=libasan.so)" PYTHONPATH=.

@@ -10,7 +10,7 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.base import clone
 
-from wbcprof import _core, reference
+from wbcprof import _learn, reference
 from wbcprof.layer import activate
 from wbcprof.patches import PatchRows, PatchStream, pixel_table, sample_patches
 from wbcprof.psd import PSD, encoder_gradient
@@ -45,7 +45,7 @@ def fitted(patches):
 def compiled_update(B, A, C, n_threads=1):
     signatures = B.astype(np.float32)
     scratch = np.empty((2, 64, B.shape[1]), np.float32)
-    _core.update_signatures(
+    _learn.update_signatures(
         signatures, A.astype(np.float32), C.astype(np.float32), *scratch, n_threads
     )
     return signatures
@@ -86,8 +86,8 @@ def test_sparse_statistics_and_residual_are_the_dense_products():
     X = rng.normal(size=(90, 40)).astype(np.float32)
     B = unit_rows(rng, 150, 40).astype(np.float32)
     A, C, R = np.ones((150, 150), np.float32), np.ones((150, 40), np.float32), X.copy()
-    _core.add_statistics(Z.indptr, Z.indices, Z.data, X, A, C, 2)
-    _core.subtract_rebuilt(Z.indptr, Z.indices, Z.data, B, R, 2)
+    _learn.add_statistics(Z.indptr, Z.indices, Z.data, X, A, C, 2)
+    _learn.subtract_rebuilt(Z.indptr, Z.indices, Z.data, B, R, 2)
     np.testing.assert_allclose(A, 1 + (Z.T @ Z).toarray(), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(C, 1 + Z.T @ X, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(R, X - Z @ B, rtol=1e-4, atol=1e-4)

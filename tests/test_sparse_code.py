@@ -10,7 +10,7 @@ from scipy.sparse import csr_array, issparse
 from sklearn.decomposition import sparse_encode as sklearn_sparse_encode
 
 from wbcprof import _core, reference
-from wbcprof.sparse import gram_matrix, sparse_code, sparse_encode
+from wbcprof.sparse import _pack, gram_matrix, sparse_code, sparse_encode
 
 LEVELS = _core.instruction_sets()
 SIGNS = pytest.mark.parametrize("positive", [False, True], ids=["signed", "positive"])
@@ -232,12 +232,28 @@ def test_tiles_and_given_gram_change_nothing(monkeypatch):
     np.testing.assert_allclose(whole.codes.data, tiled.codes.data, atol=1e-5)
 
 
+@pytest.mark.parametrize("n, m, h", [(1, 1, 1), (13, 17, 31), (57, 16, 33), (120, 75, 70)])
+def test_correlate_is_the_product_whatever_the_rows_around(level, n, m, h):
+    rng = np.random.default_rng(n)
+    patches, signatures = (rng.standard_normal((k, m)).astype(np.float32) for k in (n, h))
+    packed = _pack(signatures)
+    out = np.full((n, packed.shape[0] * packed.shape[2]), np.nan, np.float32)
+    _core.correlate(patches, packed, out)
+    np.testing.assert_allclose(
+        out[:, :h], reference.correlate(patches, signatures), atol=1e-6 * m, rtol=0
+    )
+    assert not out[:, h:].any()
+    alone = np.empty((1, out.shape[1]), np.float32)
+    _core.correlate(patches[-1:], packed, alone)
+    np.testing.assert_array_equal(alone[0], out[-1])
+
+
 def test_gram_matrix_is_mirrored_padded_and_the_same_for_any_thread_count():
     b = np.random.default_rng(0).normal(size=(300, 20)).astype(np.float32)
     gram = gram_matrix(b, 0.5)
     np.testing.assert_allclose(gram[:, :300], b @ b.T + 0.5 * np.eye(300), atol=1e-4)
     np.testing.assert_array_equal(gram[256:, :256], gram[:256, 256:300].T)
-    assert gram.shape == (300, 304) and not gram[:, 300:].any()
+    assert gram.shape == (300, 320) and not gram[:, 300:].any()
     np.testing.assert_array_equal(gram, gram_matrix(b, 0.5, n_threads=3))
 
 

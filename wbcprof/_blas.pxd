@@ -4,13 +4,6 @@
 from scipy.linalg.cython_blas cimport saxpy, scopy, sgemm, sgemv, snrm2, sscal
 
 
-cdef inline void rows_times_rows(
-    float alpha, const float *a, int n, const float *b, int h, int m, float beta, float *out, int ld
-) noexcept nogil:
-    """out[n, h] = alpha a[n, m] b[h, m]' + beta out, rows of `out` being `ld` apart."""
-    sgemm(b"T", b"N", &h, &n, &m, &alpha, <float *>b, &m, <float *>a, &m, &beta, out, &ld)
-
-
 cdef inline void rows_times_matrix(
     float alpha, const float *a, int lda, int n, const float *b, int ldb, int k, int width,
     float beta, float *out, int ldo

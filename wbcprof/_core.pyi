@@ -35,9 +35,7 @@ def encode_pool(
     active: np.ndarray | None,
     n_threads: int,
 ) -> None: ...
-def rows_product(
-    a: np.ndarray, b: np.ndarray, out: np.ndarray, alpha: float = 1.0, beta: float = 0.0
-) -> None: ...
+def correlate(patches: np.ndarray, signatures: np.ndarray, out: np.ndarray) -> None: ...
 def sparse_code(
     gram: np.ndarray,
     linear: np.ndarray,
@@ -63,29 +61,4 @@ def pack_rows(
     count: np.ndarray,
     packed_index: np.ndarray,
     packed_value: np.ndarray,
-) -> None: ...
-def update_signatures(
-    signatures: np.ndarray,
-    A: np.ndarray,
-    C: np.ndarray,
-    gradient: np.ndarray,
-    moved: np.ndarray,
-    n_threads: int,
-) -> None: ...
-def add_statistics(
-    start: np.ndarray,
-    index: np.ndarray,
-    value: np.ndarray,
-    patches: np.ndarray,
-    A: np.ndarray,
-    C: np.ndarray,
-    n_threads: int,
-) -> None: ...
-def subtract_rebuilt(
-    start: np.ndarray,
-    index: np.ndarray,
-    value: np.ndarray,
-    signatures: np.ndarray,
-    rows: np.ndarray,
-    n_threads: int,
 ) -> None: ...

@@ -1,16 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The only extension: checked arrays in, one nogil call of a C kernel, error code to exception."""
+"""Checked arrays in, one nogil call of a C kernel, error code to exception. Needs no BLAS."""
 
 import os
 
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.string cimport memcpy, memset
-
-from cython.parallel cimport prange
-
-from wbcprof._blas cimport (
-    add_row, add_rows, copy_row, norm_of_row, rows_times_matrix, rows_times_rows, scale_row
-)
+from libc.string cimport memcpy
 
 
 cdef extern from "wbcprof.h" nogil:
@@ -67,6 +61,9 @@ cdef extern from "wbcprof.h" nogil:
     ctypedef struct wbc_kernels:
         const char *name
         int (*encode_pool)(const wbc_encode_pool *job, int n_threads) noexcept nogil
+        int (*correlate)(
+            int n, int m, const float *patches, int n_signatures, const float *signatures,
+            float *out) noexcept nogil
         int (*sparse_code)(
             const wbc_lasso *problem, int n, const float *q, const double *energy,
             const int64_t *start, const int32_t *start_index, const float *start_value,
@@ -183,19 +180,20 @@ def encode_pool(
         raise MemoryError(f"encode_pool: no memory for the scratch of {n_threads} threads")
 
 
-def rows_product(
-    const float[:, ::1] a,  # IN (n, m)
-    const float[:, ::1] b,  # IN (h, m)
-    float[:, ::1] out,      # OUT (n, at least h)
-    float alpha=1.0,
-    float beta=0.0,
+def correlate(
+    const float[:, ::1] patches,        # IN (n, m)
+    const float[:, :, ::1] signatures,  # IN (blocks, m, SIGNATURE_BLOCK)
+    float[:, ::1] out,                  # OUT (n, blocks * SIGNATURE_BLOCK)
 ):
-    """out[:, :h] = alpha a b' + beta out[:, :h]."""
-    cdef int n = <int>a.shape[0], h = <int>b.shape[0], m = <int>a.shape[1], ld = <int>out.shape[1]
-    if n == 0 or h == 0 or m == 0:
+    """Product of every patch with every signature; see correlate.c."""
+    cdef int status, n = <int>patches.shape[0], m = <int>patches.shape[1]
+    if n == 0 or m == 0 or signatures.shape[0] == 0:
         return
     with nogil:
-        rows_times_rows(alpha, &a[0, 0], n, &b[0, 0], h, m, beta, &out[0, 0], ld)
+        status = wbc_active().correlate(
+            n, m, &patches[0, 0], <int>out.shape[1], &signatures[0, 0, 0], &out[0, 0])
+    if status == WBC_OUT_OF_MEMORY:
+        raise MemoryError("no memory for the scratch of correlate")
 
 
 def sparse_code(
@@ -264,104 +262,3 @@ def pack_rows(
                 memcpy(&packed_index[at], &index[i, 0], count[i] * sizeof(int32_t))
                 memcpy(&packed_value[at], &value[i, 0], count[i] * sizeof(float))
                 at += count[i]
-
-
-cdef enum:
-    COLUMN_CHUNK = 128  # what a thread takes at a time: fixed, so that no bit depends on threads
-    SIGNATURE_CHUNK = 64
-    ROW_CHUNK = 16
-
-
-cdef void gradient_columns(
-    const float *signatures, const float *A, const float *C, int h, int m, int size, int column,
-    float *gradient
-) noexcept nogil:
-    """Columns of C - A B from `column` on, of `size` rows."""
-    cdef int k, width = min(<int>COLUMN_CHUNK, m - column)
-    for k in range(size):
-        copy_row(C + <Py_ssize_t>k * m + column, width, gradient + <Py_ssize_t>k * m + column)
-    rows_times_matrix(
-        -1, A, h, size, signatures + column, m, h, width, 1, gradient + column, m)
-
-
-def update_signatures(
-    float[:, ::1] signatures,  # IN, OUT (h, m) B
-    const float[:, ::1] A,     # IN (h, h)
-    const float[:, ::1] C,     # IN (h, m)
-    float[:, ::1] gradient,    # scratch (block, m): the rows of a block are taken together
-    float[:, ::1] moved,       # scratch (block, m)
-    int n_threads,
-):
-    """One sweep of block coordinate descent over the rows of B; see `reference`."""
-    cdef int h = <int>signatures.shape[0], m = <int>signatures.shape[1]
-    cdef int block = <int>gradient.shape[0], n_chunks = (m + COLUMN_CHUNK - 1) // COLUMN_CHUNK
-    cdef int turn, start, size, chunk, j, k
-    cdef float norm
-    with nogil:
-        for turn in range((h + block - 1) // block):
-            start = turn * block
-            size = min(block, h - start)
-            for chunk in prange(n_chunks, num_threads=n_threads, schedule="dynamic"):
-                gradient_columns(
-                    &signatures[0, 0], &A[start, 0], &C[start, 0], h, m, size,
-                    chunk * COLUMN_CHUNK, &gradient[0, 0])
-            for k in range(size):
-                j = start + k
-                if not A[j, j] > 0:
-                    memset(&moved[k, 0], 0, m * sizeof(float))
-                    continue
-                copy_row(&gradient[k, 0], m, &moved[k, 0])
-                add_row(A[j, j], &signatures[j, 0], m, &moved[k, 0])
-                if k > 0:
-                    add_rows(-1, &A[j, start], &moved[0, 0], k, m, &moved[k, 0])
-                norm = norm_of_row(&moved[k, 0], m)
-                if not norm > 0:
-                    memset(&moved[k, 0], 0, m * sizeof(float))
-                    continue
-                scale_row(1 / norm, &moved[k, 0], m)
-                copy_row(&moved[k, 0], m, &gradient[k, 0])
-                add_row(-1, &signatures[j, 0], m, &moved[k, 0])
-                copy_row(&gradient[k, 0], m, &signatures[j, 0])
-
-
-def add_statistics(
-    const int32_t[::1] start,    # IN (n + 1,) CSR codes Z
-    const int32_t[::1] index,
-    const float[::1] value,
-    const float[:, ::1] patches,  # IN (n, m) X
-    float[:, ::1] A,              # IN, OUT (h, h) += Z' Z
-    float[:, ::1] C,              # IN, OUT (h, m) += Z' X
-    int n_threads,
-):
-    """Take sparse codes into the statistics; a thread owns the rows of a chunk of signatures."""
-    cdef int n = <int>patches.shape[0], m = <int>patches.shape[1], h = <int>A.shape[0]
-    cdef int chunk, i, j, s, t, n_chunks = (h + SIGNATURE_CHUNK - 1) // SIGNATURE_CHUNK
-    if index.shape[0] == 0:
-        return
-    for chunk in prange(n_chunks, nogil=True, num_threads=n_threads, schedule="dynamic"):
-        for i in range(n):
-            for s in range(start[i], start[i + 1]):
-                j = index[s]
-                if j // SIGNATURE_CHUNK == chunk:
-                    for t in range(start[i], start[i + 1]):
-                        A[j, index[t]] += value[s] * value[t]
-                    add_row(value[s], &patches[i, 0], m, &C[j, 0])
-
-
-def subtract_rebuilt(
-    const int32_t[::1] start,       # IN (n + 1,) CSR codes Z
-    const int32_t[::1] index,
-    const float[::1] value,
-    const float[:, ::1] signatures,  # IN (h, m) B
-    float[:, ::1] rows,              # IN, OUT (n, m) -= Z B
-    int n_threads,
-):
-    """Residual of sparse codes."""
-    cdef int n = <int>rows.shape[0], m = <int>rows.shape[1]
-    cdef int chunk, i, s, n_chunks = (n + ROW_CHUNK - 1) // ROW_CHUNK
-    if index.shape[0] == 0:
-        return
-    for chunk in prange(n_chunks, nogil=True, num_threads=n_threads, schedule="dynamic"):
-        for i in range(chunk * ROW_CHUNK, min(n, (chunk + 1) * ROW_CHUNK)):
-            for s in range(start[i], start[i + 1]):
-                add_row(-value[s], &signatures[index[s], 0], m, &rows[i, 0])

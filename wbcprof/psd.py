@@ -28,7 +28,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from . import __version__, _core
+from . import __version__, _learn
 from .checkpoint import check_identity, read_checkpoint, write_checkpoint
 from .encoder import NONLINEARITIES
 from .layer import activate
@@ -282,7 +282,7 @@ class _Learner:
     def _residual(self, codes, x):
         """X - Z B."""
         residual = x.copy()
-        _core.subtract_rebuilt(
+        _learn.subtract_rebuilt(
             codes.indptr, codes.indices, codes.data, self.signatures, residual, self._threads
         )
         return residual
@@ -291,14 +291,14 @@ class _Learner:
         """Take a batch into the statistics."""
         self.A *= np.float32(_DECAY)
         self.C *= np.float32(_DECAY)
-        _core.add_statistics(
+        _learn.add_statistics(
             codes.indptr, codes.indices, codes.data, x, self.A, self.C, self._threads
         )
         self._n_gathered += 1
 
     def _update(self) -> None:
         """Move the signatures."""
-        _core.update_signatures(self.signatures, self.A, self.C, *self._scratch, self._threads)
+        _learn.update_signatures(self.signatures, self.A, self.C, *self._scratch, self._threads)
         self._n_gathered = 0
         self._gram = None
 

@@ -133,6 +133,11 @@ def pool_codes(codes: np.ndarray, active: np.ndarray, pool: str) -> np.ndarray:
     return np.sign(mean) * np.sqrt(np.abs(mean)) if pool == "sqrt" else mean
 
 
+def correlate(patches: np.ndarray, signatures: np.ndarray) -> np.ndarray:
+    """Product of every patch (n, m) with every signature (h, m); (n, h), in float64."""
+    return patches.astype(np.float64) @ signatures.astype(np.float64).T
+
+
 def sparse_code(
     patches,
     components,

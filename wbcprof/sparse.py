@@ -1,4 +1,4 @@
-"""Sparse codes of patch rows over a set of signatures: q = XB' by BLAS, one lasso per patch."""
+"""Sparse codes of patch rows over a set of signatures: q = XB', then one lasso per patch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 
 from wbcprof import _core
-from wbcprof.threads import blas_threads, resolve_threads
+from wbcprof.threads import resolve_threads
 
 __all__ = ["SparseCodes", "gram_matrix", "sparse_code", "sparse_encode"]
 
@@ -17,7 +17,7 @@ Strategy = Literal["auto", "active_set", "greedy"]
 TILE_BYTES = 48 << 20
 MAX_ACTIVE, MAX_ACTIVE_RIDGE = 512, 192  # non-zeros, without and with a prediction term, above
 # which greedy descent takes over: where kappa > 0 makes Q well conditioned it then is the faster
-BLOCK = 256  # rows in one BLAS call: fixed, so that no result depends on the number of threads
+BLOCK = 256  # rows that a thread takes at a time
 
 
 class SparseCodes(NamedTuple):
@@ -106,7 +106,7 @@ def sparse_encode(
 def gram_matrix(
     components: np.ndarray, kappa: float = 0.0, n_threads: int | None = 1
 ) -> np.ndarray:
-    """``B B' + kappa I`` as the solver wants it: float32, rows zero-padded to a multiple of 16.
+    """``B B' + kappa I`` as the solver wants it: float32, rows zero-padded to a multiple of 32.
 
     Parameters
     ----------
@@ -119,20 +119,18 @@ def gram_matrix(
 
     Returns
     -------
-    ndarray of shape (h, h rounded up to a multiple of 16), float32
+    ndarray of shape (h, h rounded up to a multiple of 32), float32
     """
+    components = np.ascontiguousarray(components, np.float32)
     h = components.shape[0]
-    gram = np.zeros((h, _padded(h)), np.float32)
+    packed = _pack(components)
+    gram = np.empty((h, _padded(h)), np.float32)
 
-    def lower_part(i: int) -> None:
-        stop = min(i + BLOCK, h)
-        _core.rows_product(components[i:stop], components[:stop], gram[i:stop])
+    def rows(start: int) -> None:
+        _core.correlate(components[start : start + BLOCK], packed, gram[start : start + BLOCK])
 
-    with blas_threads(1), ThreadPoolExecutor(resolve_threads(n_threads)) as pool:
-        list(pool.map(lower_part, reversed(range(0, h, BLOCK))))
-    for i in range(BLOCK, h, BLOCK):
-        stop = min(i + BLOCK, h)
-        gram[:i, i:stop] = gram[i:stop, :i].T
+    with ThreadPoolExecutor(resolve_threads(n_threads)) as pool:
+        list(pool.map(rows, range(0, h, BLOCK)))
     gram[np.arange(h), np.arange(h)] += np.float32(kappa)
     return gram
 
@@ -242,6 +240,7 @@ def sparse_code(
     linear, energy = np.zeros((tile, ld), np.float32), np.empty(tile)
     index, value = np.empty((tile, h), np.int32), np.empty((tile, h), np.float32)
     count, gap = np.empty(n, np.int32), np.empty(n, np.float32)
+    signatures = _pack(components) if products is None else None
     packed = []
 
     def prepare(at: int) -> None:
@@ -250,7 +249,7 @@ def sparse_code(
         x = np.ascontiguousarray(patches[rows], np.float32)
         energy[here] = _energy(x, "patches", at)
         if products is None:
-            _core.rows_product(x, components, linear[here])
+            _core.correlate(x, signatures, linear[here])
         else:
             linear[here, :h] = products[rows]
         if kappa and prediction is not None:
@@ -258,7 +257,7 @@ def sparse_code(
             energy[here] += kappa * _energy(f, "prediction", at)
             linear[here, :h] += np.float32(kappa) * f
 
-    with blas_threads(1), ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for i in range(0, n, tile):
             rows = slice(i, min(i + tile, n))
             size = rows.stop - rows.start
@@ -297,7 +296,16 @@ def sparse_code(
 
 
 def _padded(h: int) -> int:
-    return -(-h // 16) * 16
+    return -(-h // _core.SIGNATURE_BLOCK) * _core.SIGNATURE_BLOCK
+
+
+def _pack(components: np.ndarray) -> np.ndarray:
+    """Signatures (h, m) as `_core.correlate` reads them: (blocks, m, SIGNATURE_BLOCK)."""
+    h, m = components.shape
+    blocks = np.zeros((_padded(h), m), np.float32)
+    blocks[:h] = components
+    blocks = blocks.reshape(-1, _core.SIGNATURE_BLOCK, m)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1))
 
 
 def _rows(array: np.ndarray, name: str) -> np.ndarray:

@@ -1,0 +1,39 @@
+/* q = X B': every patch with every signature. The same register block as in encode_pool.c, here over
+ * whole patches. Each number is one sum in the order of the features, whatever the rows around it. */
+#include "multiply.h"
+
+#include <stdlib.h>
+
+enum { PANEL_TILES = 4 }; /* groups of TILES patches that share a reading of all signatures */
+
+/* values[feature / WIDTH][row][feature % WIDTH] of n rows of m features. */
+static void lay_out(int n, int m, const float *rows, float *values)
+{
+    for (int feature = 0; feature < m; feature += WIDTH, values += TILES * WIDTH)
+        for (int row = 0; row < n; row++)
+            memcpy(values + row * WIDTH, rows + (size_t)row * m + feature,
+                   sizeof(float) * smaller(m - feature, WIDTH));
+}
+
+static int correlate(int n, int m, const float *patches, int n_signatures, const float *signatures,
+                     float *out)
+{
+    const size_t group = (size_t)(m + WIDTH - 1) / WIDTH * WIDTH * TILES;
+    float *values = malloc(sizeof *values * group * PANEL_TILES);
+    if (!values)
+        return WBC_OUT_OF_MEMORY;
+    for (int panel = 0; panel < n; panel += PANEL_TILES * TILES) {
+        const int end = smaller(panel + PANEL_TILES * TILES, n);
+        for (int row = panel; row < end; row += TILES)
+            lay_out(smaller(end - row, TILES), m, patches + (size_t)row * m,
+                    values + (row - panel) / TILES * group);
+        for (int block = 0; block < n_signatures; block += BLOCK)
+            for (int row = panel; row < end; row += TILES)
+                multiply_block(smaller(end - row, TILES), m,
+                               values + (row - panel) / TILES * group,
+                               signatures + (size_t)block * m,
+                               out + (size_t)row * n_signatures + block, n_signatures);
+    }
+    free(values);
+    return WBC_OK;
+}
