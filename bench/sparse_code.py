@@ -67,10 +67,12 @@ def learn(patches, h, alpha, positive, batches=8):
 
 
 def best_times(coders, repeats):
-    """Least wall time of each call and its last result; the calls take turns."""
+    """Least wall time of each call and its last result; the calls take turns, with time for the
+    threads of the one before to fall asleep."""
     times, results = [np.inf] * len(coders), [None] * len(coders)
     for _ in range(repeats):
         for k, call in enumerate(coders):
+            time.sleep(0.2)
             start = time.perf_counter()
             results[k] = call()
             times[k] = min(times[k], time.perf_counter() - start)

@@ -1,10 +1,14 @@
 /* q = X B': every patch with every signature. The same register block as in encode_pool.c, here over
- * whole patches. Each number is one sum in the order of the features, whatever the rows around it. */
+ * a CHUNK of the features at a time. The order of each sum does not depend on the rows around it;
+ * sums of sums lose fewer digits than one long sum. */
 #include "multiply.h"
 
 #include <stdlib.h>
 
-enum { PANEL_TILES = 4 }; /* groups of TILES patches that share a reading of all signatures */
+enum {
+    CHUNK = 256,     /* features */
+    PANEL_TILES = 4, /* groups of TILES patches that share a reading of all signatures */
+};
 
 /* values[feature / WIDTH][row][feature % WIDTH] of n rows of m features. */
 static void lay_out(int n, int m, const float *rows, float *values)
@@ -13,6 +17,25 @@ static void lay_out(int n, int m, const float *rows, float *values)
         for (int row = 0; row < n; row++)
             memcpy(values + row * WIDTH, rows + (size_t)row * m + feature,
                    sizeof(float) * smaller(m - feature, WIDTH));
+}
+
+/* out[row * stride + signature] of n <= TILES rows and a block of signatures. */
+static void correlate_block(int n, int m, const float *values, const float *signatures, float *out,
+                            size_t stride)
+{
+    float part[TILES * BLOCK];
+    for (int feature = 0; feature < m; feature += CHUNK) {
+        multiply_block(n, smaller(m - feature, CHUNK), values + (size_t)feature * TILES,
+                       signatures + (size_t)feature * BLOCK, part, BLOCK);
+        for (int row = 0; row < n; row++)
+            for (int i = 0; i < BLOCK; i += WIDTH) {
+                vec sum = vec_load(part + row * BLOCK + i);
+                float *total = out + row * stride + i;
+                if (feature > 0)
+                    sum += vec_load(total);
+                vec_store(total, sum);
+            }
+    }
 }
 
 static int correlate(int n, int m, const float *patches, int n_signatures, const float *signatures,
@@ -29,10 +52,10 @@ static int correlate(int n, int m, const float *patches, int n_signatures, const
                     values + (row - panel) / TILES * group);
         for (int block = 0; block < n_signatures; block += BLOCK)
             for (int row = panel; row < end; row += TILES)
-                multiply_block(smaller(end - row, TILES), m,
-                               values + (row - panel) / TILES * group,
-                               signatures + (size_t)block * m,
-                               out + (size_t)row * n_signatures + block, n_signatures);
+                correlate_block(smaller(end - row, TILES), m,
+                                values + (row - panel) / TILES * group,
+                                signatures + (size_t)block * m,
+                                out + (size_t)row * n_signatures + block, n_signatures);
     }
     free(values);
     return WBC_OK;
