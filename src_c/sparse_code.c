@@ -140,7 +140,7 @@ enum {
     HALVINGS = 12,      /* of the interval that holds the bar for violators */
     PATIENCE = 5,       /* rounds of the active set without progress before greedy takes over */
 };
-static const float ROUNDING_SHARE = 0.75f; /* of tol: the rest is for the rounding of q and Q */
+static const float ROUNDING_SHARE = 0.5f; /* of tol: the rest is for the rounding of q and Q */
 static const double DEPENDENT = 1e-6; /* eigenvalue, over a diagonal entry, taken for rounding */
 
 /* One thread's scratch. Vectors over S are zero past n_active, up to `stride`. */

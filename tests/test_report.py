@@ -214,6 +214,18 @@ def test_samples_and_the_models_own_classifier(pooled, tmp_path):
     assert str(folder) not in page.html
 
 
+def test_figures_are_written_as_pdf(pooled, tmp_path):
+    cells, model = pooled
+    labels = [f"../{label}" for label in cells.labels]
+    folder = tmp_path / "figures"
+    write_report(model, cells.images, tmp_path / "r.html", labels=labels, figure_folder=folder)
+    found = {path.name for path in folder.iterdir()}
+    wanted = "mosaic reconstructions profiles heatmap map lda learning f1 confusion calibration"
+    assert {f"{name}.pdf" for name in wanted.split()} | {"response_1.pdf"} <= found
+    assert all(path.read_bytes().startswith(b"%PDF") for path in folder.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"r.html", "figures"}
+
+
 # ---- names that would be markup ----
 
 

@@ -157,6 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--samples", metavar="CSV", help="columns image and sample: a differential count of each"
     )
+    report.add_argument(
+        "--figures", metavar="DIR", help="folder to write every figure to as a PDF too"
+    )
     report.add_argument("--title", metavar="TEXT", help="heading of the page")
     _add_threads(report)
 
@@ -378,6 +381,7 @@ def _report(options) -> None:
         options.output,
         samples=samples,
         calls=options.calls,
+        figure_folder=options.figures,
         n_threads=options.threads,
         say=_say,
         **({} if options.title is None else {"title": options.title}),

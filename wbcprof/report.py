@@ -16,6 +16,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BytesIO
@@ -51,6 +52,7 @@ def write_report(
     labels: Sequence[str | None] | None = None,
     samples: Mapping[str, str] | None = None,
     calls: str = "cross-validated",
+    figure_folder: str | os.PathLike | None = None,
     title: str = "White blood cells: signatures, types, counts",
     note: str = "",
     random_state: int = 0,
@@ -74,6 +76,9 @@ def write_report(
         Who names the types. "cross-validated": classifiers trained on these profiles, each cell
         called by one that has not seen it (5 folds; 2 beyond 3,000 labelled cells). "model": the
         model's own classifier, which is also used where too few cells are labelled.
+    figure_folder : path, optional
+        Folder to write every figure to as a PDF for print, the map of cells among them; it is made
+        where it does not exist.
     title, note : str
         Heading, and a line in a box below it.
     random_state : int
@@ -92,6 +97,8 @@ def write_report(
         raise ValueError(f"calls must be 'cross-validated' or 'model', got {calls!r}")
     if calls == "model" and model.classifier is None:
         raise ValueError("calls='model' needs a model with a classifier; this one holds none")
+    if figure_folder is not None:
+        os.makedirs(figure_folder, exist_ok=True)
     with replacing(path) as temporary:
         say = say or (lambda _: None)
         say("profiling")
@@ -99,7 +106,9 @@ def write_report(
         say(f"calling {len(cells.ids)} cells")
         called = _call(model, cells, calls, random_state)
         say("drawing")
-        html = _render(model, cells, called, samples, title, note, random_state, n_threads)
+        html = _render(
+            model, cells, called, samples, title, note, figure_folder, random_state, n_threads
+        )
         temporary.write_text(html, encoding="utf-8")
 
 
@@ -314,7 +323,9 @@ def _fill(found: _Calls, classifier: Any, cells: _Cells, rows: np.ndarray) -> No
 # ---- the page ----
 
 
-def _render(model, cells, called, samples, title, note, random_state, n_threads) -> str:
+def _render(
+    model, cells, called, samples, title, note, figure_folder, random_state, n_threads
+) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -339,7 +350,16 @@ def _render(model, cells, called, samples, title, note, random_state, n_threads)
 
     order = _rank(cells, groups, random_state)
     scores = _scores(labels, call_names, called)
-    pictures = _figures(model, cells, called, labels, call_names, groups, order, n_threads)
+    pictures = _figures(
+        model, cells, called, labels, call_names, groups, order, figure_folder, n_threads
+    )
+    if figure_folder is not None:
+        shown = np.array(cells.shown)
+        with suppress(ValueError):  # the page says why there is no map
+            picture = figures.embedding(
+                cells.comparable[shown], groups[shown], random_state=random_state
+            )
+            _save(picture, figure_folder, "map")
     differences, differences_note = _differences(cells, groups)
     n_types = len(set(labels) - {UNLABELLED})
     facts = [("cells", f"{len(labels):,}"), ("types given", f"{n_types:,}")]
@@ -698,7 +718,7 @@ def _methods(model: Model, cells: _Cells) -> list[str]:
 # ---- figures ----
 
 
-def _figures(model, cells, called, labels, call_names, groups, order, n_threads):
+def _figures(model, cells, called, labels, call_names, groups, order, figure_folder, n_threads):
     """All figures by name, as PNG data URIs, or with the reason why one could not be drawn."""
     from .classify import evaluation_metrics
 
@@ -707,9 +727,13 @@ def _figures(model, cells, called, labels, call_names, groups, order, n_threads)
     def draw(name: str, title: str, caption: str, alt: str, make: Callable[[], Any]) -> None:
         found[name] = _Figure(title, caption, alt)
         try:
-            found[name].uri = _png(make())
+            picture = make()
         except ValueError as error:
             found[name].why_not = f"{error}."
+            return
+        found[name].uri = _png(picture)
+        if figure_folder is not None:
+            _save(picture, figure_folder, name)
 
     h = cells.n_signatures
     pool = cells.blocks[0]
@@ -812,7 +836,7 @@ def _figures(model, cells, called, labels, call_names, groups, order, n_threads)
 
 
 def _draw_responses(draw, model, cells, called, labels, call_names, n_threads) -> None:
-    for name in called.types[:EXAMPLE_TYPES]:
+    for number, name in enumerate(called.types[:EXAMPLE_TYPES], 1):
         right = [i for i in cells.examples if labels[i] == name and call_names[i] == name]
         speaking = [(i, s) for i in right for s, pull, _, _ in called.reasons[i][:1] if pull > 0]
         if not speaking:
@@ -820,7 +844,7 @@ def _draw_responses(draw, model, cells, called, labels, call_names, n_threads) -
         cell, signature = speaking[0]
         layer, image = model.layers[0], cells.examples[cell]
         draw(
-            f"response_{name}", name,
+            f"response_{number}", name,
             f"Signature no. {signature + 1} in {cells.names[cell]}.",
             f"A cell of type {name}, coloured where signature {signature + 1} responds.",
             lambda i=image, s=signature, layer=layer: figures.response_map(
@@ -831,7 +855,16 @@ def _draw_responses(draw, model, cells, called, labels, call_names, n_threads) -
 
 def _png(picture: Any) -> str:
     stream = BytesIO()
+    _draw(picture, stream, format="png", dpi=140)
+    return _uri(stream.getvalue(), "png")
+
+
+def _save(picture: Any, folder: str | os.PathLike, name: str) -> None:
+    with replacing(Path(folder) / f"{name}.pdf") as temporary:
+        _draw(picture, temporary)
+
+
+def _draw(picture: Any, target: Any, **options: Any) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
-        picture.figure.savefig(stream, format="png", dpi=140)
-    return _uri(stream.getvalue(), "png")
+        picture.figure.savefig(target, **options)
