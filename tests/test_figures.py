@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, StepPatch
+from matplotlib.testing.compare import compare_images
 
 from wbcprof import figures
 
@@ -597,3 +600,20 @@ def test_importing_and_drawing_stays_light_and_away_from_pyplot():
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# As before: pictures of the functions above on fixed generated data, beside stored ones.
+# WBCPROF_STORE_FIGURES=1 stores them anew; look at them before you commit them.
+
+BASELINE = Path(__file__).parent / "baseline"
+FIGURES = sorted(every_figure(np.zeros((3, 2)), TYPES, TYPES))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_look_as_before(name, cells, tmp_path):
+    values, labels = cells
+    drawn = every_figure(values, labels, TYPES)[name](None)
+    stored, now = BASELINE / f"{name}.png", tmp_path / f"{name}.png"
+    path = stored if os.environ.get("WBCPROF_STORE_FIGURES") else now
+    drawn.figure.savefig(path, dpi=50, metadata={"Software": None})
+    assert compare_images(stored, path, tol=12) is None
