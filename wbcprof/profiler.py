@@ -58,11 +58,11 @@ class Profiler(TransformerMixin, BaseEstimator):
     ----------
     n_signatures : int, default=512
         Signatures of the first layer.
-    patch_size : int, default=8
+    patch_size : int, default=6
         Side of a patch, px.
-    step : int, default=4
+    step : int, default=3
         Distance between the windows of a profile, px.
-    pools : str or sequence of str, default=("sqrt", "std")
+    pools : str or sequence of str, default=("sqrt", "std", "max")
         Statistics of the codes over the windows: "mean" (the paper's), "max", "std", "active"
         (fraction of windows with the code active), "sqrt" (signed square root of the mean);
         several are concatenated.
@@ -110,10 +110,10 @@ class Profiler(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         n_signatures: int = 512,
-        patch_size: int = 8,
-        step: int = 4,
+        patch_size: int = 6,
+        step: int = 3,
         *,
-        pools: str | Sequence[str] = ("sqrt", "std"),
+        pools: str | Sequence[str] = ("sqrt", "std", "max"),
         levels: Sequence[int] = (),
         centres: Sequence[float] = (0.33, 0.61),
         pixel_input: str = "inverted",
