@@ -4,8 +4,7 @@ One-vs-one machines on standardised profiles x^ = (x - mean) / scale. For types 
 
     d_ij = w_ij . phi(x^) + b_ij     phi(x^) = x^ (linear), or exp(-gamma ||x^ - s||^2) of the
                                      support vectors s (rbf); d_ij >= 0 speaks for i, d_ji = -d_ij
-    m_i  = sum_j clip(d_ij, -1, 1)
-    p_i  = exp(slope m_i + bias_i) / sum               slope, bias: least log loss on folds left out
+    p_i ~ product over j of 1 / (1 + exp(-slope d_ij))    slope: least log loss on folds left out
 
 The type named is the most probable one. Learning is scikit-learn's; what is learnt is plain arrays,
 and predicting is NumPy on them.
@@ -22,7 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
@@ -89,12 +88,12 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
     coef_ : ndarray of shape (n_pairs, n_support or n_features), float64
         Weights for each pair of types, (0, 1), (0, 2) ... in order.
     intercept_ : ndarray of shape (n_pairs,), float64
-    calibration_ : ndarray of shape (1 + n_types,), float64
-        Slope, then the bias of each type.
+    slope_ : float
+        From decisions on pairs of types to log-probabilities.
     C_ : float
         The C that was used.
     calibrated_ : bool
-        False if a type had one image only: slope 1 and bias 0 are then used.
+        False if a type had one image only: the slope is then 1.
     n_features_in_ : int
     """
 
@@ -187,9 +186,7 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
         self.support_vectors_, self.gamma_ = support, gamma
         self.coef_, self.intercept_ = weights, intercept
-        self.calibration_ = np.r_[1.0, np.zeros(len(classes))]
-        if folds is not None:
-            self.calibration_ = _calibrate(gram, codes, C, folds)
+        self.slope_ = 1.0 if folds is None else _calibrate(gram, codes, C, folds)
         self.C_ = C
         self.calibrated_ = folds is not None
         self.n_features_in_ = X.shape[1]
@@ -205,8 +202,8 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
             )
         scaled = (X - self.mean_) / self.scale_
         columns = _kernel(scaled, self.support_vectors_ if self.gamma_ else None, self.gamma_)
-        margins = _margins(columns @ self.coef_.T + self.intercept_, len(self.classes_))
-        return self.calibration_[0] * margins + self.calibration_[1:]
+        pairs = columns @ self.coef_.T + self.intercept_
+        return _log_products(self.slope_ * pairs, len(self.classes_))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Unnormalised log-probability of each type.
@@ -239,6 +236,7 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
             "random_state": self.random_state,
             "C_used": self.C_,
             "gamma": self.gamma_,
+            "slope": self.slope_,
             "calibrated": self.calibrated_,
         }
 
@@ -284,7 +282,6 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
             "support_vectors": (n_support, n_features),
             "coef": (n_pairs, n_features if linear else n_support),
             "intercept": (n_pairs,),
-            "calibration": (1 + n_types,),
         }
         for name, shape in shapes.items():
             array = arrays[name]
@@ -296,6 +293,8 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
                 )
             if not np.isfinite(array).all():
                 raise ValueError(f"stored classifier: {name} holds NaN or infinity")
+        if not 0 < parameters["slope"] < np.inf:
+            raise ValueError(f"stored classifier: slope {parameters['slope']!r}")
         if not (arrays["scale"] > 0).all():
             raise ValueError("stored classifier: scale holds values that are not positive")
 
@@ -309,6 +308,7 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = np.array(classes)
         self.C_ = parameters["C_used"]
         self.gamma_ = parameters["gamma"]
+        self.slope_ = parameters["slope"]
         self.calibrated_ = parameters["calibrated"]
         self.n_features_in_ = n_features
         return self
@@ -340,38 +340,30 @@ def _pair_weights(svm: SVC) -> tuple[np.ndarray, np.ndarray]:
     return weights, sign * svm.intercept_
 
 
-def _margins(pairs: np.ndarray, n_types: int) -> np.ndarray:
-    """m (n, n_types) from decisions on pairs (n, n_pairs)."""
+def _log_products(pairs: np.ndarray, n_types: int) -> np.ndarray:
+    """Sum over j of -log(1 + exp(-d_ij)), (n, n_types), from decisions on pairs (n, n_pairs)."""
     first, second = np.triu_indices(n_types, 1)
     member = np.eye(n_types)
-    return np.clip(pairs, -1, 1) @ (member[first] - member[second])
+    return -np.logaddexp(0, -pairs) @ member[first] - np.logaddexp(0, pairs) @ member[second]
 
 
-def _calibrate(gram: np.ndarray, codes: np.ndarray, C: float, folds: StratifiedKFold) -> np.ndarray:
-    """Slope and biases of least log loss on the decisions of folds left out."""
+def _calibrate(gram: np.ndarray, codes: np.ndarray, C: float, folds: StratifiedKFold) -> float:
+    """Slope of least log loss on the decisions of folds left out."""
     n_types = codes.max() + 1
-    margins = np.zeros((len(codes), n_types))
+    pairs = np.zeros((len(codes), n_types * (n_types - 1) // 2))
     for train, test in folds.split(gram, codes):
         svm = SVC(kernel="precomputed", C=C).fit(gram[np.ix_(train, train)], codes[train])
         weights, intercept = _pair_weights(svm)
-        pairs = gram[np.ix_(test, train[svm.support_])] @ weights.T + intercept
-        margins[test] = _margins(pairs, n_types)
+        pairs[test] = gram[np.ix_(test, train[svm.support_])] @ weights.T + intercept
 
-    truth = np.eye(n_types)[codes]
+    def loss(log_slope: float) -> float:
+        log_p = log_softmax(_log_products(np.exp(log_slope) * pairs, n_types), axis=1)
+        return -log_p[np.arange(len(codes)), codes].mean()
 
-    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        slope, bias = np.exp(parameters[0]), parameters[1:]
-        log_p = log_softmax(slope * margins + bias, axis=1)
-        error = (np.exp(log_p) - truth) / len(codes)
-        gradient = np.r_[slope * (error * margins).sum(), error.sum(axis=0) + 2e-3 * bias]
-        return -(log_p * truth).sum() / len(codes) + 1e-3 * bias @ bias, gradient
-
-    bounds = [(-5.0, 5.0)] + [(None, None)] * n_types
-    best = minimize(loss, np.zeros(1 + n_types), jac=True, bounds=bounds, method="L-BFGS-B").x
-    return np.r_[np.exp(best[0]), best[1:]]
+    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
 
 
-_ARRAYS = ("mean", "scale", "support_vectors", "coef", "intercept", "calibration")
+_ARRAYS = ("mean", "scale", "support_vectors", "coef", "intercept")
 _PARAMETERS = {
     "classes": list,
     "C": (str, int, float),
@@ -379,6 +371,7 @@ _PARAMETERS = {
     "C_used": (int, float),
     "kernel": str,
     "gamma": (int, float),
+    "slope": (int, float),
     "calibrated": bool,
 }
 

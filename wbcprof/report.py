@@ -838,10 +838,15 @@ def _figures(model, cells, called, labels, call_names, groups, order, figure_fol
 def _draw_responses(draw, model, cells, called, labels, call_names, n_threads) -> None:
     for number, name in enumerate(called.types[:EXAMPLE_TYPES], 1):
         right = [i for i in cells.examples if labels[i] == name and call_names[i] == name]
-        speaking = [(i, s) for i in right for s, pull, _, _ in called.reasons[i][:1] if pull > 0]
+        speaking = [
+            (pull, i, s)
+            for i in right
+            for s, pull, above, _ in called.reasons[i]
+            if pull > 0 and above > 0  # what is there can be shown, what is missing cannot
+        ]
         if not speaking:
             continue
-        cell, signature = speaking[0]
+        _, cell, signature = max(speaking)
         layer, image = model.layers[0], cells.examples[cell]
         draw(
             f"response_{number}", name,
