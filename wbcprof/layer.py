@@ -9,13 +9,15 @@ Rows x^ are preprocessed patches.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .encoder import Encoder
 from .patches import Preprocessing, pixel_table
-from .sparse import sparse_code
+
+_PACKING = threading.Lock()
 
 
 def activate(nonlinearity: str, a: np.ndarray, threshold: np.ndarray | None) -> np.ndarray:
@@ -87,19 +89,23 @@ class Layer:
     def encoder(self, step: int | None = None) -> Encoder:
         """The layer folded with its preprocessing into a kernel-ready encoder, made once."""
         step = self.step if step is None else step
-        if step not in self._encoders:
-            filters, offset = self.preprocessing.fold(self.weights, self.bias)
-            self._encoders[step] = Encoder(
-                filters.reshape(-1, self.patch_size, self.patch_size, self.channels),
-                offset,
-                self.gain,
-                self.threshold,
-                nonlinearity=self.nonlinearity,
-                step=step,
-                contrast_epsilon=self.preprocessing.contrast_epsilon,
-                pixel_table=None if self.pixel_input is None else pixel_table(self.pixel_input),
-            )
-        return self._encoders[step]
+        with _PACKING:
+            if step not in self._encoders:
+                self._encoders[step] = self._fold(step)
+            return self._encoders[step]
+
+    def _fold(self, step: int) -> Encoder:
+        filters, offset = self.preprocessing.fold(self.weights, self.bias)
+        return Encoder(
+            filters.reshape(-1, self.patch_size, self.patch_size, self.channels),
+            offset,
+            self.gain,
+            self.threshold,
+            nonlinearity=self.nonlinearity,
+            step=step,
+            contrast_epsilon=self.preprocessing.contrast_epsilon,
+            pixel_table=None if self.pixel_input is None else pixel_table(self.pixel_input),
+        )
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Feed-forward codes (n, h) of preprocessed rows (n, m)."""
@@ -108,6 +114,8 @@ class Layer:
 
     def optimal(self, rows: np.ndarray, n_threads: int | None = None) -> np.ndarray:
         """Optimal sparse codes (n, h) of preprocessed rows (n, m)."""
+        from .sparse import sparse_code
+
         result = sparse_code(
             rows, self.signatures, self.alpha, positive=self.positive, n_threads=n_threads
         )
