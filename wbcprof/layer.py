@@ -31,6 +31,18 @@ def activate(nonlinearity: str, a: np.ndarray, threshold: np.ndarray | None) -> 
     return np.sign(a) * np.maximum(np.abs(a) - threshold, 0)
 
 
+def predict(
+    rows: np.ndarray,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    gain: np.ndarray,
+    threshold: np.ndarray | None,
+    nonlinearity: str,
+) -> np.ndarray:
+    """Feed-forward codes (n, h) of preprocessed rows (n, m); the rest is as in `Layer`."""
+    return gain * activate(nonlinearity, rows @ weights.T + bias, threshold)
+
+
 @dataclass(eq=False)
 class Layer:
     """Signatures, encoder and preprocessing of one layer.
@@ -109,8 +121,7 @@ class Layer:
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Feed-forward codes (n, h) of preprocessed rows (n, m)."""
-        a = rows @ self.weights.T + self.bias
-        return self.gain * activate(self.nonlinearity, a, self.threshold)
+        return predict(rows, self.weights, self.bias, self.gain, self.threshold, self.nonlinearity)
 
     def optimal(self, rows: np.ndarray, n_threads: int | None = None) -> np.ndarray:
         """Optimal sparse codes (n, h) of preprocessed rows (n, m)."""
