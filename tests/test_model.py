@@ -185,7 +185,7 @@ def test_minimum_size_lets_every_layer_see_a_patch(cells):
 def test_profiler_is_a_transformer(cells):
     profiler = Profiler(8, 8, 4, max_iter=2, n_patches=800, random_state=1)
     values = profiler.fit_transform(cells.images)
-    assert values.shape == (48, 32)
+    assert values.shape == (48, 3 * 2 * 8)
     assert profiler.get_feature_names_out().tolist() == profiler.model_.feature_names
     np.testing.assert_array_equal(values, profiler.model_.profile(cells.images).values)
 
@@ -307,7 +307,7 @@ def test_learning_from_constant_images_is_refused():
 def test_default_profiles_pool_over_central_discs(cells):
     model = wbcprof.fit(cells.images[:6], n_signatures=8, max_iter=1, n_patches=600)
     names = model.feature_names
-    assert len(names) == 2 * 2 * 8 and names[8] == "Cells_Sqrt_Signature_0001_Centre61"
+    assert len(names) == 3 * 2 * 8 and names[8] == "Cells_Sqrt_Signature_0001_Centre61"
     for inference in ("feedforward", "sparse"):
         values = model.profile(cells.images[:2], inference=inference).values
         assert values.shape == (2, 32)

@@ -405,18 +405,18 @@ def test_a_budget_below_a_patch_or_the_signatures_is_refused(images):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"n_components": 0}, "n_components must be an integer >= 1, got 0"),
+        ({"n_components": 0}, "n_components must be a positive integer, got 0"),
         ({"alpha": 0}, "alpha must be positive and finite, got 0"),
         ({"alpha": np.nan}, "alpha must be positive"),
         ({"kappa": -1}, "kappa must be >= 0 and finite, got -1"),
         ({"encoder": "relu"}, "encoder must be one of .*got 'relu'"),
         ({"preprocessing": "zca"}, "preprocessing must be one of"),
         ({"n_components": 2000}, r"n_components \(2000\) must be at most the number of patches"),
-        ({"max_iter": 0}, "max_iter must be an integer >= 1"),
+        ({"max_iter": 0}, "max_iter must be a positive integer"),
         ({"encoder": "tanh"}, r"encoder must be one of \('rectified', 'sigmoid'\) where positive"),
         ({"positive": False}, r"encoder must be one of \('tanh', 'soft_threshold'\)"),
         ({"positive": "no"}, "positive must be True or False, got 'no'"),
-        ({"batch_size": 1.5}, "batch_size must be an integer >= 1, got 1.5"),
+        ({"batch_size": 1.5}, "batch_size must be a positive integer, got 1.5"),
     ],
 )
 def test_parameters_out_of_range_are_named(patches, parameters, message):
@@ -436,6 +436,15 @@ def test_partial_fit_of_another_width_is_refused(patches):
     psd = PSD(4, random_state=0).partial_fit(patches[:200])
     with pytest.raises(ValueError, match="features"):
         psd.partial_fit(patches[:200, :20])
+
+
+@pytest.mark.parametrize("change", [{"n_components": 5}, {"encoder": "sigmoid"}, {"kappa": 0.2}])
+def test_partial_fit_with_other_parameters_is_refused(patches, change):
+    psd = PSD(4, random_state=0).partial_fit(patches[:200])
+    psd.set_params(n_threads=1).partial_fit(patches[:200])
+    with pytest.raises(ValueError, match=f"started with {next(iter(change))}=.* set it back"):
+        psd.set_params(**change).partial_fit(patches[:200])
+    assert psd.fit(patches[:200]).components_.shape[0] == psd.n_components
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3])

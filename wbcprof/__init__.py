@@ -4,9 +4,7 @@
 >>> profiles = wbcprof.profile("cells/", model)    # doctest: +SKIP
 """
 
-from importlib import import_module, metadata
-
-__version__ = metadata.version("wbcprof")
+from importlib import import_module
 
 # Public name -> module that holds it, imported at first use: profiling needs NumPy alone.
 _PUBLIC = {
@@ -29,6 +27,12 @@ __all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name):
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value = version("wbcprof")
+        globals()[name] = value
+        return value
     if name not in _PUBLIC:
         raise AttributeError(f"module 'wbcprof' has no attribute {name!r}")
     module = import_module(f".{_PUBLIC[name]}", __name__)
@@ -38,4 +42,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *__all__})

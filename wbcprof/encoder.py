@@ -540,7 +540,10 @@ class Encoder:
     def _transform_filters(self, form: Form) -> _Prepared:
         _, kernel, _ = cook_toom_matrices(form.tile, form.taps)
         excess = form.taps * form.cell - self.patch
-        filters = np.pad(self._pad(self._filters), ((0, 0), (0, excess), (0, excess), (0, 0)))
+        padding = -self.n_signatures % _core.SIGNATURE_BLOCK
+        filters = self._filters
+        if padding or excess:
+            filters = np.pad(filters, ((0, padding), (0, excess), (0, excess), (0, 0)))
         cells = filters.reshape(
             len(filters) // _core.SIGNATURE_BLOCK,
             _core.SIGNATURE_BLOCK,
@@ -553,9 +556,10 @@ class Encoder:
         shape = len(cells), form.points**2, self._count_features(form), _core.SIGNATURE_BLOCK
         packed = _empty_aligned(shape)
         for block, target in zip(cells, packed, strict=True):  # s y i x j -> (x y) (i j) s
-            columns = np.tensordot(kernel, block, (1, 1))  # y s i x j
-            points = np.tensordot(kernel, columns, (1, 3))  # x y s i j
-            points = points.transpose(0, 1, 3, 4, 2).reshape(len(target), n_pixels, -1)
+            block = block.transpose(1, 3, 2, 4, 0).reshape(form.taps, form.taps, -1)
+            # Products this small are not spread over BLAS's threads, which start slowly.
+            points = kernel @ (kernel @ block).swapaxes(0, 1)
+            points = points.reshape(len(target), n_pixels, -1)
             if self.approximation is not None:
                 points = self.approximation.synthesis.T @ points
             target[...] = points

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +42,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     FileNotFoundError, ValueError
         See `check_output`.
     """
+    import tempfile
+
     target = check_output(path)
     # The suffix is kept: writers choose their format by it.
     descriptor, name = tempfile.mkstemp(

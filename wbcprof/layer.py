@@ -9,13 +9,15 @@ Rows x^ are preprocessed patches.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .encoder import Encoder
 from .patches import Preprocessing, pixel_table
-from .sparse import sparse_code
+
+_PACKING = threading.Lock()
 
 
 def activate(nonlinearity: str, a: np.ndarray, threshold: np.ndarray | None) -> np.ndarray:
@@ -27,6 +29,18 @@ def activate(nonlinearity: str, a: np.ndarray, threshold: np.ndarray | None) -> 
     if nonlinearity == "sigmoid":
         return 0.5 * np.tanh(0.5 * a) + 0.5
     return np.sign(a) * np.maximum(np.abs(a) - threshold, 0)
+
+
+def predict(
+    rows: np.ndarray,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    gain: np.ndarray,
+    threshold: np.ndarray | None,
+    nonlinearity: str,
+) -> np.ndarray:
+    """Feed-forward codes (n, h) of preprocessed rows (n, m); the rest is as in `Layer`."""
+    return gain * activate(nonlinearity, rows @ weights.T + bias, threshold)
 
 
 @dataclass(eq=False)
@@ -87,27 +101,32 @@ class Layer:
     def encoder(self, step: int | None = None) -> Encoder:
         """The layer folded with its preprocessing into a kernel-ready encoder, made once."""
         step = self.step if step is None else step
-        if step not in self._encoders:
-            filters, offset = self.preprocessing.fold(self.weights, self.bias)
-            self._encoders[step] = Encoder(
-                filters.reshape(-1, self.patch_size, self.patch_size, self.channels),
-                offset,
-                self.gain,
-                self.threshold,
-                nonlinearity=self.nonlinearity,
-                step=step,
-                contrast_epsilon=self.preprocessing.contrast_epsilon,
-                pixel_table=None if self.pixel_input is None else pixel_table(self.pixel_input),
-            )
-        return self._encoders[step]
+        with _PACKING:
+            if step not in self._encoders:
+                self._encoders[step] = self._fold(step)
+            return self._encoders[step]
+
+    def _fold(self, step: int) -> Encoder:
+        filters, offset = self.preprocessing.fold(self.weights, self.bias)
+        return Encoder(
+            filters.reshape(-1, self.patch_size, self.patch_size, self.channels),
+            offset,
+            self.gain,
+            self.threshold,
+            nonlinearity=self.nonlinearity,
+            step=step,
+            contrast_epsilon=self.preprocessing.contrast_epsilon,
+            pixel_table=None if self.pixel_input is None else pixel_table(self.pixel_input),
+        )
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Feed-forward codes (n, h) of preprocessed rows (n, m)."""
-        a = rows @ self.weights.T + self.bias
-        return self.gain * activate(self.nonlinearity, a, self.threshold)
+        return predict(rows, self.weights, self.bias, self.gain, self.threshold, self.nonlinearity)
 
     def optimal(self, rows: np.ndarray, n_threads: int | None = None) -> np.ndarray:
         """Optimal sparse codes (n, h) of preprocessed rows (n, m)."""
+        from .sparse import sparse_code
+
         result = sparse_code(
             rows, self.signatures, self.alpha, positive=self.positive, n_threads=n_threads
         )

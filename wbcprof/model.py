@@ -28,6 +28,25 @@ class ToleranceWarning(UserWarning):
     """Profiles made with a tolerance are further from the exact ones than it allows."""
 
 
+class _Deferred:
+    """A field, None by default, that may be set to a function: its result is made at first use."""
+
+    def __set_name__(self, owner, name):
+        self._name = f"_{name}"
+
+    def __get__(self, instance, owner):
+        if instance is None:
+            return None
+        value = getattr(instance, self._name)
+        if callable(value):
+            value = value()
+            setattr(instance, self._name, value)
+        return value
+
+    def __set__(self, instance, value):
+        setattr(instance, self._name, value)
+
+
 @dataclass(eq=False)
 class Model:
     """Signatures and encoders learnt from images by `wbcprof.fit` or `wbcprof.Profiler`.
@@ -49,7 +68,8 @@ class Model:
     history : list of list of dict
         Per layer, the terms of the objective at each iteration.
     classifier : TypeClassifier or None
-        Trained on profiles of this model.
+        Trained on profiles of this model. That of a file is made at first use, so that profiling
+        does not need scikit-learn.
     """
 
     layers: list[Layer]
@@ -58,7 +78,7 @@ class Model:
     parameters: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     history: list[list[dict[str, float]]] = field(default_factory=list, repr=False)
-    classifier: TypeClassifier | None = None
+    classifier: TypeClassifier | None = _Deferred()
     centres: tuple[float, ...] = ()
 
     def __post_init__(self):

@@ -328,13 +328,13 @@ class Preprocessing:
             where `contrast_epsilon` is set.
         offset : ndarray of shape (h,), float64
         """
-        filters = np.asarray(weights, dtype=np.float64)
+        filters = weights
         if self.whitener is not None:
-            filters = filters @ self.whitener
-        filters = filters / self.scale
+            filters = np.asarray(weights, dtype=np.float64) @ self.whitener
+        filters = np.divide(filters, self.scale, dtype=np.float64)
         offset = np.asarray(bias, dtype=np.float64)
         if self.mean is not None:
             offset = offset - filters @ self.mean
         if self.kind in ("patch_mean", "contrast"):
-            filters = filters - filters.mean(axis=1, keepdims=True)
+            filters -= filters.mean(axis=1, keepdims=True)
         return filters, offset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -138,6 +137,8 @@ class Profiles:
                 self._write_csv(temporary)
 
     def _write_csv(self, path: Path) -> None:
+        import csv
+
         has_labels = self.labels is not None
         labels = self.labels if has_labels else [None] * len(self)
         with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream:

@@ -31,8 +31,8 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from . import __version__, _learn
 from .checkpoint import check_identity, read_checkpoint, write_checkpoint
 from .encoder import NONLINEARITIES
-from .layer import activate
-from .patches import PatchRows, PatchStream, Preprocessing
+from .layer import activate, predict
+from .patches import PatchRows, PatchStream, Preprocessing, positive_integer
 from .sparse import gram_matrix, sparse_code
 from .threads import blas_threads, product, resolve_threads
 
@@ -144,6 +144,7 @@ class _Learner:
 
     def __init__(self, psd: PSD, rng: np.random.RandomState, m: int):
         self._psd = psd
+        self.parameters = psd.get_params()
         self.rng = rng
         h = psd.n_components
         self.A = np.zeros((h, h), np.float32)
@@ -438,8 +439,9 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     history_ : list of dict
         Per iteration: objective and its terms (per patch), relative reconstruction errors
         ||X - Z B|| / ||X|| of codes and prediction, non-zero codes per patch, patches, signatures
-        replaced, seconds; the last entry also holds ``error_optimal``, that of optimal codes
-        (kappa = 0), measured on up to 4,000 patches.
+        replaced, seconds. The last entry also holds the errors of the encoder and signatures as
+        learnt, on up to 4,000 patches: ``error_inferred`` of predicted codes, ``error_optimal`` of
+        optimal ones (kappa = 0), and how many of those are non-zero, ``nonzero_optimal``.
     n_iter_ : int
     n_features_in_ : int
 
@@ -567,6 +569,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def partial_fit(self, X, y=None) -> PSD:
         """One pass over a batch of patches; the first call fits the preprocessing and starts.
 
+        Later calls go on with the same parameters; `tol`, `n_threads` and `verbose` may differ.
+
         Parameters
         ----------
         X : array-like of shape (n_patches, m)
@@ -578,6 +582,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         first = not hasattr(self, "_learner")
         X = self._check(X, reset=first)
+        if not first:
+            self._check_unchanged()
         with blas_threads(1):
             if first:
                 self._start(X)
@@ -585,11 +591,18 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             self._finish(X)
         return self
 
-    def _check(self, X, *, reset: bool):
-        for name, least in (("n_components", 1), ("batch_size", 1), ("max_iter", 1)):
+    def _check_unchanged(self) -> None:
+        for name, started_with in self._learner.parameters.items():
             value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+            if name not in _FREE_PARAMETERS and value != started_with:
+                raise ValueError(
+                    f"learning was started with {name}={started_with!r} and cannot go on with "
+                    f"{value!r}; set it back, or call fit to start anew"
+                )
+
+    def _check(self, X, *, reset: bool):
+        for name in ("n_components", "batch_size", "max_iter"):
+            positive_integer(name, getattr(self, name))
         for name in ("alpha", "learning_rate"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)!r}")
@@ -614,7 +627,9 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if isinstance(X, PatchRows | PatchStream):
             self.n_features_in_ = X.shape[1]
         else:
-            X = validate_data(self, X, reset=reset, dtype=np.float32, order="C")
+            X = validate_data(
+                self, X, reset=reset, dtype=np.float32, order="C", ensure_min_samples=1 + reset
+            )
         if reset and len(_first_round(X)) < self.n_components:
             raise ValueError(
                 f"n_components ({self.n_components}) must be at most the number of patches in "
@@ -694,8 +709,14 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         }
 
     def _predict(self, rows: np.ndarray) -> np.ndarray:
-        a = rows @ self.encoder_weights_.T + self.encoder_bias_
-        return self.encoder_gain_ * activate(self.encoder, a, self.encoder_threshold_)
+        return predict(
+            rows,
+            self.encoder_weights_,
+            self.encoder_bias_,
+            self.encoder_gain_,
+            self.encoder_threshold_,
+            self.encoder,
+        )
 
     def transform(self, X) -> np.ndarray:
         """Feed-forward codes.
@@ -735,6 +756,11 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         n = len(Z)
         centre, spread = np.zeros((n, 1), np.float32), np.ones((n, 1), np.float32)
         return self.preprocessing_.restore(Z @ self.components_, centre, spread)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
 
     @property
     def _n_features_out(self) -> int:

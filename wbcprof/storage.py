@@ -12,6 +12,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +104,21 @@ def load(path: str | os.PathLike) -> Model:
     FileNotFoundError
         No such file.
     ModelFileError
-        The file is damaged, truncated, not a wbcprof model, or of a newer format.
+        The file is damaged, truncated, not a wbcprof model, or of a newer format; of its
+        classifier, this is found at first use.
     """
     document, arrays = _read(Path(path))
+    with _named(path):
+        model = _build(document, arrays)
+        if document["classifier"] is not None:
+            model.classifier = partial(_build_classifier, path, document["classifier"], arrays)
+        return model
+
+
+@contextmanager
+def _named(path: str | os.PathLike) -> Iterator[None]:
     try:
-        return _build(document, arrays)
+        yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ModelFileError(
             f"{os.fspath(path)!r} is not a usable wbcprof model: {type(error).__name__}: {error}"
@@ -172,7 +185,7 @@ def _build(document: dict, arrays: dict[str, np.ndarray]) -> Model:
     for name, kind in {"parameters": dict, "provenance": dict, "history": list}.items():
         if not isinstance(document[name], kind):
             raise ValueError(f"{name} must be a JSON {kind.__name__}")
-    model = Model(
+    return Model(
         layers,
         document["pools"],
         document["levels"],
@@ -181,18 +194,17 @@ def _build(document: dict, arrays: dict[str, np.ndarray]) -> Model:
         document["history"],
         centres=document["centres"],
     )
-    if document["classifier"] is not None:
-        from .classify import TypeClassifier
 
-        model.classifier = TypeClassifier.from_arrays(
-            {
-                name.removeprefix("classifier."): array
-                for name, array in arrays.items()
-                if name.startswith("classifier.")
-            },
-            document["classifier"],
+
+def _build_classifier(path: str | os.PathLike, parameters: dict, arrays: dict[str, np.ndarray]):
+    from .classify import TypeClassifier
+
+    prefix = "classifier."
+    with _named(path):
+        return TypeClassifier.from_arrays(
+            {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)},
+            parameters,
         )
-    return model
 
 
 def _check_layer(index: int, layer: Layer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -63,6 +62,8 @@ def product(a: np.ndarray, b: np.ndarray, n_threads: int | None = None) -> np.nd
     them. Here the rows of `a` are cut into blocks of fixed size and each thread takes whole
     blocks; `blas_threads(1)` must hold BLAS to one thread meanwhile.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     out = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
     blocks = [slice(i, i + _PRODUCT_ROWS) for i in range(0, len(a), _PRODUCT_ROWS)]
     with ThreadPoolExecutor(resolve_threads(n_threads)) as pool:

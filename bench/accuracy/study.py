@@ -318,6 +318,8 @@ def main() -> None:
         if options.curve
         else (half_half, half_half_table, "half_half")
     )
+    if not options.curve and options.draw != "0":
+        name += f"_{options.draw}"
     # What earlier calls found of other runs stays in the table.
     path = options.output / f"{name}.json"
     known = json.loads(path.read_text())["results"] if path.exists() else {}
