@@ -24,7 +24,7 @@ check() { # python, resolution of uv, pytest arguments
     environment="$out/venv-$(basename "$1")-$2"
     uv venv -q --python "$1" "$environment"
     uv pip install -q --python "$environment/bin/python" --only-binary :all: --resolution "$2" \
-        "$wheel[test]"
+        -r pyproject.toml --extra test "$wheel"
     echo "== $1, $2: $("$environment/bin/python" -c 'import numpy, scipy, sklearn, sys
 print(sys.version.split()[0], *(f"{m.__name__} {m.__version__}" for m in (numpy, scipy, sklearn)))')"
     # An empty PATH: no compiler is found. Tests lie outside the source folder: the wheel is tested.
