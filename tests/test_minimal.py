@@ -1,79 +1,47 @@
-"""What a program that embeds the package relies on: light to import, safe from many threads."""
+"""What every wheel runs where it is built: needs wbcprof, NumPy and pytest, takes a second."""
 
-from __future__ import annotations
-
-import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 
 import numpy as np
 import pytest
 
 import wbcprof
-from wbcprof import layer as layer_module
-from wbcprof.encoder import Encoder
-
-PROFILE = """
-import json, sys
-import numpy as np
-import wbcprof
-values = wbcprof.load(sys.argv[1]).profile(np.load(sys.argv[2])).values
-heavy = "scipy sklearn matplotlib pandas pyarrow PIL threadpoolctl jinja2 importlib.metadata"
-print(json.dumps([[name for name in heavy.split() if name in sys.modules], values.tolist()]))
-"""
+from wbcprof import _core, reference
+from wbcprof.encoder import NONLINEARITIES, Encoder
 
 
-@pytest.fixture
-def classifying(model, cells):
-    """The small model with a classifier."""
-    profiles = model.profile(cells.images)
-    copied = wbcprof.Model(**{name: getattr(model, name) for name in ("layers", "pools", "levels")})
-    copied.classifier = wbcprof.TypeClassifier(C=1.0).fit(profiles.values, cells.labels)
-    return copied
+@pytest.fixture(params=_core.instruction_sets())
+def instruction_set(request):
+    before = _core.instruction_set()
+    _core.cap_instruction_set(request.param)
+    yield request.param
+    _core.cap_instruction_set(before)
 
 
-def test_loading_and_profiling_need_numpy_alone(classifying, cells, tmp_path):
-    classifying.save(tmp_path / "m.wbcprof")
-    np.save(tmp_path / "image.npy", cells.images[0])
-    run = subprocess.run(
-        [sys.executable, "-c", PROFILE, str(tmp_path / "m.wbcprof"), str(tmp_path / "image.npy")],
-        capture_output=True,
-        text=True,
-        check=True,
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_kernel_equals_its_twin_on_every_instruction_set(instruction_set, nonlinearity):
+    rng = np.random.default_rng(0)
+    threshold = rng.uniform(0, 0.3, 40) if nonlinearity == "soft_threshold" else None
+    encoder = (rng.normal(size=(40, 8, 8, 3)) / 14, rng.normal(size=40), rng.normal(size=40) / 5)
+    images = rng.integers(0, 256, (2, 40, 33, 3), dtype=np.uint8)
+    options = {"nonlinearity": nonlinearity, "step": 4}
+    got = Encoder(*encoder, threshold, **options).encode_pool(images, n_threads=2)
+    expected = reference.encode_pool(images, *encoder, threshold, **options)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="instruction set must be one of"):
+        _core.cap_instruction_set("sse")
+    with pytest.raises(AttributeError, match="has no attribute 'profiles_of'"):
+        wbcprof.profiles_of
+
+
+def test_profiling_imports_numpy_alone():
+    code = (
+        "import sys, wbcprof, wbcprof.encoder; heavy = {'scipy', 'sklearn', 'PIL', 'matplotlib', "
+        "'pandas'}; sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
-    heavy, values = json.loads(run.stdout)
-    assert heavy == []
-    np.testing.assert_array_equal(np.float32(values), classifying.profile(cells.images[0]).values)
-
-
-def test_version_is_that_of_the_distribution():
-    from importlib.metadata import version
-
-    assert wbcprof.__version__ == version("wbcprof")
-    assert "__version__" in dir(wbcprof)
-
-
-def test_concurrent_first_calls_pack_once_and_agree(model, cells, tmp_path, monkeypatch):
-    model.save(tmp_path / "m.wbcprof")
-    loaded = wbcprof.load(tmp_path / "m.wbcprof")
-    made = []
-
-    def count(*args, **options):
-        made.append(Encoder(*args, **options))
-        return made[-1]
-
-    monkeypatch.setattr(layer_module, "Encoder", count)
-    together = Barrier(8)
-
-    def profile(_):
-        together.wait()
-        return loaded.profile(cells.images[:4], n_threads=1).values
-
-    with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(profile, range(8)))
-    assert len(made) == 1
-    expected = model.profile(cells.images[:4]).values
-    for values in results:
-        np.testing.assert_array_equal(values, expected)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

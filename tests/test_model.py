@@ -310,11 +310,11 @@ def test_default_profiles_pool_over_central_discs(cells):
     assert len(names) == 3 * 2 * 8 and names[8] == "Cells_Sqrt_Signature_0001_Centre61"
     for inference in ("feedforward", "sparse"):
         values = model.profile(cells.images[:2], inference=inference).values
-        assert values.shape == (2, 32)
+        assert values.shape == (2, 48)
         codes = model.codes(cells.images[1], inference=inference)
-        regions = find_regions(*cells.images[1].shape[:2], 8, 4, (1,), (0.61,))
+        regions = find_regions(*cells.images[1].shape[:2], 6, 3, (1,), (0.61,))
         inside = codes[regions.masks[1]]
-        np.testing.assert_allclose(values[1, 24:], inside.std(axis=0), atol=2e-4)
+        np.testing.assert_allclose(values[1, 24:32], inside.std(axis=0), atol=2e-4)
 
 
 def test_paper_preset(cells):

