@@ -480,12 +480,21 @@ INLINE statistics start_run(const wbc_encode_pool *job, size_t place, vec code)
     return run;
 }
 
+/* *total += value, compensated (Kahan): a variance is a small difference of these sums. */
+INLINE void add_compensated(float *total, float *lost, vec value)
+{
+    const vec before = vec_load(total), whole = value - vec_load(lost), after = before + whole;
+    vec_store(lost, (after - before) - whole);
+    vec_store(total, after);
+}
+
 INLINE void end_run(const wbc_encode_pool *job, size_t place, const statistics *run)
 {
-    if (job->sum)
+    if (job->square) {
+        add_compensated(job->sum + place, job->sum_lost + place, run->sum);
+        add_compensated(job->square + place, job->square_lost + place, run->square);
+    } else if (job->sum)
         vec_store(job->sum + place, vec_load(job->sum + place) + run->sum);
-    if (job->square)
-        vec_store(job->square + place, vec_load(job->square + place) + run->square);
     if (job->max)
         vec_store(job->max + place, vec_max(vec_load(job->max + place), run->max));
     if (job->active)

@@ -58,6 +58,7 @@ typedef struct {
     float *shift;  /* the cell's first code; starts as NaN, NULL where sum is */
     float *sum;    /* of code - shift; starts at 0, as square and active */
     float *square; /* of (code - shift)^2 */
+    float *sum_lost, *square_lost; /* what rounding took from the two; NULL where square is */
     float *max;    /* starts at -infinity */
     float *active; /* number of windows whose unit is active */
 } wbc_encode_pool;

@@ -39,6 +39,7 @@ def test_loading_and_profiling_need_numpy_alone(classifying, cells, tmp_path):
     np.save(tmp_path / "image.npy", cells.images[0])
     run = subprocess.run(
         [sys.executable, "-c", PROFILE, str(tmp_path / "m.wbcprof"), str(tmp_path / "image.npy")],
+        cwd=tmp_path,  # the installed package, not the source folder
         capture_output=True,
         text=True,
         check=True,

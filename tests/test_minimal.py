@@ -38,10 +38,12 @@ def test_unknown_names_are_refused():
         wbcprof.profiles_of
 
 
-def test_profiling_imports_numpy_alone():
+def test_profiling_imports_numpy_alone(tmp_path):
     code = (
         "import sys, wbcprof, wbcprof.encoder; heavy = {'scipy', 'sklearn', 'PIL', 'matplotlib', "
         "'pandas'}; sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -31,6 +31,7 @@ def encode_pool(
     shift: np.ndarray | None,
     sum: np.ndarray | None,
     square: np.ndarray | None,
+    lost: np.ndarray | None,
     max: np.ndarray | None,
     active: np.ndarray | None,
     n_threads: int,

@@ -41,6 +41,8 @@ cdef extern from "wbcprof.h" nogil:
         float *shift
         float *sum
         float *square
+        float *sum_lost
+        float *square_lost
         float *max
         float *active
 
@@ -132,6 +134,7 @@ def encode_pool(
     float[:, :, ::1] shift,  # OUT (n, n_pool_cells, n_signatures) or None, as the rest
     float[:, :, ::1] sum,
     float[:, :, ::1] square,
+    float[:, :, :, ::1] lost,  # scratch (2, n, n_pool_cells, n_signatures), zeros; or None
     float[:, :, ::1] max,
     float[:, :, ::1] active,
     int n_threads,
@@ -171,6 +174,8 @@ def encode_pool(
     job.shift = NULL if shift is None else &shift[0, 0, 0]
     job.sum = NULL if sum is None else &sum[0, 0, 0]
     job.square = NULL if square is None else &square[0, 0, 0]
+    job.sum_lost = NULL if lost is None else &lost[0, 0, 0, 0]
+    job.square_lost = NULL if lost is None else &lost[1, 0, 0, 0]
     job.max = NULL if max is None else &max[0, 0, 0]
     job.active = NULL if active is None else &active[0, 0, 0]
     cdef int status

@@ -595,6 +595,7 @@ class Encoder:
 
         shift, total = allocate(moments, np.nan), allocate(moments, 0)
         square = allocate("std" in pools, 0)
+        lost = None if square is None else np.zeros((2, *shape), np.float32)
         largest = allocate("max" in pools, -np.inf)
         active = allocate("active" in pools, 0)
         if len(images):
@@ -622,6 +623,7 @@ class Encoder:
                 shift,
                 total,
                 square,
+                lost,
                 largest,
                 active,
                 n_threads,
