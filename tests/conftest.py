@@ -1,10 +1,11 @@
-"""Shared by the tests: generated cells, a small model, and where real images are."""
+"""Shared by the tests: generated cells, a small model, where real images are, instruction sets."""
 
 from pathlib import Path
 
 import pytest
 
 import wbcprof
+from wbcprof import _core
 from wbcprof.datasets import make_leukocytes
 
 REAL_IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "pbc"
@@ -31,3 +32,12 @@ def model(cells):
         cells.images, n_signatures=24, patch_size=10, max_iter=4, n_patches=3000, alpha=0.05,
         pools=("mean",), levels=(1,), centres=(),
     )  # fmt: skip
+
+
+@pytest.fixture(params=_core.instruction_sets())
+def instruction_set(request):
+    """Name of each instruction set of this machine; the kernels run capped to it."""
+    before = _core.instruction_set()
+    _core.cap_instruction_set(request.param)
+    yield request.param
+    _core.cap_instruction_set(before)

@@ -17,14 +17,6 @@ TOLERANCE = {"mean": 1e-5, "max": 1e-4, "std": 1e-5, "active": 1e-6, "sqrt": 4e-
 ON_THE_EDGE = 0.01  # part of the counts of active windows that rounding may change
 
 
-@pytest.fixture(params=_core.instruction_sets())
-def instruction_set(request):
-    before = _core.instruction_set()
-    _core.cap_instruction_set(request.param)
-    yield request.param
-    _core.cap_instruction_set(before)
-
-
 def random_encoder(seed, patch, channels, n_signatures, nonlinearity, **options):
     """Arguments of an encoder: responses of the order of 1 to random pixels, codes a few tenths."""
     rng = np.random.default_rng(seed)

@@ -11,14 +11,6 @@ from wbcprof import _core, reference
 from wbcprof.encoder import NONLINEARITIES, Encoder
 
 
-@pytest.fixture(params=_core.instruction_sets())
-def instruction_set(request):
-    before = _core.instruction_set()
-    _core.cap_instruction_set(request.param)
-    yield request.param
-    _core.cap_instruction_set(before)
-
-
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 def test_kernel_equals_its_twin_on_every_instruction_set(instruction_set, nonlinearity):
     rng = np.random.default_rng(0)

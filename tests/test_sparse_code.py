@@ -12,18 +12,9 @@ from sklearn.decomposition import sparse_encode as sklearn_sparse_encode
 from wbcprof import _core, reference
 from wbcprof.sparse import _pack, gram_matrix, sparse_code, sparse_encode
 
-LEVELS = _core.instruction_sets()
 SIGNS = pytest.mark.parametrize("positive", [False, True], ids=["signed", "positive"])
 KAPPAS = pytest.mark.parametrize("kappa", [0.0, 0.7])
 STRATEGIES = pytest.mark.parametrize("strategy", ["active_set", "greedy"])
-
-
-@pytest.fixture(params=LEVELS)
-def level(request):
-    before = _core.instruction_set()
-    _core.cap_instruction_set(request.param)
-    yield request.param
-    _core.cap_instruction_set(before)
 
 
 def problem(n=60, m=48, h=70, coherence=0.8, seed=0):
@@ -56,7 +47,7 @@ def check_kkt(x, b, z, alpha, kappa=0.0, f=0.0, positive=False, within=2e-3):
 @SIGNS
 @KAPPAS
 @STRATEGIES
-def test_every_signal_is_optimal(level, positive, kappa, strategy):
+def test_every_signal_is_optimal(instruction_set, positive, kappa, strategy):
     x, b = problem()
     f = 0.1 * np.random.default_rng(1).random((len(x), len(b)))
     codes, gap, n_unconverged = sparse_code(
@@ -105,7 +96,7 @@ def test_gap_is_the_gap_of_the_twin(positive):
 
 
 @STRATEGIES
-def test_any_number_of_threads_gives_the_same_bits(level, strategy):
+def test_any_number_of_threads_gives_the_same_bits(instruction_set, strategy):
     x, b = problem(n=300)
     runs = [sparse_code(x, b, 0.02, n_threads=t, strategy=strategy) for t in (1, 2, 3, 7)]
     for run in runs[1:]:
@@ -119,7 +110,7 @@ def test_instruction_sets_agree():
     x, b = problem()
     before = _core.instruction_set()
     values = []
-    for name in LEVELS:
+    for name in _core.instruction_sets():
         _core.cap_instruction_set(name)
         values.append(objective(x, b, sparse_encode(x, b, 0.02, tol=1e-5, dense=True), 0.02))
     _core.cap_instruction_set(before)
@@ -233,7 +224,7 @@ def test_tiles_and_given_gram_change_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("n, m, h", [(1, 1, 1), (13, 17, 31), (57, 16, 33), (120, 75, 70)])
-def test_correlate_is_the_product_whatever_the_rows_around(level, n, m, h):
+def test_correlate_is_the_product_whatever_the_rows_around(instruction_set, n, m, h):
     rng = np.random.default_rng(n)
     patches, signatures = (rng.standard_normal((k, m)).astype(np.float32) for k in (n, h))
     packed = _pack(signatures)
