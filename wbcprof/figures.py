@@ -395,6 +395,18 @@ def embedding(
     covers another for being drawn last; beyond 17 types the marker tells colours apart.
     """
     points = embed(values, labels, method, random_state)
+    return draw_embedding(points, labels, method, random_state, ax)
+
+
+def draw_embedding(
+    points: ArrayLike,
+    labels: Sequence[Any] | None,
+    method: str = "tsne",
+    random_state: int = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """What `embedding` draws, of coordinates (n, 2) that `embed` gave by the same `method`."""
+    points = np.asarray(points)
     names = _names(labels, len(points))
     types, colours = _types(names), type_colours(names)
     marker = {name: _marker(i) for i, name in enumerate(types)}

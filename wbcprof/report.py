@@ -16,7 +16,6 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BytesIO
@@ -337,7 +336,7 @@ def _render(
     is_wrong[scored] = labels[scored] != call_names[scored]
     groups = labels if (labels != UNLABELLED).any() else call_names
 
-    points, map_note = _map(cells, labels, random_state)
+    points, map_note = _map(cells, groups, random_state, figure_folder)
     sheet, tiles = _sheet(cells), _tiles(model)
     data, position = _data(cells, called, call_names, is_wrong, points, sheet, tiles)
     wrong = sorted(np.flatnonzero(is_wrong), key=lambda i: -called.probability[i, called.called[i]])
@@ -353,13 +352,6 @@ def _render(
     pictures = _figures(
         model, cells, called, labels, call_names, groups, order, figure_folder, n_threads
     )
-    if figure_folder is not None:
-        shown = np.array(cells.shown)
-        with suppress(ValueError):  # the page says why there is no map
-            picture = figures.embedding(
-                cells.comparable[shown], groups[shown], random_state=random_state
-            )
-            _save(picture, figure_folder, "map")
     differences, differences_note = _differences(cells, groups)
     n_types = len(set(labels) - {UNLABELLED})
     facts = [("cells", f"{len(labels):,}"), ("types given", f"{n_types:,}")]
@@ -475,19 +467,25 @@ def _tiles(model: Model) -> dict[str, Any] | None:
     return {"uri": _uri(stream.getvalue(), "png"), "per_row": 32}
 
 
-def _map(cells: _Cells, labels: np.ndarray, random_state: int) -> tuple[np.ndarray, str]:
+def _map(
+    cells: _Cells, groups: np.ndarray, random_state: int, figure_folder: str | os.PathLike | None
+) -> tuple[np.ndarray, str]:
     """Where the shown cells lie, px in 800 x 600, and how that came about."""
     shown = np.array(cells.shown)
     try:
-        points = figures.embed(cells.comparable[shown], labels[shown], random_state=random_state)
+        points = figures.embed(cells.comparable[shown], random_state=random_state)
         note = "t-SNE of the square roots of the profiles."
     except ValueError as error:
         columns = int(np.ceil(np.sqrt(len(shown))))
         points = np.column_stack(np.divmod(np.arange(len(shown)), columns)[::-1]).astype(float)
         note = f"Here they only stand in rows: {error}."
-    if len(shown) < len(labels):
+    else:
+        if figure_folder is not None:
+            picture = figures.draw_embedding(points, groups[shown], random_state=random_state)
+            _save(picture, figure_folder, "map")
+    if len(shown) < len(groups):
         note += (
-            f" Of {len(labels):,} cells, {len(shown):,} drawn at random are on the map and among "
+            f" Of {len(groups):,} cells, {len(shown):,} drawn at random are on the map and among "
             "the misclassified; all other figures are over all cells."
         )
     low, high = points.min(axis=0), points.max(axis=0)
