@@ -28,15 +28,12 @@ __all__ = ["__version__", *_PUBLIC]
 
 def __getattr__(name):
     if name == "__version__":
-        from importlib.metadata import version
-
-        value = version("wbcprof")
-        globals()[name] = value
-        return value
-    if name not in _PUBLIC:
+        value = import_module("importlib.metadata").version("wbcprof")
+    elif name in _PUBLIC:
+        module = import_module(f".{_PUBLIC[name]}", __name__)
+        value = module if name == _PUBLIC[name] else getattr(module, name)
+    else:
         raise AttributeError(f"module 'wbcprof' has no attribute {name!r}")
-    module = import_module(f".{_PUBLIC[name]}", __name__)
-    value = module if name == _PUBLIC[name] else getattr(module, name)
     globals()[name] = value
     return value
 

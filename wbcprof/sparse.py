@@ -302,8 +302,7 @@ def _padded(h: int) -> int:
 def _pack(components: np.ndarray) -> np.ndarray:
     """Signatures (h, m) as `_core.correlate` reads them: (blocks, m, SIGNATURE_BLOCK)."""
     h, m = components.shape
-    blocks = np.zeros((_padded(h), m), np.float32)
-    blocks[:h] = components
+    blocks = np.pad(components, ((0, _padded(h) - h), (0, 0)))
     blocks = blocks.reshape(-1, _core.SIGNATURE_BLOCK, m)
     return np.ascontiguousarray(blocks.transpose(0, 2, 1))
 
