@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from wbcprof import reference
 from wbcprof.patches import (
     PIXEL_INPUTS,
     PREPROCESSING,
     Preprocessing,
+    correlate,
     pixel_table,
     sample_patches,
     windows,
@@ -124,3 +126,17 @@ def test_fewer_patches_than_images_are_spread_over_all():
     images = [np.full((9, 9, 3), i, np.uint8) for i in range(20)]
     patches = sample_patches(images, 20, 5, 4, random_state=0)
     assert patches[:, 0].tolist() == [4, 9, 14, 19]
+
+
+@pytest.mark.parametrize("n, m, h", [(1, 3, 1), (45, 108, 40), (300, 75, 70)])
+def test_correlate_gives_a_patch_the_same_bits_in_any_company(n, m, h):
+    rng = np.random.default_rng(n)
+    patches, signatures = rng.normal(size=(n, m)), rng.normal(size=(h, m))
+    products = correlate(patches, signatures)
+    np.testing.assert_allclose(
+        products, reference.correlate(patches, signatures), rtol=0, atol=1e-6 * m
+    )
+    order = rng.permutation(n)
+    np.testing.assert_array_equal(correlate(patches[order], signatures), products[order])
+    np.testing.assert_array_equal(correlate(patches[:1], signatures), products[:1])
+    assert correlate(patches[:0], signatures).shape == (0, h)

@@ -10,7 +10,8 @@ from scipy.sparse import csr_array, issparse
 from sklearn.decomposition import sparse_encode as sklearn_sparse_encode
 
 from wbcprof import _core, reference
-from wbcprof.sparse import _pack, gram_matrix, sparse_code, sparse_encode
+from wbcprof.patches import pack_signatures
+from wbcprof.sparse import gram_matrix, sparse_code, sparse_encode
 
 SIGNS = pytest.mark.parametrize("positive", [False, True], ids=["signed", "positive"])
 KAPPAS = pytest.mark.parametrize("kappa", [0.0, 0.7])
@@ -227,7 +228,7 @@ def test_tiles_and_given_gram_change_nothing(monkeypatch):
 def test_correlate_is_the_product_whatever_the_rows_around(instruction_set, n, m, h):
     rng = np.random.default_rng(n)
     patches, signatures = (rng.standard_normal((k, m)).astype(np.float32) for k in (n, h))
-    packed = _pack(signatures)
+    packed = pack_signatures(signatures)
     out = np.full((n, packed.shape[0] * packed.shape[2]), np.nan, np.float32)
     _core.correlate(patches, packed, out)
     np.testing.assert_allclose(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .encoder import Encoder
-from .patches import Preprocessing, pixel_table
+from .patches import Preprocessing, correlate, pixel_table
 
 _PACKING = threading.Lock()
 
@@ -40,7 +40,7 @@ def predict(
     nonlinearity: str,
 ) -> np.ndarray:
     """Feed-forward codes (n, h) of preprocessed rows (n, m); the rest is as in `Layer`."""
-    return gain * activate(nonlinearity, rows @ weights.T + bias, threshold)
+    return gain * activate(nonlinearity, correlate(rows, weights) + bias, threshold)
 
 
 @dataclass(eq=False)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from wbcprof import _core
+
 PREPROCESSING = ("none", "dataset_mean", "patch_mean", "contrast")
 PIXEL_INPUTS = ("raw", "inverted", "optical_density")
 
@@ -68,6 +70,25 @@ def windows(image: np.ndarray, patch_size: int, step: int) -> np.ndarray:
     """
     view = np.lib.stride_tricks.sliding_window_view(image, (patch_size, patch_size), axis=(0, 1))
     return view[::step, ::step].transpose(0, 1, 3, 4, 2)
+
+
+def pack_signatures(signatures: np.ndarray) -> np.ndarray:
+    """Signatures (h, m) as `_core.correlate` reads them: (blocks, m, SIGNATURE_BLOCK), float32."""
+    h, m = signatures.shape
+    blocks = np.pad(np.asarray(signatures, np.float32), ((0, -h % _core.SIGNATURE_BLOCK), (0, 0)))
+    blocks = blocks.reshape(-1, _core.SIGNATURE_BLOCK, m)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1))
+
+
+def correlate(patches: np.ndarray, signatures: np.ndarray) -> np.ndarray:
+    """Product of every patch row (n, m) with every signature (h, m); (n, h), float32.
+
+    A patch gets the same bits whatever the rows around it, which BLAS does not promise.
+    """
+    packed = pack_signatures(signatures)
+    products = np.empty((len(patches), packed.shape[0] * packed.shape[2]), np.float32)
+    _core.correlate(np.ascontiguousarray(patches, np.float32), packed, products)
+    return products[:, : len(signatures)]
 
 
 def crop_centre(image: np.ndarray, fraction: float, min_size: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 
 from wbcprof import _core
+from wbcprof.patches import pack_signatures
 from wbcprof.threads import resolve_threads
 
 __all__ = ["SparseCodes", "gram_matrix", "sparse_code", "sparse_encode"]
@@ -123,7 +124,7 @@ def gram_matrix(
     """
     components = np.ascontiguousarray(components, np.float32)
     h = components.shape[0]
-    packed = _pack(components)
+    packed = pack_signatures(components)
     gram = np.empty((h, _padded(h)), np.float32)
 
     def rows(start: int) -> None:
@@ -240,7 +241,7 @@ def sparse_code(
     linear, energy = np.zeros((tile, ld), np.float32), np.empty(tile)
     index, value = np.empty((tile, h), np.int32), np.empty((tile, h), np.float32)
     count, gap = np.empty(n, np.int32), np.empty(n, np.float32)
-    signatures = _pack(components) if products is None else None
+    signatures = pack_signatures(components) if products is None else None
     packed = []
 
     def prepare(at: int) -> None:
@@ -297,14 +298,6 @@ def sparse_code(
 
 def _padded(h: int) -> int:
     return -(-h // _core.SIGNATURE_BLOCK) * _core.SIGNATURE_BLOCK
-
-
-def _pack(components: np.ndarray) -> np.ndarray:
-    """Signatures (h, m) as `_core.correlate` reads them: (blocks, m, SIGNATURE_BLOCK)."""
-    h, m = components.shape
-    blocks = np.pad(components, ((0, _padded(h) - h), (0, 0)))
-    blocks = blocks.reshape(-1, _core.SIGNATURE_BLOCK, m)
-    return np.ascontiguousarray(blocks.transpose(0, 2, 1))
 
 
 def _rows(array: np.ndarray, name: str) -> np.ndarray:
