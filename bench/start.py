@@ -85,7 +85,7 @@ def main() -> None:
         if path is None:
             path = Path(folder, "generated.wbcprof")
             save_generated_model(path)
-        command = [sys.executable, "-c", PROCESS.replace("SIDE", str(SIDE)), str(path)]
+        command = [sys.executable, "-P", "-c", PROCESS.replace("SIDE", str(SIDE)), str(path)]
         runs = [
             json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             for _ in range(options.repeats)

@@ -355,7 +355,8 @@ class Preprocessing:
         filters = np.divide(filters, self.scale, dtype=np.float64)
         offset = np.asarray(bias, dtype=np.float64)
         if self.mean is not None:
-            offset = offset - filters @ self.mean
+            # Not by BLAS, whose threads wake slowly: a program may wait for its first profile.
+            offset = offset - np.einsum("ij,j->i", filters, self.mean)
         if self.kind in ("patch_mean", "contrast"):
             filters -= filters.mean(axis=1, keepdims=True)
         return filters, offset

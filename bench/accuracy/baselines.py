@@ -103,24 +103,28 @@ def efficientnet(images, version: int, crop=1.0):
     return np.array(rows)
 
 
-def small_cnn(images, codes, train, n_types, seed, epochs=30, side=96, crop=0.67):
-    """Probabilities of all images from a network of four convolutions trained from scratch."""
+def small_cnn(images, codes, n_types, seed, epochs=30, side=96, crop=0.67):
+    """A network of four convolutions trained from scratch; a function from images to probabilities.
+
+    Training images are turned and mirrored at random.
+    """
     import torch
     from PIL import Image
     from torch import nn
 
-    torch.manual_seed(seed)
-    small = np.stack(
-        [
+    def read(images):
+        small = [
             np.asarray(
                 Image.fromarray(np.ascontiguousarray(crop_centre(i, crop, 1))).resize((side, side))
             )
             for i in images
         ]
-    )  # fmt: skip
-    x = torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255
-    x = (x - x[train].mean((0, 2, 3), keepdim=True)) / x[train].std((0, 2, 3), keepdim=True)
-    y = torch.from_numpy(np.asarray(codes))
+        return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
+
+    torch.manual_seed(seed)
+    x, y = read(images), torch.from_numpy(np.asarray(codes))
+    mean, spread = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
+    x = (x - mean) / spread
     layers, width = [], 3
     for out in (24, 48, 96, 128):
         layers += [nn.Conv2d(width, out, 3, padding=1, bias=False), nn.BatchNorm2d(out)]
@@ -128,13 +132,13 @@ def small_cnn(images, codes, train, n_types, seed, epochs=30, side=96, crop=0.67
         width = out
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2),
                             nn.Linear(width, n_types))  # fmt: skip
-    batches = -(-len(train) // 32)
+    batches = -(-len(x) // 32)
     optimiser = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, epochs * batches)
     generator = np.random.default_rng(seed)
     for _ in range(epochs):
         network.train()
-        for part in np.array_split(generator.permutation(train), batches):
+        for part in np.array_split(generator.permutation(len(x)), batches):
             batch = x[part]
             if generator.random() < 0.5:
                 batch = batch.flip(3)
@@ -145,5 +149,10 @@ def small_cnn(images, codes, train, n_types, seed, epochs=30, side=96, crop=0.67
             optimiser.step()
             schedule.step()
     network.eval()
-    with torch.inference_mode():
-        return torch.cat([network(part) for part in x.split(64)]).softmax(1).numpy()
+
+    def predict(images):
+        with torch.inference_mode():
+            parts = ((read(images) - mean) / spread).split(64)
+            return torch.cat([network(part) for part in parts]).softmax(1).numpy()
+
+    return predict

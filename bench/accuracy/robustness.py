@@ -2,8 +2,9 @@
 
     python bench/accuracy/robustness.py
 
-Signatures and classifiers are learnt from unchanged images of the training half; the test images
-are changed in hue, saturation, gain or blur. Normalisers are fitted on the training half.
+Signatures and classifiers are learnt from the training half, unchanged or normalised; the test
+images are changed in hue, saturation, gain or blur. Normalisers are fitted on the training half;
+signatures are those of its unchanged images throughout.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from study import HERE, IMAGES, PER_TYPE, read_rows
+from study import HERE, IMAGES, PER_TYPE, draw_rows
 
 from wbcprof.classify import TypeClassifier, colour_histograms, evaluation_metrics, half_half_splits
 from wbcprof.images import open_images
@@ -54,15 +55,11 @@ def change(image, kind, amount):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--test-per-type", type=int, default=PER_TYPE)
+    parser.add_argument("--test-per-type", type=int, default=PER_TYPE, help="at most")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=HERE / "results")
     options = parser.parse_args()
-    train_rows = read_rows()["train"]
-    rows = []
-    for index, name in enumerate(sorted(train_rows)):
-        order = np.random.default_rng((0, index)).permutation(len(train_rows[name]))
-        rows += [train_rows[name][i] for i in sorted(order[:PER_TYPE])]
+    rows = draw_rows("0")
     labels = np.array([row["label"] for row in rows])
     types = np.unique(labels).tolist()
     images = [cell.pixels for cell in open_images([IMAGES / row["path"] for row in rows])]
@@ -70,31 +67,33 @@ def main() -> None:
     test = np.concatenate([test[labels[test] == t][: options.test_per_type] for t in types])
     trained, tested = [images[i] for i in train], [images[i] for i in test]
 
-    methods = {}
-    for normaliser in (None, *(StainNormaliser(method) for method in METHODS)):
-        prepare = list if normaliser is None else normaliser.fit(trained).transform
-        suffix = "" if normaliser is None else f", {normaliser.method}"
-        model = Profiler(random_state=seed, n_threads=options.threads).fit(prepare(trained)).model_
-
-        def profile(images, model=model, prepare=prepare):
-            return model.profile(prepare(images), n_threads=options.threads).values
-
-        def histogram(images, prepare=prepare):
-            return colour_histograms([crop_centre(i, 2 / 3, 1) for i in prepare(images)])
-
-        for name, features in (("profile", profile), ("histogram 240 px", histogram)):
-            classifier = TypeClassifier(random_state=seed).fit(features(trained), labels[train])
-            methods[name + suffix] = features, classifier
-    results = {name: {} for name in methods}
+    model = Profiler(random_state=seed, n_threads=options.threads).fit(trained).model_
+    features = {
+        "profile": lambda images: model.profile(images, n_threads=options.threads).values,
+        "histogram 240 px": lambda images: colour_histograms(
+            [crop_centre(image, 2 / 3, 1) for image in images]
+        ),
+    }
+    preparations = {"": list} | {
+        f", {method}": StainNormaliser(method).fit(trained).transform for method in METHODS
+    }
+    classifiers = {}
+    for suffix, prepare in preparations.items():
+        prepared = prepare(trained)
+        for name, extract in features.items():
+            classifier = TypeClassifier(random_state=seed)
+            classifiers[name + suffix] = classifier.fit(extract(prepared), labels[train])
+    results = {name: {} for name in classifiers}
     for kind, amounts in CHANGES.items():
         for amount in amounts:
             changed = [change(image, kind, amount) for image in tested]
-            for name, (features, classifier) in methods.items():
-                found = evaluation_metrics(
-                    labels[test], classifier.predict(features(changed)), types
-                )["macro_f1"]
-                results[name].setdefault(kind, {})[str(amount)] = found
-                print(f"{kind} {amount} {name}: {found:.3f}", flush=True)
+            for suffix, prepare in preparations.items():
+                prepared = prepare(changed)
+                for name, extract in features.items():
+                    called = classifiers[name + suffix].predict(extract(prepared))
+                    found = evaluation_metrics(labels[test], called, types)["macro_f1"]
+                    results[name + suffix].setdefault(kind, {})[str(amount)] = found
+                    print(f"{kind} {amount} {name}{suffix}: {found:.3f}", flush=True)
     lines = []
     for kind, amounts in CHANGES.items():
         lines += [f"| {kind} | " + " | ".join(map(str, amounts)) + " |"]

@@ -3,9 +3,10 @@
     python bench/accuracy/study.py                       # half-half protocol, all runs of runs.toml
     python bench/accuracy/study.py --only default hist*  # some of them
     python bench/accuracy/study.py --curve               # learning curve, tested on `val`
+    python bench/accuracy/study.py --time                # time per cell, on a quiet machine
 
-Features, and the outcome of each repeat, are kept under --cache by content: of images, settings and
-the sources of the package that they depend on. A rerun costs the table only.
+Features, and probabilities of networks, are kept under --cache by content: of images, settings and
+the sources that they depend on. A rerun costs classifiers and table only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import statistics
 import time
 import tomllib
 from collections import defaultdict
@@ -23,6 +25,7 @@ from pathlib import Path
 
 import baselines
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import wbcprof
 from wbcprof.classify import TypeClassifier, evaluation_metrics, half_half_splits
@@ -35,6 +38,7 @@ IMAGES = HERE.parents[2] / "shared/data/pbc"
 PER_TYPE = 167
 CURVE = (10, 25, 50, 100, 200, 400)
 COVERAGES = (1.0, 0.95, 0.9, 0.8)
+TIMED_CELLS, TIMED_TURNS = 48, 5
 _SOURCES = (
     "encoder layer model patches profiler psd regions sparse _core.abi3".split()
 )  # what profiles depend on
@@ -79,79 +83,69 @@ class Study:
             np.savez(stream, **arrays)
         return arrays
 
-    def features(self, run, train, used, seed) -> dict[str, np.ndarray]:
-        """``values`` of the images `used`, CPU ``seconds`` per cell."""
+    def extractor(self, run, train, seed):
+        """Function from images to features; a profile's signatures are learnt on `train`."""
         kind, settings = run["features"], run.get("parameters", {})
-        used_ids = [self.ids[i] for i in used]
+        if kind != "profile":
+            return lambda images: getattr(baselines, kind)(images, **settings)
+        settings = _tuples(preset_parameters(run.get("preset", "default"), settings))
+        learner = Profiler(random_state=seed, n_threads=self.options.threads, **settings)
+        model = learner.fit(self.images[train]).model_
+        inference = run.get("inference", "feedforward")
+        return lambda images: (
+            model.profile(images, inference=inference, n_threads=self.options.threads).values
+        )
+
+    def features(self, run, train, seed) -> np.ndarray:
+        """Features of all images."""
+        kind, settings = run["features"], run.get("parameters", {})
         if kind == "profile":
             settings = preset_parameters(run.get("preset", "default"), settings)
             learnt_on = [self.ids[i] for i in train]
             where = [kind, self.profile_sources, learnt_on, seed, run.get("inference")]
         else:
             where = [kind, self.baseline_sources]
-        key = digest(where, settings, used_ids)
+        return self.cached(
+            digest(where, settings, self.ids),
+            lambda: {"values": self.extractor(run, train, seed)(self.images)},
+        )["values"]
 
-        def measure(function):
-            started = time.process_time()
-            values = function(self.images[used])
-            seconds = (time.process_time() - started) / len(used)
-            return {"values": values, "seconds": seconds}
+    def network(self, run, train, seed):
+        """Function from images to probabilities of a network trained on `train`."""
+        codes = np.searchsorted(self.types, self.labels[train])
+        return baselines.small_cnn(
+            self.images[train], codes, len(self.types), seed, **run.get("parameters", {})
+        )
 
-        def make():
-            if kind != "profile":
-                return measure(lambda images: getattr(baselines, kind)(images, **settings))
-            learner = Profiler(
-                random_state=seed, n_threads=self.options.threads, **_tuples(settings)
-            )
-            started = time.perf_counter()
-            model = learner.fit(self.images[train]).model_
-            learning = time.perf_counter() - started
-            return measure(
-                lambda images: (
-                    model.profile(
-                        images,
-                        inference=run.get("inference", "feedforward"),
-                        n_threads=self.options.threads,
-                    ).values
-                )
-            ) | {"learning": learning}
-
-        return self.cached(key, make)
-
-    def probabilities(self, run, train, test, seed):
-        """Probabilities of the test images, and what they cost."""
-        used = np.unique(np.r_[train, test])
-        at = {image: row for row, image in enumerate(used)}
-        rows_train, rows_test = ([at[i] for i in part] for part in (train, test))
+    def probabilities(self, run, train, test, seed) -> np.ndarray:
         if run["features"] == "small_cnn":
-            settings = run.get("parameters", {})
-            codes = np.searchsorted(self.types, self.labels[used])
-            key = digest("cnn", settings, self.baseline_sources, seed,
+            key = digest("cnn", run.get("parameters", {}), self.baseline_sources, seed,
                          [self.ids[i] for i in train], [self.ids[i] for i in test])  # fmt: skip
-            found = self.cached(
-                key,
-                lambda: {
-                    "p": baselines.small_cnn(
-                        self.images[used], codes, np.array(rows_train), len(self.types), seed,
-                        **settings,
-                    )
-                },
-            )  # fmt: skip
-            return found["p"][rows_test], np.nan
-        members = run.get("members", [run])
-        votes, seconds = [], 0.0
-        for member in members:
-            found = self.features(member, train, used, seed)
-            settings = {"random_state": seed, **run.get("classifier", {})}
-            classifier = TypeClassifier(**settings)
-            classifier.fit(found["values"][rows_train], self.labels[train])
-            started = time.process_time()
-            votes.append(classifier.predict_proba(found["values"][rows_test]))
-            seconds += (time.process_time() - started) / len(test) + float(found["seconds"])
-        return np.mean(votes, axis=0), seconds
+            return self.cached(
+                key, lambda: {"p": self.network(run, train, seed)(self.images[test])}
+            )["p"]
+        votes = []
+        for member in run.get("members", [run]):
+            values = self.features(member, train, seed)
+            classifier = TypeClassifier(**{"random_state": seed, **run.get("classifier", {})})
+            classifier.fit(values[train], self.labels[train])
+            votes.append(classifier.predict_proba(values[test]))
+        return np.mean(votes, axis=0)
+
+    def predictor(self, run, train, seed):
+        """Function from images to probabilities, nothing of it cached."""
+        if run["features"] == "small_cnn":
+            return self.network(run, train, seed)
+        parts = []
+        for member in run.get("members", [run]):
+            extract = self.extractor(member, train, seed)
+            classifier = TypeClassifier(**{"random_state": seed, **run.get("classifier", {})})
+            classifier.fit(self.features(member, train, seed)[train], self.labels[train])
+            parts.append((extract, classifier))
+        return lambda images: np.mean([c.predict_proba(e(images)) for e, c in parts], axis=0)
 
     def score(self, run, train, test, seed) -> dict:
-        p, seconds = self.probabilities(run, train, test, seed)
+        p = self.probabilities(run, train, test, seed)
         truth = self.labels[test]
         named = np.array(self.types)[p.argmax(axis=1)]
         found = evaluation_metrics(truth, named, self.types)
@@ -164,7 +158,6 @@ class Study:
             "recall": dict(zip(self.types, found["sensitivity"].tolist(), strict=True)),
             "calibration_error": calibration_error(p.max(axis=1), named == truth),
             "accuracy_at": [float(right[: round(c * len(right))].mean()) for c in COVERAGES],
-            "seconds_per_cell": seconds,
         }
 
 
@@ -188,15 +181,20 @@ def read_rows():
     return rows
 
 
-def half_half(runs, options) -> dict:
+def draw_rows(draw) -> list:
+    """167 images of each type of `train`: the first, or drawn at random."""
     train = read_rows()["train"]
     chosen = []
     for index, name in enumerate(sorted(train)):
         order = np.arange(len(train[name]))
-        if options.draw != "first":
-            order = np.random.default_rng((int(options.draw), index)).permutation(order)
+        if draw != "first":
+            order = np.random.default_rng((int(draw), index)).permutation(order)
         chosen += [train[name][i] for i in sorted(order[:PER_TYPE])]
-    study = Study(chosen, options)
+    return chosen
+
+
+def half_half(runs, options) -> dict:
+    study = Study(draw_rows(options.draw), options)
     results = {}
     for run in runs:
         if "not_rerun" in run:
@@ -210,6 +208,28 @@ def half_half(runs, options) -> dict:
             print(f"{run['name']}: {len(records)}/{repeats} {f1:.4f}", flush=True)
         results[run["name"]] = {"run": run, "repeats": records}
     return results
+
+
+def time_per_cell(runs, options) -> dict:
+    """Seconds per cell from pixels in memory to probabilities: median of turns on one thread."""
+    study = Study(draw_rows(options.draw), options)
+    ((train, test, seed),) = half_half_splits(study.labels, 1)
+    timed = study.images[np.random.default_rng(0).choice(test, TIMED_CELLS, replace=False)]
+    methods = {
+        run["name"]: study.predictor(run, train, seed) for run in runs if "not_rerun" not in run
+    }
+    seconds = defaultdict(list)
+    for turn in range(1 + TIMED_TURNS):
+        for name, predict in methods.items():
+            with threadpool_limits(1):
+                started = time.perf_counter()
+                predict(timed)
+                if turn:  # the first prepares
+                    seconds[name].append((time.perf_counter() - started) / TIMED_CELLS)
+    for name, found in seconds.items():
+        print(f"{name}: {1e3 * statistics.median(found):.2f} ms per cell, "
+              f"{1e3 * min(found):.2f} to {1e3 * max(found):.2f}")  # fmt: skip
+    return {name: {"seconds": found} for name, found in seconds.items()}
 
 
 def learning_curve(runs, options) -> dict:
@@ -240,13 +260,13 @@ def learning_curve(runs, options) -> dict:
     return results
 
 
-def half_half_table(results) -> str:
+def half_half_table(results, seconds) -> str:
     reference = next(iter(results))
     base = {r["seed"]: r["macro_f1"] for r in results[reference]["repeats"]}
     lines = [
         "| method | repeats | macro-F1 | sd | difference to first | standard error | sensitivity | "
         "specificity | calibration error | accuracy at 100 / 95 / 90 / 80 % coverage | "
-        "CPU ms per cell |",
+        "ms per cell, one thread |",
         "|---|" + "---:|" * 10,
     ]
     for name, result in results.items():
@@ -258,7 +278,7 @@ def half_half_table(results) -> str:
         difference = f1 - np.array([base[r["seed"]] for r in repeats if r["seed"] in base])
         n = len(f1)
         error = difference.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-        measures = "sensitivity", "specificity", "calibration_error", "seconds_per_cell"
+        measures = "sensitivity", "specificity", "calibration_error"
         mean = {key: np.mean([r[key] for r in repeats]) for key in measures}
         accuracy = np.mean([r["accuracy_at"] for r in repeats], axis=0)
         lines.append(
@@ -268,7 +288,7 @@ def half_half_table(results) -> str:
             + ("" if name == reference else f"{error:.4f}")
             + f" | {mean['sensitivity']:.4f} | {mean['specificity']:.4f} | "
             f"{mean['calibration_error']:.3f} | {' / '.join(f'{a:.3f}' for a in accuracy)} | "
-            f"{1e3 * mean['seconds_per_cell']:.1f} |"
+            + (f"{1e3 * statistics.median(seconds[name]):.1f} |" if name in seconds else "|")
         )
     recall = ["", "Recall by type:", ""]
     types = sorted(next(r["repeats"][0] for r in results.values() if r["repeats"])["recall"])
@@ -302,6 +322,7 @@ def main() -> None:
         "--draw", default="0", help="seed of the draw of 167 images per type, or 'first' of them"
     )
     parser.add_argument("--curve", action="store_true", help="learning curve, tested on `val`")
+    parser.add_argument("--time", action="store_true", help="time per cell instead of accuracy")
     parser.add_argument("--draws", type=int, default=3, help="of training images, per size")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=HERE / ".cache")
@@ -313,24 +334,33 @@ def main() -> None:
     order = [run["name"] for run in runs]
     if options.only:
         runs = [r for r in runs if any(fnmatch.fnmatch(r["name"], o) for o in options.only)]
-    job, table, name = (
-        (learning_curve, curve_table, "learning_curve")
-        if options.curve
-        else (half_half, half_half_table, "half_half")
-    )
-    if not options.curve and options.draw != "0":
-        name += f"_{options.draw}"
+    job, name = half_half, "half_half" if options.draw == "0" else f"half_half_{options.draw}"
+    if options.curve:
+        job, name = learning_curve, "learning_curve"
+    elif options.time:
+        job, name = time_per_cell, "time"
+
+    def path(name, suffix=".json"):
+        return options.output / (name + suffix)
+
+    def known(name):
+        return json.loads(path(name).read_text())["results"] if path(name).exists() else {}
+
     # What earlier calls found of other runs stays in the table.
-    path = options.output / f"{name}.json"
-    known = json.loads(path.read_text())["results"] if path.exists() else {}
-    known |= job(runs, options)
-    results = {r: known[r] for r in order if r in known}
-    text = table(results)
-    print(text)
+    found = known(name) | job(runs, options)
+    results = {r: found[r] for r in order if r in found}
     record = {"wbcprof": wbcprof.__version__, "cpu_count": os.cpu_count(), "results": results}
-    with replacing(path) as temporary:
+    with replacing(path(name)) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
-    with replacing(options.output / f"{name}.md") as temporary:
+    if options.time:
+        name, results = "half_half", known("half_half")
+    if options.curve:
+        text = curve_table(results)
+    else:
+        seconds = {r: timed["seconds"] for r, timed in known("time").items()}
+        text = half_half_table(results, seconds)
+    print(text)
+    with replacing(path(name, ".md")) as temporary:
         temporary.write_text(text)
 
 
