@@ -1,4 +1,4 @@
-"""Images in, cells out: a folder, paths or arrays become a stream of RGB uint8 cells.
+"""Images in, cells out: whatever holds images becomes a stream of RGB uint8 cells.
 
 Every source passes through `open_images`. What one image may look like, and what becomes of it:
 
@@ -7,8 +7,12 @@ grey, 1-bit, palette,      converted to 8-bit RGB; counted in one `ImageWarning`
 CMYK, alpha (on white),
 16-bit, float in [0, 1],
 several frames (the first)
+TIFF of several pages of   each page is an image, ``name.tif#0000`` and so on, if the file is given
+one size and kind          by itself, by a glob or in a folder; elsewhere, and in TIFFs of unlike
+                           pages (thumbnails, masks), the first page as of several frames
 unreadable, truncated,     skipped; kept in `ImageSource.skipped` with the reason and counted in
-too small, bad values      one `ImageWarning` per pass; `ValueError` if no image is left
+too small, bad values,     one `ImageWarning` per pass; `ValueError` if no image is left
+gone since it was listed
 =========================  ======================================================================
 
 The EXIF orientation tag is ignored: pixels are taken as stored.
@@ -16,35 +20,46 @@ The EXIF orientation tag is ignored: pixels are taken as stored.
 
 from __future__ import annotations
 
+import csv
+import glob
+import math
 import os
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from bisect import bisect_left, bisect_right
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from .decode import Outcome, Unusable, count_pages, read_array, read_file
+from .threads import resolve_threads
 
 __all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
 
 SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
+PATH_COLUMNS = ("path", "image", "file", "filename")
+LABEL_COLUMNS = ("label", "type", "class")
 
 ACCEPTED = (
-    "a folder, an image file, an array (n, H, W, 3) or (H, W, 3), "
+    "a folder, an image file, an array (n, H, W, 3) or (H, W, 3), a glob, a CSV file, "
     "or an ordered collection or iterator of image files or arrays"
 )
 NOT_ONE_PER_IMAGE = (str, bytes, bytearray, Mapping, set, frozenset)
 
+_BLOCK_PAGES = 16  # of a TIFF, read in one go
+_BLOCK_BYTES = 64 << 20  # of a stored array, read in one go
+_CPU_DEVICES = (1, 3, 11, 13)  # of DLPack: CPU; CUDA host, ROCm host and CUDA managed memory
+
 
 class ImageWarning(UserWarning):
     """Some images of a pass were skipped or converted."""
-
-
-class _Unusable(ValueError):
-    """The image cannot be used; the text is the reason shown to the user."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +92,9 @@ class SkippedImage:
 class ImageSource:
     """Stream of `Cell` records; made by `open_images`.
 
-    Every ``iter()`` is an independent pass that decodes the images anew, in the same order, so
-    several threads may iterate at once. Only a source built on an iterator can be read just once.
+    Every pass, by ``iter()`` or `read`, is independent and decodes the images anew, in the same
+    order, so several threads may iterate at once. Only a source built on an iterator can be read
+    just once.
 
     Attributes
     ----------
@@ -92,16 +108,13 @@ class ImageSource:
 
     def __init__(
         self,
-        things: Iterable[Any],
-        ids: list[str] | None,
+        images: _Listed | _Stream,
         labels: list[str | None] | None,
         min_size: int,
         on_error: Literal["skip", "raise"],
     ) -> None:
-        self._things = things
-        self._ids = ids
-        self._read = False
-        self.n_hint = len(things) if isinstance(things, Sized) else None
+        self._images = images
+        self.n_hint = images.n
         self.labels = labels
         self.min_size = min_size
         self.on_error = on_error
@@ -112,38 +125,34 @@ class ImageSource:
             _check_n_labels(labels, self.n_hint)
 
     def __iter__(self) -> Iterator[Cell]:
-        if isinstance(self._things, Iterator):
-            if self._read:
-                raise RuntimeError(
-                    "These images came from an iterator that was already read; "
-                    "give a list or a folder to read them more than once."
-                )
-            self._read = True
+        return self.read(1)
 
+    def read(self, n_threads: int | None = None) -> Iterator[Cell]:
+        """One pass, in which background threads decode a few images ahead.
+
+        Parameters
+        ----------
+        n_threads : int, optional
+            See `wbcprof.threads.resolve_threads`. One means none in the background, as ``iter()``
+            has it. Arrays in memory need no decoding and start no threads.
+        """
         skipped: list[SkippedImage] = []
         converted: Counter[str] = Counter()
         n = 0
-        things = iter(self._things)
-        for index, thing in enumerate(things):
-            n += 1
-            if self.labels is not None and n > len(self.labels):
-                n += sum(1 for _ in things)
-                break
-            image_id = self._ids[index] if self._ids is not None else _check_thing(thing, index)
-            try:
-                pixels, kind = _load(thing)
-                height, width = pixels.shape[:2]
-                if min(height, width) < self.min_size:
-                    patch = f"{self.min_size}x{self.min_size}"
-                    raise _Unusable(f"{height}x{width} px, smaller than the {patch} px patch")
-            except _Unusable as error:
-                if self.on_error == "raise":
-                    raise ValueError(f"Image '{image_id}': {error}") from error
-                skipped.append(SkippedImage(image_id, str(error)))
-                continue
-            if kind:
-                converted[kind] += 1
-            yield Cell(pixels, image_id, None if self.labels is None else self.labels[index])
+        n_threads = 1 if self.n_hint == 1 else resolve_threads(n_threads)
+        with closing(_outcomes(self._blocks(), n_threads)) as outcomes:
+            for index, (image_id, outcome) in enumerate(outcomes):
+                n += 1
+                reason = self._why_not(outcome)
+                if reason is not None:
+                    if self.on_error == "raise":
+                        raise ValueError(f"Image '{image_id}': {reason}") from reason
+                    skipped.append(SkippedImage(image_id, str(reason)))
+                    continue
+                pixels, kind = outcome
+                if kind:
+                    converted[kind] += 1
+                yield Cell(pixels, image_id, None if self.labels is None else self.labels[index])
 
         self.skipped = skipped
         if self.labels is not None:
@@ -156,6 +165,41 @@ class ImageSource:
                 f"No usable image among the {n} given; first: {first.image_id}: {first.reason}"
             )
         _warn(n, skipped, converted)
+
+    def part(self, start: int, stop: int) -> ImageSource:
+        """Images `start` to `stop` (excluded) as a source with the same ids and labels; the others
+        are not read.
+
+        Raises
+        ------
+        ValueError
+            The part is empty or reaches past the last image.
+        TypeError
+            The images come from an iterator.
+        """
+        if not 0 <= start < stop or (self.n_hint is not None and stop > self.n_hint):
+            n = "an unknown number of" if self.n_hint is None else self.n_hint
+            raise ValueError(f"a part must lie within the {n} images, got {start} to {stop}")
+        labels = None if self.labels is None else self.labels[start:stop]
+        return ImageSource(self._images.part(start, stop), labels, self.min_size, self.on_error)
+
+    def _blocks(self) -> Iterator[_File | _Array | _Rows]:
+        n = 0
+        blocks = self._images.blocks()
+        for block in blocks:
+            n += len(block)
+            if self.labels is not None and n > len(self.labels):
+                _check_n_labels(self.labels, n + sum(map(len, blocks)))
+            yield block
+
+    def _why_not(self, outcome: Outcome) -> Unusable | None:
+        if isinstance(outcome, Unusable):
+            return outcome
+        height, width = outcome[0].shape[:2]
+        if min(height, width) >= self.min_size:
+            return None
+        patch = f"{self.min_size}x{self.min_size}"
+        return Unusable(f"{height}x{width} px, smaller than the {patch} px patch")
 
 
 def open_images(
@@ -174,11 +218,18 @@ def open_images(
           id. The first sub-folder on that path is the label; images directly in the folder have
           none. Hidden files and other suffixes than those in `SUFFIXES` are ignored. Links to type
           folders are followed, links to folders further down are not.
+        - Glob, such as ``cells/**/*.jpg``: all files that it matches, sorted; the id is the path.
+        - CSV file, in UTF-8, its first line naming a column ``path`` (or ``image``, ``file``,
+          ``filename``) and, for labels, a column ``label`` (or ``type``, ``class``). Paths are
+          relative to the folder of the CSV file; the id is the path as written there.
         - Image file, or collection or iterator of image files: the id is the path as given.
         - Array (n, H, W, C) or (H, W, C), C in {1, 3, 4}, or (H, W) for one grey image; or a
           collection or iterator of single images of any sizes. uint8; uint16 is scaled to 8 bits,
-          floats must lie in [0, 1]. Anything with numpy's ``shape``, ``dtype`` and iteration over
-          the first axis works and is read image by image. The id is ``image_000000`` and so on.
+          floats must lie in [0, 1]. The id is ``image_000000`` and so on. Arrays of other libraries
+          in CPU memory come through DLPack or the buffer protocol, without a copy where rows are
+          contiguous. Anything with numpy's ``shape``, ``dtype`` and slices or iteration over the
+          first axis works and is read image by image, or in its ``chunks`` if it has them.
+        - ``.npy`` file or ``.zarr`` folder that holds such an array; it is not read as a whole.
         - ImageSource: returned as is, or as a new source over the same images if `labels` or
           stricter settings are given.
     labels : iterable of n labels, optional
@@ -197,9 +248,12 @@ def open_images(
     TypeError
         `images`, one of its items, or `labels` is of another kind.
     FileNotFoundError
-        A path does not exist.
+        A path does not exist, or a glob matches nothing.
+    ImportError
+        A ``.zarr`` folder needs the package zarr.
     ValueError
-        There are no images, or `labels` has another length. While iterating: no image was usable.
+        There are no images, `labels` has another length, or a CSV or array file cannot be read.
+        While iterating: no image was usable.
     """
     if isinstance(min_size, bool) or not isinstance(min_size, int | np.integer) or min_size < 1:
         raise ValueError(f"min_size must be an integer of at least 1, got {min_size!r}.")
@@ -213,33 +267,222 @@ def open_images(
         if names is None and (min_size, on_error) == (images.min_size, images.on_error):
             return images
         names = images.labels if names is None else names
-        return ImageSource(images._things, images._ids, names, min_size, on_error)
+        return ImageSource(images._images, names, min_size, on_error)
 
     if isinstance(images, str | os.PathLike):
-        folder = Path(images)
-        if folder.is_dir():
-            ids = _find_images(folder)
-            if names is None:
-                found = [i.split("/")[0] if "/" in i else None for i in ids]
-                names = found if any(found) else None
-            return ImageSource([folder / i for i in ids], ids, names, min_size, on_error)
-        images = [images]
-    elif hasattr(images, "shape") and hasattr(images, "dtype") and len(images.shape) != 1:
-        if len(images.shape) not in (2, 3, 4):
-            raise ValueError(
-                f"An image array must have shape (n, H, W, 3) or (H, W, 3), got {images.shape}."
-            )
-        if len(images.shape) < 4:
-            images = [images]
-        return ImageSource(images, None, names, min_size, on_error)
-    elif not isinstance(images, Iterable) or isinstance(images, NOT_ONE_PER_IMAGE):
+        found, own = _from_path(images)
+        return ImageSource(found, own if names is None else names, min_size, on_error)
+    array = None if isinstance(images, NOT_ONE_PER_IMAGE) else _as_array(images)
+    if hasattr(array, "shape") and hasattr(array, "dtype") and len(array.shape) != 1:
+        return ImageSource(_from_array(array), names, min_size, on_error)
+    if not isinstance(images, Iterable) or isinstance(images, NOT_ONE_PER_IMAGE):
         raise TypeError(f"images must be {ACCEPTED}; got {type(images).__name__}.")
-
     if isinstance(images, list | tuple) or hasattr(images, "dtype"):
-        images = list(images)
-        for index, thing in enumerate(images):
-            _check_thing(thing, index)
-    return ImageSource(images, None, names, min_size, on_error)
+        units = [_unit(thing, index) for index, thing in enumerate(images)]
+        return ImageSource(_Listed(units), names, min_size, on_error)
+    return ImageSource(_Stream(images), names, min_size, on_error)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The image in a file, or pages of a TIFF."""
+
+    path: Path
+    name: str
+    pages: range | None = None
+
+    def __len__(self) -> int:
+        return 1 if self.pages is None else len(self.pages)
+
+    @property
+    def ids(self) -> list[str]:
+        if self.pages is None:
+            return [self.name]
+        return [f"{self.name}#{page:04d}" for page in self.pages]
+
+    @property
+    def in_memory(self) -> bool:
+        return False
+
+    def part(self, start: int, stop: int) -> _File:
+        return self if self.pages is None else _File(self.path, self.name, self.pages[start:stop])
+
+    def blocks(self) -> Iterator[_File]:
+        for start in range(0, len(self), _BLOCK_PAGES):
+            yield self.part(start, start + _BLOCK_PAGES)
+
+    def load(self) -> list[Outcome]:
+        return read_file(self.path, (None,) if self.pages is None else self.pages)
+
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """One image as an array."""
+
+    array: Any
+    name: str
+
+    def __len__(self) -> int:
+        return 1
+
+    @property
+    def ids(self) -> list[str]:
+        return [self.name]
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.array, np.ndarray)
+
+    def part(self, start: int, stop: int) -> _Array:
+        return self
+
+    def blocks(self) -> Iterator[_Array]:
+        yield self
+
+    def load(self) -> list[Outcome]:
+        return [read_array(self.array)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Images `start` to `stop` of an array (n, H, W, C)."""
+
+    array: Any
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def ids(self) -> list[str]:
+        return [_array_id(index) for index in range(self.start, self.stop)]
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.array, np.ndarray)
+
+    def part(self, start: int, stop: int) -> _Rows:
+        return _Rows(self.array, self.start + start, self.start + stop)
+
+    def blocks(self) -> Iterator[_Rows]:
+        """One for each chunk of the array as it is stored, cut where that is large."""
+        chunk = (getattr(self.array, "chunks", None) or (1,))[0]
+        rows = chunk[0] if isinstance(chunk, tuple) else chunk  # dask has the sizes of all
+        row_bytes = math.prod(self.array.shape[1:]) * self.array.dtype.itemsize
+        rows = max(1, min(rows, _BLOCK_BYTES // max(1, row_bytes)))
+        start = self.start
+        while start < self.stop:
+            stop = min(self.stop, (start // rows + 1) * rows)
+            yield _Rows(self.array, start, stop)
+            start = stop
+
+    def load(self) -> list[Outcome]:
+        try:
+            block = np.asarray(self.array[self.start : self.stop])
+        except MemoryError:
+            raise
+        except Exception as error:  # of whichever library stores the array
+            return [Unusable(f"cannot be read: {error}")] * len(self)
+        if len(block) != len(self):
+            return [Unusable(f"cannot be read: {len(block)} images for {len(self)}")] * len(self)
+        return [read_array(image) for image in block]
+
+
+class _Listed:
+    """Images known beforehand, in units of one or several."""
+
+    def __init__(self, units: Sequence[_File | _Array | _Rows]) -> None:
+        self._units = units
+        self._ends = list(accumulate(map(len, units)))
+        self.n = self._ends[-1] if units else 0
+
+    def blocks(self) -> Iterator[_File | _Array | _Rows]:
+        for unit in self._units:
+            yield from unit.blocks()
+
+    def part(self, start: int, stop: int) -> _Listed:
+        units = []
+        for index in range(bisect_right(self._ends, start), bisect_left(self._ends, stop) + 1):
+            unit = self._units[index]
+            before = self._ends[index] - len(unit)
+            units.append(unit.part(max(start - before, 0), min(stop - before, len(unit))))
+        return _Listed(units)
+
+
+class _Stream:
+    """Image files and arrays as an iterable gives them, `start` to `stop` of them."""
+
+    def __init__(self, things: Iterable[Any], start: int = 0, stop: int | None = None) -> None:
+        self._things = things
+        self._start, self._stop = start, stop
+        self._read = False
+        if stop is None and isinstance(things, Sized):
+            stop = len(things)
+        self.n = None if stop is None else stop - start
+
+    def blocks(self) -> Iterator[_File | _Array]:
+        if isinstance(self._things, Iterator):
+            if self._read:
+                raise RuntimeError(
+                    "These images came from an iterator that was already read; "
+                    "give a list or a folder to read them more than once."
+                )
+            self._read = True
+        for index, thing in enumerate(islice(self._things, self._start, self._stop), self._start):
+            yield _unit(thing, index)
+
+    def part(self, start: int, stop: int) -> _Stream:
+        if isinstance(self._things, Iterator):
+            raise TypeError(
+                "images from an iterator have no parts, since it can be read only once; "
+                "give a list or a folder"
+            )
+        return _Stream(self._things, self._start + start, self._start + stop)
+
+
+def _outcomes(
+    blocks: Iterator[_File | _Array | _Rows], n_threads: int
+) -> Iterator[tuple[str, Outcome]]:
+    """Id and pixels of every image, in order, whatever order threads finish in."""
+    if n_threads == 1:
+        for block in blocks:
+            yield from zip(block.ids, block.load(), strict=True)
+        return
+
+    pending: deque = deque()
+    ahead = 0
+    pool = failure = None
+    more = True
+    try:
+        while more or pending:
+            # Two blocks at least, however large, so that one is decoded while one is used.
+            while more and (len(pending) < 2 or ahead < 2 * n_threads):
+                try:
+                    block = next(blocks, None)
+                except Exception as error:  # of the user's iterator: its turn comes
+                    failure, block = error, None
+                if block is None:
+                    more = False
+                    continue
+                load = block.load
+                if not block.in_memory:
+                    if pool is None:
+                        from concurrent.futures import ThreadPoolExecutor
+
+                        pool = ThreadPoolExecutor(n_threads, "wbcprof-images")
+                    load = pool.submit(load).result
+                pending.append((block, load))
+                ahead += len(block)
+            if pending:
+                block, load = pending.popleft()
+                ahead -= len(block)
+                yield from zip(block.ids, load(), strict=True)
+        if failure is not None:
+            raise failure
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
 
 
 def _label_names(labels: Iterable[Any]) -> list[str | None]:
@@ -255,19 +498,164 @@ def _check_n_labels(labels: list[str | None], n: int) -> None:
         raise ValueError(f"Length of labels ({len(labels)}) must match number of images ({n})")
 
 
-def _check_thing(thing: Any, index: int) -> str:
-    """Refuse what is neither an existing file nor an array; return the image id."""
+def _array_id(index: int) -> str:
+    return f"image_{index:06d}"
+
+
+def _unit(thing: Any, index: int) -> _File | _Array:
+    """One image file or array of a collection; refuses what is neither."""
     if isinstance(thing, str | os.PathLike):
+        name = os.fspath(thing)
         if not os.path.exists(thing):
-            raise FileNotFoundError(f"No such image file or folder: '{os.fspath(thing)}'")
+            raise FileNotFoundError(f"No such image file or folder: '{name}'")
         if os.path.isdir(thing):
             raise ValueError(
-                f"'{os.fspath(thing)}' is a folder; give one folder by itself, or image files only."
+                f"'{name}' is a folder; give one folder by itself, or image files only."
             )
-        return os.fspath(thing)
-    if hasattr(thing, "__array__") and not isinstance(thing, np.generic):
-        return f"image_{index:06d}"
-    raise TypeError(f"images must be {ACCEPTED}; item {index} is a {type(thing).__name__}.")
+        return _File(Path(thing), name)
+    array = None if isinstance(thing, NOT_ONE_PER_IMAGE) else _as_array(thing)
+    if array is None:
+        raise TypeError(f"images must be {ACCEPTED}; item {index} is a {type(thing).__name__}.")
+    return _Array(array, _array_id(index))
+
+
+def _as_array(thing: Any) -> Any:
+    """The array that `thing` is or shares its memory with; a stored one as it is; or None."""
+    if isinstance(thing, np.ndarray):
+        return thing
+    if isinstance(thing, np.generic):
+        return None
+    if hasattr(thing, "__dlpack__"):
+        name = type(thing).__name__
+        try:
+            on_cpu = thing.__dlpack_device__()[0] in _CPU_DEVICES
+            if on_cpu:
+                return np.from_dlpack(thing)
+            reason = "it lies on another device"
+        except Exception as error:  # of whichever library it comes from
+            reason = str(error)
+        raise TypeError(
+            f"images must lie in CPU memory where NumPy can read them, got a {name}: {reason}; "
+            "give a copy there, such as tensor.detach().cpu() or array.get()"
+        )
+    if hasattr(thing, "__array__") or (hasattr(thing, "shape") and hasattr(thing, "dtype")):
+        return thing
+    try:
+        return np.asarray(memoryview(thing))
+    except (TypeError, ValueError):
+        return None
+
+
+def _from_array(array: Any) -> _Listed | _Stream:
+    shape = tuple(array.shape)
+    if len(shape) not in (2, 3, 4):
+        raise ValueError(f"An image array must have shape (n, H, W, 3) or (H, W, 3), got {shape}.")
+    if len(shape) < 4:
+        return _Listed([_Array(array, _array_id(0))])
+    if not hasattr(array, "__getitem__"):
+        return _Stream(array)
+    return _Listed([_Rows(array, 0, shape[0])])
+
+
+def _from_path(path: str | os.PathLike) -> tuple[_Listed | _Stream, list[str | None] | None]:
+    """Images, and labels if there are any, of a folder, a file or a glob."""
+    suffix = Path(path).suffix.lower()
+    if os.path.isdir(path):
+        return _open_zarr(Path(path)) if suffix == ".zarr" else _from_folder(Path(path))
+    if os.path.exists(path):
+        if suffix == ".csv":
+            return _from_csv(Path(path))
+        if suffix == ".npy":
+            return _open_npy(Path(path))
+    elif glob.has_magic(os.fspath(path)):
+        return _from_glob(Path(path))
+    return _Listed([_with_pages(_unit(path, 0))]), None
+
+
+def _with_pages(file: _File) -> _File:
+    """The file, with its pages if it is a TIFF of several."""
+    n = count_pages(file.path) if file.path.suffix.lower() in (".tif", ".tiff") else 1
+    return file if n == 1 else _File(file.path, file.name, range(n))
+
+
+def _from_folder(folder: Path) -> tuple[_Listed, list[str | None] | None]:
+    files = [_with_pages(_File(folder / name, name)) for name in _find_images(folder)]
+    labels = [f.name.split("/")[0] if "/" in f.name else None for f in files for _ in f.ids]
+    return _Listed(files), labels if any(labels) else None
+
+
+def _from_glob(pattern: Path) -> tuple[_Listed, None]:
+    fixed = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
+    root = Path(*pattern.parts[:fixed])
+    # Path.glob, unlike glob.glob, does not follow links down "**", which may lead back up.
+    found = sorted(
+        path.as_posix()
+        for path in root.glob(str(Path(*pattern.parts[fixed:])))
+        if not path.is_dir()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+    if not found:
+        raise FileNotFoundError(f"No file matches '{pattern}'")
+    return _Listed([_with_pages(_File(Path(name), name)) for name in found]), None
+
+
+def _from_csv(path: Path) -> tuple[_Listed, list[str | None] | None]:
+    files, labels, missing = [], [], []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as lines:
+            rows = csv.reader(lines)
+            header = next(rows, [])
+            names = [name.strip().lower() for name in header]
+            at, label_at = (
+                next((names.index(name) for name in accepted if name in names), None)
+                for accepted in (PATH_COLUMNS, LABEL_COLUMNS)
+            )
+            if at is None:
+                shown = ", ".join(header[:5])[:200] + (", ..." if len(header) > 5 else "")
+                raise ValueError(
+                    f"'{path}': expected a first line with a column named "
+                    f"{', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]}, got: {shown}"
+                )
+            for row in filter(any, rows):
+                name = row[at].strip() if len(row) > at else ""
+                if not name:
+                    raise ValueError(f"'{path}', line {rows.line_num}: no image path")
+                files.append(_File(path.parent / name, name))
+                if not os.path.exists(files[-1].path):
+                    missing.append(name)
+                if label_at is not None:
+                    labels.append((row[label_at].strip() if len(row) > label_at else "") or None)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"'{path}' is not a CSV file in UTF-8: {error}") from error
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(files)} files named in '{path}' do not exist in "
+            f"'{path.parent}': {shown}"
+        )
+    return _Listed(files), labels if any(labels) else None
+
+
+def _open_npy(path: Path) -> tuple[_Listed | _Stream, None]:
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # damaged headers raise almost any kind
+        raise ValueError(f"'{path}' is not a readable array file: {error}") from error
+    return _from_array(array), None
+
+
+def _open_zarr(path: Path) -> tuple[_Listed | _Stream, None]:
+    try:
+        import zarr
+    except ImportError as error:
+        raise ImportError(
+            f"'{path}' needs the package zarr: pip install 'wbcprof[zarr]'"
+        ) from error
+    try:
+        array = zarr.open_array(path, mode="r")
+    except Exception as error:  # differs between releases of zarr
+        raise ValueError(f"'{path}' is not a readable zarr array (n, H, W, 3): {error}") from error
+    return _from_array(array), None
 
 
 def _find_images(folder: Path) -> list[str]:
@@ -294,128 +682,6 @@ def _find_images(folder: Path) -> list[str]:
             "in one sub-folder per cell type or directly in the folder."
         )
     return ids
-
-
-def _load(thing: Any) -> tuple[np.ndarray, str]:
-    """RGB uint8 pixels, and what they were converted from ("" if nothing was changed)."""
-    kinds: list[str] = []
-    if isinstance(thing, str | os.PathLike):
-        thing, kinds = _read_file(Path(thing))
-    pixels, kind = _to_rgb8(np.asarray(thing))
-    return pixels, " ".join([*kinds, kind] if kind else kinds)
-
-
-def _to_rgb8(pixels: np.ndarray) -> tuple[np.ndarray, str]:
-    """Bring an array (H, W) or (H, W, C) to uint8 (H, W, 3); depth first, then channels."""
-    if pixels.ndim not in (2, 3):
-        raise _Unusable(f"expected an array (H, W, 3), got shape {pixels.shape}")
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if channels not in (1, 3, 4):
-        raise _Unusable(f"expected 1, 3 or 4 channels on the last axis, got shape {pixels.shape}")
-
-    kinds = []
-    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # either byte order
-        kinds.append("16-bit")
-        pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    elif pixels.dtype.kind == "f":
-        kinds.append("float")
-        if not np.isfinite(pixels).all():
-            raise _Unusable("float values must be finite, got NaN or infinity")
-        low, high = pixels.min(initial=0), pixels.max(initial=0)
-        if low < 0 or high > 1:
-            raise _Unusable(
-                f"float values must lie in [0, 1], got {low:g} to {high:g}; rescale or give uint8"
-            )
-        pixels = np.rint(pixels * np.float32(255)).astype(np.uint8)
-    elif pixels.dtype != np.uint8:
-        raise _Unusable(f"expected uint8, uint16 or float in [0, 1], got dtype {pixels.dtype}")
-
-    if channels == 1:
-        kinds.append("grey")
-        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-    elif channels == 4:
-        kinds.append("RGBA")
-        rgb, alpha = pixels[:, :, :3].astype(np.uint16), pixels[:, :, 3:].astype(np.uint16)
-        pixels = ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    elif kinds:
-        kinds.append("RGB")
-    return np.ascontiguousarray(pixels), " ".join(kinds)
-
-
-def _read_file(path: Path) -> tuple[np.ndarray, list[str]]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        if not path.is_file():
-            raise _Unusable("not a regular file, or a broken link")
-        with Image.open(path) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise _Unusable(f"more than {limit} pixels (decompression bomb?)")
-            return _decode(image, path)
-    except (_Unusable, MemoryError):
-        raise
-    except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0
-        raise _Unusable("empty file" if empty else "not a readable image") from error
-    except Image.DecompressionBombError as error:
-        raise _Unusable(str(error)) from error
-    except Exception as error:  # Pillow's decoders raise almost any kind on damaged files
-        if getattr(error, "strerror", None):
-            raise _Unusable(error.strerror) from error
-        text = str(error) or type(error).__name__
-        truncated = "truncated" in text.lower()
-        raise _Unusable("truncated" if truncated else f"cannot be decoded: {text}") from error
-
-
-def _decode(image: Any, path: Path) -> tuple[np.ndarray, list[str]]:
-    """Pixels of an open Pillow image as `_to_rgb8` takes them, and what Pillow had to convert."""
-    kinds = ["multi-frame"] if getattr(image, "n_frames", 1) > 1 else []
-    mode = image.mode
-
-    if image.format == "TIFF":
-        bits_per_sample = image.tag_v2.get(258, (1,))[0]
-        if mode == "I" or (mode.startswith("I;16") and bits_per_sample != 16):
-            raise _Unusable(
-                f"signed or {bits_per_sample}-bit samples, expected unsigned 8 or 16 bits"
-            )
-        if bits_per_sample == 16 and not mode.startswith("I;16"):
-            if mode not in ("RGB", "RGBA"):
-                raise _Unusable(f"16-bit TIFF of mode {mode}, expected grey, RGB or RGBA")
-            return _read_tiff_rgb16(path), kinds
-
-    if mode == "I" or mode.startswith("I;16"):
-        pixels = np.asarray(image).astype(np.uint16)
-        white_is_zero = image.format == "TIFF" and image.tag_v2.get(262) == 0
-        return (65535 - pixels if white_is_zero else pixels), kinds
-    if any(";16" in str(tile) for tile in image.tile):
-        # PNG in colour: Pillow keeps the high bytes.
-        kinds.append("16-bit RGB" if mode == "RGB" else "16-bit")
-    if mode not in ("L", "LA", "RGB", "RGBA", "F"):
-        kinds.append({"1": "1-bit", "P": "palette"}.get(mode, mode))
-
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-    elif mode == "1":
-        image = image.convert("L")
-    elif mode not in ("L", "RGB", "F"):
-        image = image.convert("RGB")
-    return np.asarray(image), kinds
-
-
-def _read_tiff_rgb16(path: Path) -> np.ndarray:
-    """First page of a 16-bit colour TIFF, of which Pillow would keep one byte per sample."""
-    try:
-        import tifffile
-    except ImportError as error:
-        raise _Unusable("16-bit colour TIFF needs the package tifffile") from error
-
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages[0]
-        if any(kind != tifffile.EXTRASAMPLE.UNASSALPHA for kind in page.extrasamples):
-            raise _Unusable("16-bit TIFF with premultiplied alpha or extra channels")
-        pixels = page.asarray()
-        return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
 
 
 def _warn(n: int, skipped: list[SkippedImage], converted: Counter[str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .images import open_images
+from .images import Cell, open_images
 from .layer import Layer
 from .patches import pixel_table, positive_integer, windows
 from .profiles import Profiles, feature_names
@@ -166,7 +166,7 @@ class Model:
         metadata = {"inference": inference, "step": step or self.layers[0].step, **self.provenance}
         exact, checked = encoder, []
         values, ids, known_labels = [], [], []
-        for batch in _batches(source):
+        for batch in _batches(source.read(n_threads)):
             pixels = np.stack([cell.pixels for cell in batch])
             if tolerance is not None and not values:
                 encoder = encoder.approximate(
@@ -395,10 +395,10 @@ def to_grey_levels(values: np.ndarray, pixel_input: str) -> np.ndarray:
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
-def _batches(source) -> Iterator[list]:
+def _batches(cells: Iterator[Cell]) -> Iterator[list[Cell]]:
     """Runs of consecutive images of one shape, at most `_BATCH_BYTES` of pixels each."""
-    batch: list = []
-    for cell in source:
+    batch: list[Cell] = []
+    for cell in cells:
         full = batch and (len(batch) + 1) * cell.pixels.nbytes > _BATCH_BYTES
         if full or (batch and batch[0].pixels.shape != cell.pixels.shape):
             yield batch

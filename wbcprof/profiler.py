@@ -187,12 +187,17 @@ class Profiler(TransformerMixin, BaseEstimator):
         )
         source = open_images(images, min_size=min_size)
         if source.n_hint is None:
-            source = open_images([cell.pixels for cell in source], min_size=min_size)
+            source = open_images(
+                [cell.pixels for cell in source.read(self.n_threads)], min_size=min_size
+            )
         model = Model([], self.pools, self.levels, centres=self.centres)
         self.psd_ = []
 
         def pixels():
-            return (crop_centre(cell.pixels, self.learn_centre, self.patch_size) for cell in source)
+            return (
+                crop_centre(cell.pixels, self.learn_centre, self.patch_size)
+                for cell in source.read(self.n_threads)
+            )
 
         self._learn_layer(
             model, source, pixels, self.n_patches, self.n_signatures, self.patch_size, self.step,
@@ -267,7 +272,7 @@ class Profiler(TransformerMixin, BaseEstimator):
         )
 
     def _code_maps(self, model: Model, source: ImageSource) -> Iterator[np.ndarray]:
-        for cell in source:
+        for cell in source.read(self.n_threads):
             yield model.code_map(cell.pixels, n_threads=self.n_threads)
 
     def _stack_settings(self) -> list[dict[str, int]]:
