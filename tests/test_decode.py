@@ -1,16 +1,15 @@
-"""Files to pixels: JPEG by either decoder, pages of a TIFF; all images are generated."""
+"""Files to pixels: what must not be decoded, pages of a TIFF; all images are generated."""
 
 from __future__ import annotations
 
-import io
-import sys
+import os
 
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from wbcprof import decode
-from wbcprof.decode import Unusable, count_pages, read_file
+from wbcprof import decode, images
+from wbcprof.decode import count_pages, read_file
 from wbcprof.images import ImageWarning, open_images
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -22,100 +21,6 @@ def smooth():
     y, x = np.mgrid[:61, :45]
     waves = [128 + 100 * np.sin(x / (4 + c) + y / (9 - c)) for c in range(3)]
     return np.stack(waves, axis=2).astype(np.uint8)
-
-
-@pytest.fixture
-def without_simplejpeg(monkeypatch):
-    def leave_out():
-        monkeypatch.setattr(decode, "_simplejpeg", lambda: None)
-
-    return leave_out
-
-
-# JPEG
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 30}], ids=str)
-@pytest.mark.parametrize("subsampling", [0, 1, 2])
-def test_jpeg_pixels_are_those_of_pillow(
-    tmp_path, smooth, mode, options, subsampling, without_simplejpeg
-):
-    pytest.importorskip("simplejpeg")
-    path = tmp_path / "a.jpg"
-    Image.fromarray(smooth).convert(mode).save(path, subsampling=subsampling, **options)
-    (fast,) = read_file(path)
-    without_simplejpeg()
-    (plain,) = read_file(path)
-    np.testing.assert_array_equal(fast[0], plain[0])
-    assert fast[1] == plain[1] == {"RGB": "", "L": "grey", "CMYK": "CMYK"}[mode]
-    np.testing.assert_array_equal(plain[0], np.asarray(Image.open(path).convert("RGB")))
-
-
-def test_simplejpeg_decodes_what_it_can(tmp_path, smooth, monkeypatch):
-    simplejpeg = pytest.importorskip("simplejpeg")
-    decoded = []
-
-    def note(data):
-        decoded.append(len(data))
-        return simplejpeg.decode_jpeg(data)
-
-    class Noting:
-        decode_jpeg_header = staticmethod(simplejpeg.decode_jpeg_header)
-        decode_jpeg = staticmethod(note)
-
-    monkeypatch.setattr(decode, "_simplejpeg", lambda: Noting)
-    path = tmp_path / "a.jpg"
-    Image.fromarray(smooth).save(path)
-    read_file(path)
-    assert decoded == [path.stat().st_size]
-
-    # A file too long to be read whole is left to Pillow, and so is one of another size than
-    # Pillow's parser found.
-    monkeypatch.setattr(decode, "_JPEG_BYTES", 300)
-    (outcome,) = read_file(path)
-    np.testing.assert_array_equal(outcome[0], simplejpeg.decode_jpeg(path.read_bytes()))
-    monkeypatch.setattr(decode, "_JPEG_BYTES", 1 << 20)
-    monkeypatch.setattr(Noting, "decode_jpeg_header", staticmethod(lambda data: (9, 9, "", "")))
-    read_file(path)
-    assert len(decoded) == 1
-
-
-def test_damaged_jpeg_means_the_same_to_both_decoders(tmp_path, smooth, monkeypatch):
-    pytest.importorskip("simplejpeg")
-    rng = np.random.default_rng(3)
-    stream = io.BytesIO()
-    Image.fromarray(smooth).save(stream, "JPEG", quality=90)
-    data = np.frombuffer(stream.getvalue(), np.uint8)
-    path = tmp_path / "a.jpg"
-    usable = 0
-    for trial in range(120):
-        bad = data.copy()
-        at = rng.integers(0, len(bad), 3)
-        bad[at] = rng.integers(0, 256, 3)
-        path.write_bytes(bad[: rng.integers(len(bad) // 2, len(bad)) if trial % 3 == 0 else None])
-        (fast,) = read_file(path)
-        with monkeypatch.context() as patch:
-            patch.setattr(decode, "_simplejpeg", lambda: None)
-            (plain,) = read_file(path)
-        if isinstance(plain, Unusable):
-            assert str(fast) == str(plain)
-        else:
-            usable += 1
-            np.testing.assert_array_equal(fast[0], plain[0])
-    assert 20 < usable < 120
-
-
-def test_jpeg_without_simplejpeg(tmp_path, smooth, monkeypatch):
-    path = tmp_path / "a.jpg"
-    Image.fromarray(smooth).save(path)
-    monkeypatch.setitem(sys.modules, "simplejpeg", None)
-    decode._simplejpeg.cache_clear()
-    try:
-        (outcome,) = read_file(path)
-    finally:
-        decode._simplejpeg.cache_clear()
-    np.testing.assert_array_equal(outcome[0], np.asarray(Image.open(path)))
 
 
 def test_decompression_bomb_is_never_decoded(tmp_path, smooth, monkeypatch):
@@ -178,6 +83,26 @@ def test_each_page_is_an_image(tmp_path, pages, compression):
     assert open_images(f"{folder}/*/*.tif*").n_hint == 38
 
 
+def test_large_pages_are_read_one_by_one(tmp_path, pages, monkeypatch):
+    save_pages(tmp_path / "a.tif", pages[:20])
+    read, runs = images.read_file, []
+    monkeypatch.setattr(images, "read_file", lambda *args: runs.append(args[1]) or read(*args))
+    for most, expected in ((64 << 20, [16, 4]), (5 * pages[0].nbytes, [5] * 4), (1, [1] * 20)):
+        monkeypatch.setattr(images, "_BLOCK_BYTES", most)
+        np.testing.assert_array_equal(
+            [cell.pixels for cell in open_images(tmp_path / "a.tif")], pages[:20]
+        )
+        assert [len(run) for run in runs] == expected
+        runs.clear()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tif")
+    with pytest.raises(ValueError, match="first: pipe.tif: not a regular file"):
+        list(open_images(tmp_path))
+
+
 def test_grey_pages_are_converted_one_by_one(tmp_path, pages):
     save_pages(tmp_path / "a.tif", pages[:3, :, :, 0])
     with pytest.warns(ImageWarning, match="3 images were converted to 8-bit RGB: 3 grey"):
@@ -196,7 +121,7 @@ def test_unlike_pages_are_frames(tmp_path, pages):
             page.save(file, "TIFF")
             file.newFrame()
             other.save(file, "TIFF", tiffinfo=tags)
-        assert count_pages(path) == 1
+        assert count_pages(path) == (1, 0)
         with pytest.warns(ImageWarning, match="1 image was converted .* 1 multi-frame"):
             (cell,) = open_images(path)
         np.testing.assert_array_equal(cell.pixels, pages[0])

@@ -813,7 +813,7 @@ def test_arrays_need_numpy_only(tmp_path):
         "import numpy as np\n"
         "from wbcprof.images import open_images\n"
         "list(open_images(np.zeros((2, 9, 9, 3), np.uint8)).read(2))\n"
-        "heavy = 'PIL', 'simplejpeg', 'tifffile', 'zarr', 'pandas', 'sklearn', 'concurrent'\n"
+        "heavy = 'PIL', 'tifffile', 'zarr', 'pandas', 'sklearn', 'concurrent'\n"
         "print([m for m in heavy if m in sys.modules])\n"
     )
     run = subprocess.run(

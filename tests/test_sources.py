@@ -7,6 +7,7 @@ import itertools
 import mmap
 import multiprocessing
 import os
+import pickle
 import sys
 import threading
 import time
@@ -395,6 +396,11 @@ def test_part_decodes_no_other_image(folder, monkeypatch):
     monkeypatch.setattr(images_module, "read_file", note)
     assert len(list(open_images(folder).part(2, 4))) == 2
     assert names == ["4.png", "6.png"]
+
+
+def test_part_can_be_sent_to_another_process(folder):
+    part = open_images(folder).part(2, 5)
+    assert found(pickle.loads(pickle.dumps(part))) == found(part)
 
 
 def test_iterator_has_no_parts(stack):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-_JPEG_BYTES = 64 << 20  # longer files are left to Pillow, which reads piece by piece
 
 
 class Unusable(ValueError):
@@ -68,22 +66,24 @@ def _read_page(image: Any, path: Path, page: int | None) -> Outcome:
         return error
 
 
-def count_pages(path: Path) -> int:
-    """Pages of a TIFF; 1 if they differ in size or kind, as a thumbnail or a mask does, and for a
-    file that cannot be read."""
+def count_pages(path: Path) -> tuple[int, int]:
+    """Pages of a TIFF, and the pixels of one; 1, 0 if they differ in size or kind, as a thumbnail
+    or a mask does, and for a file that cannot be read."""
     from PIL import Image, ImageSequence
 
+    if not path.is_file():  # a pipe would wait
+        return 1, 0
     try:
         with Image.open(path) as image:
             if image.format != "TIFF":
-                return 1
+                return 1, 0
             pages = [
                 (page.size, page.mode, page.tag_v2.get(258), page.tag_v2.get(254, 0))
                 for page in ImageSequence.Iterator(image)
             ]
     except Exception:  # said when the file is read
-        return 1
-    return len(pages) if len(set(pages)) == 1 else 1
+        return 1, 0
+    return (len(pages), math.prod(pages[0][0])) if len(set(pages)) == 1 else (1, 0)
 
 
 @contextmanager
@@ -149,9 +149,6 @@ def _decode(image: Any, path: Path, page: int) -> tuple[np.ndarray, list[str]]:
     kinds: list[str] = []
     mode = image.mode
 
-    if image.format == "JPEG" and mode == "RGB":
-        pixels = _decode_jpeg(image)
-        return (np.asarray(image) if pixels is None else pixels), kinds
     if image.format == "TIFF":
         bits_per_sample = image.tag_v2.get(258, (1,))[0]
         if mode == "I" or (mode.startswith("I;16") and bits_per_sample != 16):
@@ -180,32 +177,6 @@ def _decode(image: Any, path: Path, page: int) -> tuple[np.ndarray, list[str]]:
     elif mode not in ("L", "RGB", "F"):
         image = image.convert("RGB")
     return np.asarray(image), kinds
-
-
-def _decode_jpeg(image: Any) -> np.ndarray | None:
-    """The pixels that Pillow would give, in half its time; None where Pillow must decide: on files
-    that are damaged in any way, or where simplejpeg is not installed."""
-    simplejpeg = _simplejpeg()
-    if simplejpeg is None:
-        return None
-    image.fp.seek(0)
-    data = image.fp.read(_JPEG_BYTES)
-    try:
-        # Pillow's parser is another one: the size it checked must be the size that is decoded.
-        if simplejpeg.decode_jpeg_header(data)[:2] == (image.height, image.width):
-            return simplejpeg.decode_jpeg(data)
-    except Exception:  # as in `_reasons`
-        pass
-    return None
-
-
-@cache
-def _simplejpeg() -> Any:
-    try:
-        import simplejpeg
-    except ImportError:
-        return None
-    return simplejpeg
 
 
 def _read_tiff_rgb16(path: Path, page: int) -> np.ndarray:

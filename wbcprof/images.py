@@ -29,7 +29,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -53,8 +53,8 @@ ACCEPTED = (
 )
 NOT_ONE_PER_IMAGE = (str, bytes, bytearray, Mapping, set, frozenset)
 
-_BLOCK_PAGES = 16  # of a TIFF, read in one go
-_BLOCK_BYTES = 64 << 20  # of a stored array, read in one go
+_BLOCK_PAGES = 16  # of a TIFF that are read in one go, at most
+_BLOCK_BYTES = 64 << 20  # of a stored array or a TIFF that are read in one go
 _CPU_DEVICES = (1, 3, 11, 13)  # of DLPack: CPU; CUDA host, ROCm host and CUDA managed memory
 
 
@@ -285,11 +285,12 @@ def open_images(
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """The image in a file, or pages of a TIFF."""
+    """The image in a file, or pages of a TIFF, of which so many are read in one go."""
 
     path: Path
     name: str
     pages: range | None = None
+    block_pages: int = 1
 
     def __len__(self) -> int:
         return 1 if self.pages is None else len(self.pages)
@@ -305,11 +306,11 @@ class _File:
         return False
 
     def part(self, start: int, stop: int) -> _File:
-        return self if self.pages is None else _File(self.path, self.name, self.pages[start:stop])
+        return self if self.pages is None else replace(self, pages=self.pages[start:stop])
 
     def blocks(self) -> Iterator[_File]:
-        for start in range(0, len(self), _BLOCK_PAGES):
-            yield self.part(start, start + _BLOCK_PAGES)
+        for start in range(0, len(self), self.block_pages):
+            yield self.part(start, start + self.block_pages)
 
     def load(self) -> list[Outcome]:
         return read_file(self.path, (None,) if self.pages is None else self.pages)
@@ -369,7 +370,7 @@ class _Rows:
         """One for each chunk of the array as it is stored, cut where that is large."""
         chunk = (getattr(self.array, "chunks", None) or (1,))[0]
         rows = chunk[0] if isinstance(chunk, tuple) else chunk  # dask has the sizes of all
-        row_bytes = math.prod(self.array.shape[1:]) * self.array.dtype.itemsize
+        row_bytes = math.prod(self.array.shape[1:]) * getattr(self.array.dtype, "itemsize", 1)
         rows = max(1, min(rows, _BLOCK_BYTES // max(1, row_bytes)))
         start = self.start
         while start < self.stop:
@@ -535,8 +536,8 @@ def _as_array(thing: Any) -> Any:
         except Exception as error:  # of whichever library it comes from
             reason = str(error)
         raise TypeError(
-            f"images must lie in CPU memory where NumPy can read them, got a {name}: {reason}; "
-            "give a copy there, such as tensor.detach().cpu() or array.get()"
+            "images of another library must be plain arrays in CPU memory, without gradients, "
+            f"got a {name}: {reason}; give tensor.detach().cpu() of torch, array.get() of cupy"
         )
     if hasattr(thing, "__array__") or (hasattr(thing, "shape") and hasattr(thing, "dtype")):
         return thing
@@ -574,8 +575,13 @@ def _from_path(path: str | os.PathLike) -> tuple[_Listed | _Stream, list[str | N
 
 def _with_pages(file: _File) -> _File:
     """The file, with its pages if it is a TIFF of several."""
-    n = count_pages(file.path) if file.path.suffix.lower() in (".tif", ".tiff") else 1
-    return file if n == 1 else _File(file.path, file.name, range(n))
+    if file.path.suffix.lower() not in (".tif", ".tiff"):
+        return file
+    n, pixels = count_pages(file.path)
+    if n == 1:
+        return file
+    block_pages = max(1, min(_BLOCK_PAGES, _BLOCK_BYTES // (3 * pixels)))
+    return replace(file, pages=range(n), block_pages=block_pages)
 
 
 def _from_folder(folder: Path) -> tuple[_Listed, list[str | None] | None]:
