@@ -71,7 +71,8 @@ class Cell:
     pixels : uint8 array (H, W, 3)
         RGB, C-contiguous. May share memory with the user's array and may be read-only.
     image_id : str
-        POSIX path relative to the folder, the path as given, or ``image_000000``.
+        POSIX path relative to the folder, the path as given, ``name.tif#0000``, or
+        ``image_000000``.
     label : str or None
         Cell type, if known.
     """
