@@ -27,9 +27,10 @@ import os
 import warnings
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -128,7 +129,11 @@ class ImageSource:
     def __iter__(self) -> Iterator[Cell]:
         return self.read(1)
 
-    def read(self, n_threads: int | None = None) -> Iterator[Cell]:
+    def read(
+        self,
+        n_threads: int | None = None,
+        change: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> Iterator[Cell]:
         """One pass, in which background threads decode a few images ahead.
 
         Parameters
@@ -136,12 +141,14 @@ class ImageSource:
         n_threads : int, optional
             See `wbcprof.threads.resolve_threads`. One means none in the background, as ``iter()``
             has it. Arrays in memory need no decoding and start no threads.
+        change : callable, optional
+            What the threads also do to the RGB pixels of each image.
         """
         skipped: list[SkippedImage] = []
         converted: Counter[str] = Counter()
         n = 0
         n_threads = 1 if self.n_hint == 1 else resolve_threads(n_threads)
-        with closing(_outcomes(self._blocks(), n_threads)) as outcomes:
+        with closing(_outcomes(self._blocks(), n_threads, change)) as outcomes:
             for index, (image_id, outcome) in enumerate(outcomes):
                 n += 1
                 reason = self._why_not(outcome)
@@ -444,12 +451,21 @@ class _Stream:
 
 
 def _outcomes(
-    blocks: Iterator[_File | _Array | _Rows], n_threads: int
+    blocks: Iterator[_File | _Array | _Rows],
+    n_threads: int,
+    change: Callable[[np.ndarray], np.ndarray] | None,
 ) -> Iterator[tuple[str, Outcome]]:
     """Id and pixels of every image, in order, whatever order threads finish in."""
+
+    def load_changed(block) -> list[Outcome]:
+        outcomes = block.load()
+        if change is None:
+            return outcomes
+        return [o if isinstance(o, Unusable) else (change(o[0]), o[1]) for o in outcomes]
+
     if n_threads == 1:
         for block in blocks:
-            yield from zip(block.ids, block.load(), strict=True)
+            yield from zip(block.ids, load_changed(block), strict=True)
         return
 
     pending: deque = deque()
@@ -467,8 +483,8 @@ def _outcomes(
                 if block is None:
                     more = False
                     continue
-                load = block.load
-                if not block.in_memory:
+                load = partial(load_changed, block)
+                if change is not None or not block.in_memory:
                     if pool is None:
                         from concurrent.futures import ThreadPoolExecutor
 

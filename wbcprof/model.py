@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .images import Cell, open_images
+from .images import Cell, ImageSource, open_images
 from .layer import Layer
 from .patches import pixel_table, positive_integer, windows
 from .profiles import Profiles, feature_names
@@ -18,6 +18,7 @@ from .regions import check_regions, find_regions
 
 if TYPE_CHECKING:
     from .classify import TypeClassifier
+    from .stain import StainNormaliser
 
 _BATCH_BYTES = 8 << 20  # images profiled in one kernel call
 _TOLERANCE_SAMPLE = 32  # images that an approximate encoder is chosen on
@@ -61,6 +62,8 @@ class Model:
         Spatial pyramid: level L splits the image into L x L parts.
     centres : tuple of float
         Central discs, by diameter as a fraction of the image's shorter side.
+    stain : StainNormaliser or None
+        Every image is first brought to the colours of those that the model was learnt from.
     parameters : dict
         Every parameter that the model was learnt with.
     provenance : dict
@@ -80,6 +83,7 @@ class Model:
     history: list[list[dict[str, float]]] = field(default_factory=list, repr=False)
     classifier: TypeClassifier | None = _Deferred()
     centres: tuple[float, ...] = ()
+    stain: StainNormaliser | None = None
 
     def __post_init__(self):
         self.pools = (self.pools,) if isinstance(self.pools, str) else tuple(self.pools)
@@ -166,7 +170,7 @@ class Model:
         metadata = {"inference": inference, "step": step or self.layers[0].step, **self.provenance}
         exact, checked = encoder, []
         values, ids, known_labels = [], [], []
-        for batch in _batches(source.read(n_threads)):
+        for batch in _batches(self.read(source, n_threads)):
             pixels = np.stack([cell.pixels for cell in batch])
             if tolerance is not None and not values:
                 encoder = encoder.approximate(
@@ -204,6 +208,10 @@ class Model:
             known_labels if any(label is not None for label in known_labels) else None,
             metadata,
         )
+
+    def read(self, source: ImageSource, n_threads: int | None = None) -> Iterator[Cell]:
+        """Cells of a source with the colours that the model reads."""
+        return source.read(n_threads, None if self.stain is None else self.stain.normalise)
 
     def _profile_batch(self, images, encoder, step, inference, n_threads) -> np.ndarray:
         """Profiles of images (n, H, W, 3); `encoder` is that of the last layer."""
@@ -318,8 +326,8 @@ class Model:
         Returns
         -------
         ndarray of shape (H, W, 3), uint8
-            A strip narrower than the step at the right and bottom edge, which no window covers,
-            is covered by windows moved inward.
+            In the colours that the model reads. A strip narrower than the step at the right and
+            bottom edge, which no window covers, is covered by windows moved inward.
         """
         layer = self.layers[0]
         size = layer.patch_size
@@ -348,9 +356,8 @@ class Model:
                         count[region][y : y + size, x : x + size] += 1
         return to_grey_levels(total / count, layer.pixel_input)
 
-    @staticmethod
-    def _one_image(image, min_size: int) -> np.ndarray:
-        (cell,) = open_images([image], min_size=min_size, on_error="raise")
+    def _one_image(self, image, min_size: int) -> np.ndarray:
+        (cell,) = self.read(open_images([image], min_size=min_size, on_error="raise"))
         return cell.pixels
 
     def save(self, path: str | os.PathLike) -> None:

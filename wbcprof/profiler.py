@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from .model import Model, smallest_side
 from .patches import PatchStream, crop_centre, pixel_table, positive_integer
 from .profiles import Profiles
 from .psd import PSD
+from .stain import StainNormaliser, check_stain
 
 _STACK_DEFAULTS = {
     "n_signatures": 256,
@@ -27,7 +29,7 @@ _STACK_DEFAULTS = {
     "region": 4,
     "n_patches": 20_000,
 }
-
+_STAIN_IMAGES = 500  # that the colours are learnt from, at most
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -39,6 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "levels": (1,),
         "centres": (),
         "learn_centre": 1.0,
+        "stain": None,
     },
 }
 """Named settings of `Profiler`: its defaults, and what the paper states of its own."""
@@ -71,6 +74,9 @@ class Profiler(TransformerMixin, BaseEstimator):
     centres : sequence of float, default=(0.33, 0.61)
         Central discs to pool over, by diameter as a fraction of the image's shorter side: for
         images cut out around one cell each.
+    stain : {"reinhard", "macenko", "background"} or None, default="reinhard"
+        Bring every image to the colours of those learnt from; see `wbcprof.stain`. None takes
+        colours as they are.
     pixel_input : {"raw", "inverted", "optical_density"}, default="inverted"
         See `wbcprof.patches.pixel_table`.
     preprocessing, whiten, encoder, positive, alpha, kappa, max_iter, tol
@@ -116,6 +122,7 @@ class Profiler(TransformerMixin, BaseEstimator):
         pools: str | Sequence[str] = ("sqrt", "std", "max"),
         levels: Sequence[int] = (),
         centres: Sequence[float] = (0.33, 0.61),
+        stain: str | None = "reinhard",
         pixel_input: str = "inverted",
         preprocessing: str = "dataset_mean",
         whiten: bool = False,
@@ -140,6 +147,7 @@ class Profiler(TransformerMixin, BaseEstimator):
         self.pools = pools
         self.levels = levels
         self.centres = centres
+        self.stain = stain
         self.pixel_input = pixel_input
         self.preprocessing = preprocessing
         self.whiten = whiten
@@ -191,12 +199,14 @@ class Profiler(TransformerMixin, BaseEstimator):
                 [cell.pixels for cell in source.read(self.n_threads)], min_size=min_size
             )
         model = Model([], self.pools, self.levels, centres=self.centres)
+        if self.stain is not None:
+            model.stain = self._learn_stain(source)
         self.psd_ = []
 
         def pixels():
             return (
                 crop_centre(cell.pixels, self.learn_centre, self.patch_size)
-                for cell in source.read(self.n_threads)
+                for cell in model.read(source, self.n_threads)
             )
 
         self._learn_layer(
@@ -219,6 +229,12 @@ class Profiler(TransformerMixin, BaseEstimator):
         }
         self.model_ = model
         return self
+
+    def _learn_stain(self, source: ImageSource) -> StainNormaliser:
+        """Colours of some of the images, spread over all."""
+        every = -(-source.n_hint // _STAIN_IMAGES)
+        cells = islice(source.read(self.n_threads), 0, None, every)
+        return StainNormaliser.learn((cell.pixels for cell in cells), self.stain)
 
     def _learn_layer(
         self, model, source, images, n_patches, n_signatures, patch_size, step, pixel_input
@@ -294,6 +310,8 @@ class Profiler(TransformerMixin, BaseEstimator):
                 f"step must be at most the patch size ({self.patch_size} px), so that every pixel "
                 f"is seen; got {self.step}"
             )
+        if self.stain is not None:
+            check_stain(self.stain)
         if not 0 < self.learn_centre <= 1:
             raise ValueError(
                 f"learn_centre must lie above 0 and be at most 1, got {self.learn_centre!r}"
