@@ -56,12 +56,13 @@ def read_arrays(path: str | os.PathLike, key: str) -> tuple[dict[str, Any], dict
 
     with open(path, "rb") as stream:
         before = os.fstat(stream.fileno())
-        length = int.from_bytes(stream.read(8), "little")
+        start = stream.read(8)
+        length = int.from_bytes(start, "little")
         if length > min(_MAX_HEADER_BYTES, before.st_size - 8):
             raise ArrayFileError(f"its header claims {length} bytes")
-        encoded = stream.read(length)
+        start += stream.read(length)
         try:
-            document, end = _read_header(encoded, key)
+            document, end = _read_header(start[8:], key)
         except (ValueError, RecursionError, TypeError, AttributeError, KeyError) as error:
             raise ArrayFileError(f"its header: {type(error).__name__}: {error}") from error
         if end != before.st_size - 8 - length or end > _MAX_BYTES:
@@ -69,9 +70,11 @@ def read_arrays(path: str | os.PathLike, key: str) -> tuple[dict[str, Any], dict
                 f"its header describes {end} bytes of arrays, the file holds "
                 f"{before.st_size - 8 - length}, at most {_MAX_BYTES} are allowed"
             )
-        data = b"".join([length.to_bytes(8, "little"), encoded, stream.read(end + 1)])
+        stream.seek(0)
+        data = stream.read(before.st_size + 1)
         after = os.fstat(stream.fileno())
-    if len(data) != before.st_size or after.st_mtime_ns != before.st_mtime_ns:
+    changed = after.st_mtime_ns != before.st_mtime_ns or not data.startswith(start)
+    if changed or len(data) != before.st_size:
         raise ArrayFileError("it was changed while it was read")
     try:
         views = dict(deserialize(data))
