@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 import wbcprof
 from wbcprof import arrays
 from wbcprof.classify import TypeClassifier
-from wbcprof.storage import ModelFileError
+from wbcprof.storage import FORMAT_VERSION, ModelFileError
 
 
 @pytest.fixture
@@ -149,6 +150,34 @@ def test_what_could_not_be_read_again_is_not_written(model, path):
     with pytest.raises(ValueError, match="beside the arrays"):
         broken.save(path)
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
+
+
+# ---- files of every format and release, for ever; tests/models/make.py makes them ----
+
+STORED = sorted((Path(__file__).parent / "models").glob("*.wbcprof"))
+# Of a profile's largest value: what sums in another order, on other instruction sets, differ by.
+TOLERANCE = 1e-5
+
+
+def test_every_format_has_stored_models():
+    formats = {int(path.name.split("-")[1]) for path in STORED}
+    assert formats == set(range(1, FORMAT_VERSION + 1))
+    assert all(path.stat().st_size < 100_000 for path in STORED)
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_stored_models_give_the_profiles_that_they_gave(path, instruction_set):
+    golden = np.load(path.with_suffix(".npz"))
+    model = wbcprof.load(path)
+    profiles = model.profile(golden["images"], n_threads=1).values
+    tolerance = TOLERANCE * np.abs(golden["profiles"]).max()
+    np.testing.assert_allclose(profiles, golden["profiles"], rtol=0, atol=tolerance)
+    for n_threads in (2, 5):
+        again = model.profile(golden["images"], n_threads=n_threads).values
+        np.testing.assert_array_equal(again, profiles)
+    assert model.classifier.classes_.tolist() == golden["types"].tolist()
+    probabilities = model.classifier.predict_proba(profiles)
+    np.testing.assert_allclose(probabilities, golden["probabilities"], rtol=0, atol=1e-4)
 
 
 # ---- files from hostile hands ----
