@@ -89,6 +89,14 @@ def mounted(tmp_path):
     subprocess.run(["umount", str(point)], check=True)
 
 
+@pytest.fixture
+def quick_figures(monkeypatch):
+    """Figures are made but not drawn: where they are written is what is tested."""
+    monkeypatch.setattr(
+        "wbcprof.report._draw", lambda picture, target, **options: target.write(b"%PDF %%EOF")
+    )
+
+
 # What each writes into the folder "out", as the last argument.
 WRITES = {
     "model": ["fit", "{cells}", *LEARN, "-o", "{out}/old"],
@@ -103,7 +111,9 @@ WRITES = {
 
 
 @pytest.mark.parametrize("what", WRITES)
-def test_a_full_disk_leaves_what_was_there(what, folder, few, model_file, tmp_path, capsys):
+def test_a_full_disk_leaves_what_was_there(
+    what, folder, few, model_file, tmp_path, capsys, quick_figures
+):  # fmt: skip
     out, other = tmp_path / "out", tmp_path / "other"
     out.mkdir()
     other.mkdir()
@@ -117,7 +127,7 @@ def test_a_full_disk_leaves_what_was_there(what, folder, few, model_file, tmp_pa
     assert contents(out) == before and not any(other.iterdir())
 
 
-def test_a_disk_that_is_really_full(model_file, folder, few, mounted, capsys):
+def test_a_disk_that_is_really_full(model_file, folder, few, mounted, capsys, quick_figures):
     names = {"cells": folder, "few": few, "model": model_file, "out": mounted, "other": mounted}
     model = wbcprof.load(model_file)
     (mounted / "filling").write_bytes(b"x" * (56 << 10))
@@ -208,7 +218,7 @@ def test_names_that_cannot_be_file_names_are_refused(name, cells, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_labels_never_become_paths_of_figures(cells, model_file, tmp_path):
+def test_labels_never_become_paths_of_figures(cells, model_file, tmp_path, quick_figures):
     inner = tmp_path / "a" / "b"
     inner.mkdir(parents=True)
     write_report(
@@ -222,7 +232,7 @@ def test_labels_never_become_paths_of_figures(cells, model_file, tmp_path):
     assert any((inner / "figures").iterdir())
 
 
-def test_file_names_of_any_bytes(cells, model_file, tmp_path, capsys):
+def test_file_names_of_any_bytes(cells, model_file, tmp_path, capsys, quick_figures):
     """A file name need not be text, may hold control characters and HTML."""
     folder = tmp_path / "cells"
     for index, name in enumerate([b"caf\xe9", b"a\nb\x1b[31m", b"<script>alert(1)<"]):

@@ -79,7 +79,7 @@ def _check_state(arrays, document, shapes) -> None:
         if not np.isfinite(array).all():
             raise ValueError(f"{name} holds NaN or infinite values")
     position, has_gauss, gauss = document["rng"]
-    numbers = {
+    numbers: dict[str, tuple[Any, type, float]] = {
         "steps": (document["steps"], int, math.inf),
         "n_gathered": (document["n_gathered"], int, math.inf),
         "scale": (document["scale"], float, sys.float_info.max),
@@ -88,7 +88,7 @@ def _check_state(arrays, document, shapes) -> None:
         "gauss": (abs(gauss), float, sys.float_info.max),
     }
     for name, (value, kind, most) in numbers.items():
-        if type(value) is not kind or not 0 <= value <= most:
+        if not 0 <= value <= most or type(value) is not kind:
             raise ValueError(f"{name} is {value!r}")
     if type(document["history"]) is not list:
         raise ValueError("history is not a list")

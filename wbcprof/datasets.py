@@ -167,7 +167,8 @@ def make_leukocytes(
     random_state = _integer("random_state", random_state, 0)
 
     images = np.empty((n_per_type * len(types), size, size, 3), dtype=np.uint8)
-    labels, ids = [], []
+    labels: list[str] = []
+    ids: list[str] = []
     for leukocyte_type in types:
         for i in range(n_per_type):
             seed = np.random.SeedSequence(

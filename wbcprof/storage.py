@@ -142,7 +142,8 @@ def _load(path: str | os.PathLike, name: str | os.PathLike) -> Model:
                 if name.startswith(_CLASSIFIER)
             }
             _check_classifier(parameters, own, _count_features(model))
-            model.classifier = partial(_build_classifier, name, parameters, own)
+            make = partial(_build_classifier, name, parameters, own)
+            model.classifier = make  # type: ignore[assignment]  # made at first use
         return model
 
 
@@ -178,19 +179,17 @@ def _read(
 
 def _build(document: dict, arrays: dict[str, np.ndarray]) -> Model:
     layers: list[Layer] = []
-    expected = set()
+    expected: set[str] = set()
     for index, values in enumerate(document["layers"]):
         prefix = f"layers.{index}."
-        preprocessing = Preprocessing(
+        fields: dict[str, Any] = {name: values[name] for name in _LAYER_VALUES}
+        fields |= {name: arrays[prefix + name] for name in _LAYER_ARRAYS}
+        fields["threshold"] = arrays.get(prefix + "threshold")
+        preprocessing: dict[str, Any] = {
             **{name: values["preprocessing"][name] for name in _PREPROCESSING_VALUES},
             **{name: arrays.get(prefix + name) for name in _PREPROCESSING_ARRAYS},
-        )
-        layer = Layer(
-            preprocessing=preprocessing,
-            **{name: arrays[prefix + name] for name in _LAYER_ARRAYS},
-            threshold=arrays.get(prefix + "threshold"),
-            **{name: values[name] for name in _LAYER_VALUES},
-        )
+        }
+        layer = Layer(preprocessing=Preprocessing(**preprocessing), **fields)
         expected |= {prefix + name for name in _check_layer(index, layer)}
         if layer.channels != (layers[-1].n_signatures if layers else 3):
             raise ValueError(f"layer {index} must read RGB pixels, or one channel per signature")
