@@ -92,10 +92,11 @@ def mounted(tmp_path):
 @pytest.fixture
 def quick_figures(monkeypatch):
     """Figures are made but not drawn: where they are written is what is tested."""
-    monkeypatch.setattr(
-        "wbcprof.report._draw",
-        lambda picture, target, **options: target.write(b"%PDF" + bytes(2000)),
-    )
+
+    def draw(picture, target, **options):
+        target.write(b"%PDF" + bytes(2000))
+
+    monkeypatch.setattr("wbcprof.report._draw", draw)
 
 
 # What each writes into the folder "out", as the last argument.
