@@ -27,7 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of the output has what it wanted; nothing is left to flush to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+    except MemoryError as error:
+        print(f"wbcprof {options.command}: out of memory. {error}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, csv.Error) as error:
         print(f"wbcprof {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -408,7 +411,11 @@ def _info(options) -> None:
             f"step {layer.step}, preprocessing {layer.preprocessing.kind}"
         )
     print(f"features: {len(model.feature_names)} ({', '.join(model.pools)})")
-    types = "none" if model.classifier is None else ", ".join(model.classifier.classes_)
+    types = (
+        "none"
+        if model.classifier is None
+        else ", ".join(map(repr, model.classifier.classes_.tolist()))
+    )
     print(f"classifier: {types}")
     print(json.dumps({"parameters": model.parameters, "provenance": model.provenance}, indent=2))
 

@@ -29,6 +29,10 @@ LEUKOCYTE_TYPES = (
 
 FRAME = 120.0
 SMALLEST_SIZE = 48
+_LONGEST_NAME = 200  # bytes of a file name, without its suffix
+_RESERVED_NAMES = {  # by Windows
+    "CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +167,8 @@ def make_leukocytes(
     random_state = _integer("random_state", random_state, 0)
 
     images = np.empty((n_per_type * len(types), size, size, 3), dtype=np.uint8)
-    labels, ids = [], []
+    labels: list[str] = []
+    ids: list[str] = []
     for leukocyte_type in types:
         for i in range(n_per_type):
             seed = np.random.SeedSequence(
@@ -201,9 +206,13 @@ def write_folder(leukocytes: Leukocytes, directory: str | Path) -> Path:
     ------
     FileExistsError
         If ``directory`` is a file, or a folder that already holds something.
+    ValueError
+        A label or id cannot be a file name everywhere: empty, long, ``CON``, with ``/``...
     """
     from PIL import Image
 
+    for name in {*map(str, leukocytes.labels), *leukocytes.ids}:
+        _check_file_name(name)
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"expected a folder to write to, got the file {directory}")
@@ -224,6 +233,19 @@ def write_folder(leukocytes: Leukocytes, directory: str | Path) -> Path:
         folder.mkdir(exist_ok=True)
         Image.fromarray(image).save(folder / f"{name}.png")
     return directory
+
+
+def _check_file_name(name: str) -> None:
+    """Refuse what leads out of a folder, or is no file name on Linux, macOS or Windows."""
+    if (
+        not name.isprintable()
+        or name.rstrip(". ") != name
+        or not name
+        or set(name) & set('/\\:*?"<>|')
+        or len(name.encode()) > _LONGEST_NAME
+        or name.split(".")[0].upper() in _RESERVED_NAMES
+    ):
+        raise ValueError(f"labels and ids must be possible as file names, got {name[:80]!r}")
 
 
 def _integer(name: str, value: int, least: int) -> int:

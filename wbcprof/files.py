@@ -15,6 +15,8 @@ def check_output(path: str | os.PathLike) -> Path:
     ------
     FileNotFoundError
         The folder of `path` does not exist.
+    PermissionError
+        Nothing can be written to that folder.
     ValueError
         `path` is a folder, or a device or pipe, which moving a file onto it would replace.
     """
@@ -23,6 +25,11 @@ def check_output(path: str | os.PathLike) -> Path:
         raise FileNotFoundError(
             f"the folder {str(target.parent)!r} of the output {target.name!r} does not exist; "
             "create it first"
+        )
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(
+            f"the folder {str(target.parent)!r} of the output {target.name!r} cannot be written "
+            "to; choose another or change its permissions"
         )
     if target.is_dir():
         raise ValueError(f"the output {str(target)!r} is a folder; name a file in it")
@@ -39,7 +46,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
     Raises
     ------
-    FileNotFoundError, ValueError
+    FileNotFoundError, PermissionError, ValueError
         See `check_output`.
     """
     import tempfile
@@ -57,6 +64,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        # Some file systems notice only now that the disk is full.
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

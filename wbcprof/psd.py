@@ -29,7 +29,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from . import __version__, _learn
-from .checkpoint import check_identity, read_checkpoint, write_checkpoint
+from .checkpoint import read_checkpoint, write_checkpoint
 from .encoder import NONLINEARITIES
 from .layer import activate, predict
 from .patches import PatchRows, PatchStream, Preprocessing, positive_integer
@@ -550,9 +550,33 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         values |= {"scale": self.preprocessing_.scale, "history": self.history_}
         write_checkpoint(self.checkpoint, arrays, {"identity": identity, **values})
 
+    def _state_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """Of the arrays of a checkpoint; "k" is the length of whitened patches."""
+        h, m = self.n_components, self.n_features_in_
+        learner = {"signatures": (h, m), "A": (h, h), "C": (h, m), "mean": (m,)}
+        encoder = {"weights": (h, "k"), "bias": (h,), "gain": (h,)}
+        if self.encoder == "soft_threshold":
+            encoder["threshold"] = (h,)
+        preprocessing = {}
+        if self.whiten or self.preprocessing == "dataset_mean":
+            preprocessing["preprocessing.mean"] = (m,)
+        if self.whiten:
+            preprocessing["preprocessing.whitener"] = (m, m)
+            preprocessing["preprocessing.unwhitener"] = (m, m)
+        return {
+            **learner,
+            "whitener": (m, "k"),
+            "rng": (624,),
+            **{
+                f"{group}.{name}": shape
+                for group in ("encoder", "first", "second")
+                for name, shape in encoder.items()
+            },
+            **preprocessing,
+        }
+
     def _resume(self, identity: dict[str, Any]) -> None:
-        arrays, values = read_checkpoint(self.checkpoint)
-        check_identity(self.checkpoint, values["identity"], identity)
+        arrays, values = read_checkpoint(self.checkpoint, identity, self._state_shapes())
         if len(values["history"]) > self.max_iter:
             raise ValueError(
                 f"the checkpoint {os.fspath(self.checkpoint)!r} is past max_iter "

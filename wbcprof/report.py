@@ -26,7 +26,7 @@ import numpy as np
 
 from . import __version__, figures
 from .compare import DifferentialCount, differential_count, differential_signatures, explain_calls
-from .files import replacing
+from .files import check_output, replacing
 from .images import Cell, open_images
 from .model import Model
 from .profiles import UNLABELLED, label_names, sorted_types
@@ -96,19 +96,20 @@ def write_report(
         raise ValueError(f"calls must be 'cross-validated' or 'model', got {calls!r}")
     if calls == "model" and model.classifier is None:
         raise ValueError("calls='model' needs a model with a classifier; this one holds none")
+    check_output(path)
     if figure_folder is not None:
         os.makedirs(figure_folder, exist_ok=True)
+    say = say or (lambda _: None)
+    say("profiling")
+    cells = _read(model, images, labels, random_state, n_threads)
+    say(f"calling {len(cells.ids)} cells")
+    called = _call(model, cells, calls, random_state)
+    say("drawing")
+    html = _render(
+        model, cells, called, samples, title, note, figure_folder, random_state, n_threads
+    )
     with replacing(path) as temporary:
-        say = say or (lambda _: None)
-        say("profiling")
-        cells = _read(model, images, labels, random_state, n_threads)
-        say(f"calling {len(cells.ids)} cells")
-        called = _call(model, cells, calls, random_state)
-        say("drawing")
-        html = _render(
-            model, cells, called, samples, title, note, figure_folder, random_state, n_threads
-        )
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
 
 
 @dataclass
@@ -863,8 +864,10 @@ def _png(picture: Any) -> str:
 
 
 def _save(picture: Any, folder: str | os.PathLike, name: str) -> None:
+    stream = BytesIO()  # Matplotlib's PDF writer hides that a disk is full behind another error
+    _draw(picture, stream, format="pdf")
     with replacing(Path(folder) / f"{name}.pdf") as temporary:
-        _draw(picture, temporary)
+        temporary.write_bytes(stream.getvalue())
 
 
 def _draw(picture: Any, target: Any, **options: Any) -> None:
