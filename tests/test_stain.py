@@ -37,7 +37,7 @@ def test_an_unstained_image_gets_the_background_alone(cells, method):
     normaliser = StainNormaliser.learn(cells.images[:4], method)
     image = normaliser.normalise(np.full((40, 40, 3), 250, np.uint8))
     np.testing.assert_array_equal(
-        image, np.broadcast_to(np.rint(normaliser.background_), (40, 40, 3))
+        image, np.broadcast_to(np.rint(normaliser.background), (40, 40, 3))
     )
 
 

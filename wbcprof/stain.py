@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import mul
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -31,14 +31,16 @@ _STAINED = 0.15  # least mean optical density over the background, natural log, 
 _BRIGHTEST = 0.1  # of the pixels, whose median colour is the background's
 _MIN_STAINED = 50  # pixels; images with fewer get the background alone
 _PERCENTILES = (1, 99)  # of angles and of concentrations in macenko
-_SAMPLED_PIXELS = 4096  # of each reference image, at most
+_SAMPLED_PIXELS = 1 << 14  # of an image, at most
+_CHUNK = 1 << 13  # pixels at a time: they stay in the cache
 _CONES = np.array(
-    [[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]], np.float32
+    [[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]]
 )  # RGB to LMS
-_OPPONENTS = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]], np.float32)
-_OPPONENTS /= np.linalg.norm(_OPPONENTS, axis=1, keepdims=True)
+_OPPONENTS = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ [[1, 1, 1], [1, 1, -2], [1, -1, 0]]
 
 
+# In double precision: grey levels after rounding are then the same on every CPU, but for one in
+# billions, and so are profiles.
 @dataclass(frozen=True, eq=False)
 class StainNormaliser:
     """Brings images to the colours of those that it was learnt from; see `StainNormaliser.learn`.
@@ -47,13 +49,13 @@ class StainNormaliser:
     ----------
     method : {"background", "reinhard", "macenko"}
         See the module's description.
-    background : ndarray of shape (3,), float32
+    background : ndarray of shape (3,), float64
         Grey levels of the reference's background: medians over its images.
-    centre, spread : ndarray of shape (3,), float32
+    centre, spread : ndarray of shape (3,), float64
         Of the reference's stained pixels, in logarithmic opponent colours ("reinhard").
-    stains : ndarray of shape (2, 3), float32
+    stains : ndarray of shape (2, 3), float64
         Optical density of unit amounts of the reference's stains ("macenko").
-    strength : ndarray of shape (2,), float32
+    strength : ndarray of shape (2,), float64
         99th percentile of the amount of each stain ("macenko").
     """
 
@@ -72,7 +74,7 @@ class StainNormaliser:
                 if value is not None:
                     raise ValueError(f"{name} does not go with the method {self.method!r}")
                 continue
-            value = np.asarray(value, np.float32)
+            value = np.asarray(value, np.float64)
             if value.shape != shape or not np.isfinite(value).all():
                 raise ValueError(f"{name} must be {shape} finite numbers, got {value.tolist()}")
             object.__setattr__(self, name, value)
@@ -89,9 +91,8 @@ class StainNormaliser:
         check_stain(method)
         backgrounds, samples = [], []
         for image in images:
-            backgrounds.append(_background(image))
-            planes = _planes(image)
-            samples.append(planes[:, :: -(-planes.shape[1] // _SAMPLED_PIXELS)])
+            samples.append(_thin_out(_planes(image)))
+            backgrounds.append(_background(samples[-1]))
         if not samples:
             raise ValueError("reference images are needed to learn stain colours from, got none")
         background = np.median(backgrounds, axis=0)
@@ -115,40 +116,58 @@ class StainNormaliser:
         stains = _find_stains(density)
         return cls(method, background, stains=stains, strength=_strength(density, stains))
 
+    def to_json(self) -> dict[str, Any]:
+        """The arguments that make it again, as JSON has them."""
+        names = ("background", *STAINS[self.method])
+        return {"method": self.method, **{name: getattr(self, name).tolist() for name in names}}
+
     def normalise(self, image: np.ndarray) -> np.ndarray:
         """The image (H, W, 3), uint8, in the reference's colours."""
-        planes = self._restain(self._balance(_planes(image), _background(image)))
+        planes = _planes(image)
+        planes = self._restain(self._balance(planes, _background(_thin_out(planes))))
         return np.ascontiguousarray(planes.T).reshape(image.shape)
 
     def _balance(self, planes: np.ndarray, background: np.ndarray) -> np.ndarray:
         """Pixels of an image with that background, given the reference's."""
         ratio = self.background / np.maximum(background, 1)
-        return _look_up(_to_bytes(np.arange(256, dtype=np.float32) * ratio[:, None]), planes)
+        return _look_up(_to_bytes(np.arange(256) * ratio[:, None]), planes)
 
     def _restain(self, planes: np.ndarray) -> np.ndarray:
         if self.method == "background":
             return planes
-        stained = self._is_stained(planes)
-        if stained.sum() < _MIN_STAINED:
+        sample = _thin_out(planes)
+        sample = sample[:, self._is_stained(sample)]
+        if sample.shape[1] < _MIN_STAINED:
             return planes
+        matrix, shift = self._map_logarithms(sample)
+        into = _CONES if self.method == "reinhard" else np.eye(3)
+        back = np.linalg.inv(into)
+        restained = np.empty_like(planes)
+        for start in range(0, planes.shape[1], _CHUNK):
+            chunk = np.s_[:, start : start + _CHUNK]
+            logarithms = np.log(_mix(into, planes[chunk] + 1.0))
+            levels = _mix(back, np.exp(_mix(matrix, logarithms) + shift[:, None])) - 1
+            restained[chunk] = _to_bytes(levels)
+        return restained
+
+    def _map_logarithms(self, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Matrix (3, 3) and shift (3,) from the logarithms of an image's cones ("reinhard") or grey
+        levels ("macenko") to the reference's, from its stained pixels."""
         if self.method == "reinhard":
-            colours = _to_opponents(planes)
-            own = colours[:, stained]
+            own = _to_opponents(sample)
             ratio = self.spread / np.maximum(own.std(axis=1), 1e-6)
-            colours *= ratio[:, None]
-            colours += (self.centre - ratio * own.mean(axis=1))[:, None]
-            cones = np.exp(_mix(np.linalg.inv(_OPPONENTS), colours))
-            return _to_bytes(_mix(np.linalg.inv(_CONES), cones) - 1)
-        density = self._density(planes)
-        own = _find_stains(density[:, stained])
-        ratio = self.strength / np.maximum(_strength(density[:, stained], own), 1e-6)
-        # Restained, with what two stains do not explain left as it is.
-        density += _mix((self.stains * ratio[:, None] - own).T, _amounts(density, own))
-        return _to_bytes((self.background[:, None] + 1) * np.exp(-density) - 1)
+            back = np.linalg.inv(_OPPONENTS)
+            return (back * ratio) @ _OPPONENTS, back @ (self.centre - ratio * own.mean(axis=1))
+        density = self._density(sample)
+        own = _find_stains(density)
+        ratio = self.strength / np.maximum(_strength(density, own), 1e-6)
+        # What two stains do not explain is left as it is.
+        change = (self.stains * ratio[:, None] - own).T @ np.linalg.pinv(own).T
+        return np.eye(3) + change, -change @ np.log(self.background + 1)
 
     def _density(self, planes: np.ndarray) -> np.ndarray:
         """Optical density over the background, natural logarithm."""
-        table = np.log((self.background[:, None] + 1) / (np.arange(256, dtype=np.float32) + 1))
+        table = np.log((self.background[:, None] + 1) / (np.arange(256) + 1))
         return _look_up(table, planes)
 
     def _is_stained(self, planes: np.ndarray) -> np.ndarray:
@@ -169,18 +188,22 @@ def _planes(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.reshape(-1, 3).T)
 
 
+def _thin_out(planes: np.ndarray) -> np.ndarray:
+    """Evenly spaced pixels, `_SAMPLED_PIXELS` at most."""
+    return planes[:, :: -(-planes.shape[1] // _SAMPLED_PIXELS)]
+
+
 def _look_up(tables: np.ndarray, planes: np.ndarray) -> np.ndarray:
     """Each channel's pixels through its own table of 256."""
     return np.stack(list(map(np.take, tables, planes)))
 
 
-def _background(image: np.ndarray) -> np.ndarray:
+def _background(planes: np.ndarray) -> np.ndarray:
     """Median colour (3,) of the brightest pixels."""
-    pixels = image.reshape(-1, 3)
-    brightness = pixels.sum(axis=1, dtype=np.uint16)
+    brightness = planes.sum(axis=0, dtype=np.uint16)
     counts = np.bincount(brightness)[::-1].cumsum()[::-1]  # of pixels at least as bright
-    least = np.flatnonzero(counts >= _BRIGHTEST * len(pixels))[-1]
-    return np.median(pixels[brightness >= least], axis=0).astype(np.float32)
+    least = np.flatnonzero(counts >= _BRIGHTEST * len(brightness))[-1]
+    return np.median(planes[:, brightness >= least], axis=1)
 
 
 def _mix(matrix: np.ndarray, planes: np.ndarray) -> np.ndarray:
@@ -189,19 +212,19 @@ def _mix(matrix: np.ndarray, planes: np.ndarray) -> np.ndarray:
 
 
 def _to_opponents(planes: np.ndarray) -> np.ndarray:
-    return _mix(_OPPONENTS, np.log(_mix(_CONES, planes.astype(np.float32) + 1)))
+    return _mix(_OPPONENTS, np.log(_mix(_CONES, planes + 1.0)))
 
 
 def _find_stains(density: np.ndarray) -> np.ndarray:
     """Unit densities (2, 3) at the extreme angles of the plane of largest variance, the bluer
     stain (more density of red light) first."""
     centred = density - density.mean(axis=1, keepdims=True)
-    covariance = [[(a * b).mean(dtype=np.float64) for b in centred] for a in centred]
-    plane = np.linalg.eigh(covariance)[1].astype(np.float32)[:, :0:-1]
+    covariance = [[(a * b).mean() for b in centred] for a in centred]
+    plane = np.linalg.eigh(covariance)[1][:, :0:-1]
     plane *= np.where(plane.sum(axis=0) < 0, -1, 1)
     angle = np.arctan2(*_mix(plane.T, density)[::-1])
     extremes = np.percentile(angle, _PERCENTILES)
-    stains = np.column_stack([np.cos(extremes), np.sin(extremes)]).astype(np.float32) @ plane.T
+    stains = np.column_stack([np.cos(extremes), np.sin(extremes)]) @ plane.T
     return stains[np.argsort(-stains[:, 0], kind="stable")]
 
 
@@ -210,4 +233,4 @@ def _amounts(density: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 
 def _strength(density: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    return np.percentile(_amounts(density, stains), _PERCENTILES[1], axis=1).astype(np.float32)
+    return np.percentile(_amounts(density, stains), _PERCENTILES[1], axis=1)

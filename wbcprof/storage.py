@@ -4,7 +4,8 @@ The arrays are named ``layers.0.signatures``, ``layers.0.weights``, ``classifier
 safetensors header's metadata holds one JSON document under the key ``wbcprof``::
 
     {"format": 1, "layers": [...], "pools": [...], "levels": [...], "centres": [...],
-     "parameters": {...}, "provenance": {...}, "history": [...], "classifier": {...} or null}
+     "stain": {...} or null, "parameters": {...}, "provenance": {...}, "history": [...],
+     "classifier": {...} or null}
 
 Every version of the package reads all formats from 1 to its own `FORMAT_VERSION`, for ever, and
 writes the last; it refuses newer ones, saying that a newer wbcprof is needed. The format goes up
@@ -32,6 +33,7 @@ from .files import replacing
 from .layer import Layer
 from .model import Model
 from .patches import Preprocessing, pixel_table
+from .stain import StainNormaliser
 
 if TYPE_CHECKING:
     from .classify import TypeClassifier
@@ -95,6 +97,7 @@ def save(model: Model, path: str | os.PathLike) -> None:
         "pools": model.pools,
         "levels": model.levels,
         "centres": model.centres,
+        "stain": None if model.stain is None else model.stain.to_json(),
         "parameters": model.parameters,
         "provenance": model.provenance,
         "history": model.history,
@@ -213,6 +216,7 @@ def _build(document: dict, arrays: dict[str, np.ndarray]) -> Model:
         document["provenance"],
         document["history"],
         centres=document["centres"],
+        stain=None if document["stain"] is None else StainNormaliser(**document["stain"]),
     )
     n_regions = _count_regions(model)
     if n_regions > _MAX_REGIONS or _count_features(model) > _MAX_FEATURES:

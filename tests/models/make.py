@@ -22,7 +22,8 @@ MODELS = {
     "stacked": {
         "n_signatures": 16, "patch_size": 4, "step": 2, "preprocessing": "contrast",
         "whiten": True, "encoder": "soft_threshold", "positive": False, "pools": ("mean", "std"),
-        "levels": (1, 2), "centres": (), "stack": [{"n_signatures": 12, "n_patches": 2000}],
+        "levels": (1, 2), "centres": (), "stain": "macenko",
+        "stack": [{"n_signatures": 12, "n_patches": 2000}],
     },
 }  # fmt: skip
 KERNELS = {"discs": "linear", "paper": "rbf", "stacked": "linear"}
