@@ -457,6 +457,21 @@ def test_arrays_in_memory_start_no_threads(stack):
     assert background() == []
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_pixels_are_changed_once_their_size_is_known(stack, n_threads):
+    names = []
+
+    def change(pixels):
+        names.append(threading.current_thread().name)
+        return pixels - pixels.min()
+
+    source = open_images([stack[0], stack[0, :0], stack[1, :5], stack[2]], min_size=6)
+    with pytest.warns(ImageWarning, match="2 of 4 images were skipped; first: .* 0x30 px"):
+        pixels = [cell.pixels for cell in source.read(n_threads, change)]
+    np.testing.assert_array_equal(pixels, [image - image.min() for image in stack[[0, 2]]])
+    assert len(names) == 2 and ("MainThread" in names) == (n_threads == 1)
+
+
 def test_few_images_are_held(folder, reads):
     passing = open_images(sorted(folder.rglob("*.png")) * 10).read(2)
     for used in range(1, 20):

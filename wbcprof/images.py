@@ -148,14 +148,14 @@ class ImageSource:
         converted: Counter[str] = Counter()
         n = 0
         n_threads = 1 if self.n_hint == 1 else resolve_threads(n_threads)
-        with closing(_outcomes(self._blocks(), n_threads, change)) as outcomes:
+        load = partial(self._load, change=change)
+        with closing(_outcomes(self._blocks(), load, n_threads, change is not None)) as outcomes:
             for index, (image_id, outcome) in enumerate(outcomes):
                 n += 1
-                reason = self._why_not(outcome)
-                if reason is not None:
+                if isinstance(outcome, Unusable):
                     if self.on_error == "raise":
-                        raise ValueError(f"Image '{image_id}': {reason}") from reason
-                    skipped.append(SkippedImage(image_id, str(reason)))
+                        raise ValueError(f"Image '{image_id}': {outcome}") from outcome
+                    skipped.append(SkippedImage(image_id, str(outcome)))
                     continue
                 pixels, kind = outcome
                 if kind:
@@ -200,14 +200,24 @@ class ImageSource:
                 _check_n_labels(self.labels, n + sum(map(len, blocks)))
             yield block
 
-    def _why_not(self, outcome: Outcome) -> Unusable | None:
-        if isinstance(outcome, Unusable):
-            return outcome
-        height, width = outcome[0].shape[:2]
-        if min(height, width) >= self.min_size:
-            return None
-        patch = f"{self.min_size}x{self.min_size}"
-        return Unusable(f"{height}x{width} px, smaller than the {patch} px patch")
+    def _load(
+        self,
+        block: _File | _Array | _Rows,
+        change: Callable[[np.ndarray], np.ndarray] | None,
+    ) -> list[Outcome]:
+        outcomes = block.load()
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, Unusable):
+                continue
+            pixels, kind = outcome
+            height, width = pixels.shape[:2]
+            if min(height, width) < self.min_size:
+                patch = f"{self.min_size}x{self.min_size}"
+                reason = f"{height}x{width} px, smaller than the {patch} px patch"
+                outcomes[index] = Unusable(reason)
+            elif change is not None:
+                outcomes[index] = change(pixels), kind
+        return outcomes
 
 
 def open_images(
@@ -452,20 +462,15 @@ class _Stream:
 
 def _outcomes(
     blocks: Iterator[_File | _Array | _Rows],
+    load: Callable[[_File | _Array | _Rows], list[Outcome]],
     n_threads: int,
-    change: Callable[[np.ndarray], np.ndarray] | None,
+    changed: bool,
 ) -> Iterator[tuple[str, Outcome]]:
-    """Id and pixels of every image, in order, whatever order threads finish in."""
-
-    def load_changed(block) -> list[Outcome]:
-        outcomes = block.load()
-        if change is None:
-            return outcomes
-        return [o if isinstance(o, Unusable) else (change(o[0]), o[1]) for o in outcomes]
-
+    """Id and pixels of every image, in order, whatever order threads finish in; arrays in memory
+    go to threads only if they are changed."""
     if n_threads == 1:
         for block in blocks:
-            yield from zip(block.ids, load_changed(block), strict=True)
+            yield from zip(block.ids, load(block), strict=True)
         return
 
     pending: deque = deque()
@@ -483,19 +488,19 @@ def _outcomes(
                 if block is None:
                     more = False
                     continue
-                load = partial(load_changed, block)
-                if change is not None or not block.in_memory:
+                wait = partial(load, block)
+                if changed or not block.in_memory:
                     if pool is None:
                         from concurrent.futures import ThreadPoolExecutor
 
                         pool = ThreadPoolExecutor(n_threads, "wbcprof-images")
-                    load = pool.submit(load).result
-                pending.append((block, load))
+                    wait = pool.submit(wait).result
+                pending.append((block, wait))
                 ahead += len(block)
             if pending:
-                block, load = pending.popleft()
+                block, wait = pending.popleft()
                 ahead -= len(block)
-                yield from zip(block.ids, load(), strict=True)
+                yield from zip(block.ids, wait(), strict=True)
         if failure is not None:
             raise failure
     finally:
