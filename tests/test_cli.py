@@ -139,7 +139,8 @@ def test_outputs_are_checked_before_the_work(folder, model_file, tmp_path, capsy
     assert "does not exist" in complain(["fit", folder, "-o", tmp_path / "no" / "m"], capsys)
     assert "is a folder" in complain(["fit", folder, "-o", tmp_path], capsys)
     target = tmp_path / "t.xlsx"
-    assert ".csv or .parquet" in complain(["profile", model_file, folder, "-o", target], capsys)
+    error = complain(["profile", model_file, folder, "-o", target], capsys)
+    assert ".csv, .parquet or .h5ad" in error
     target = tmp_path / "no" / "e.json"
     assert "does not exist" in complain(["evaluate", folder, "--json", target], capsys)
 
