@@ -141,6 +141,8 @@ class Profiles:
         return len(self.values)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        if copy is None:  # which NumPy 1 does not know
+            return np.asarray(self.values, dtype)
         return np.array(self.values, dtype=dtype, copy=copy)
 
     def save(self, path: str | os.PathLike) -> None:
