@@ -383,7 +383,7 @@ def _report(options) -> None:
             rows = list(csv.DictReader(stream))
         if not rows or not {"image", "sample"} <= rows[0].keys():
             raise ValueError(f"{options.samples}: expected rows with the columns image and sample")
-        samples = {from_csv_text(row["image"]): row["sample"] for row in rows}
+        samples = {from_csv_text(row["image"]) or "": row["sample"] for row in rows}
     write_report(
         load(options.model),
         options.images,
