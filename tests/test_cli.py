@@ -68,6 +68,27 @@ def test_classify_names_types_with_probabilities(model_file, folder, capsys):
         assert total == pytest.approx(1, abs=1e-3)
 
 
+def test_csv_holds_no_formula_and_samples_may_be_made_from_it(
+    model_file, cells, tmp_path, capsys, monkeypatch
+):
+    from PIL import Image
+
+    (tmp_path / "images").mkdir()
+    Image.fromarray(cells.images[0]).save(tmp_path / "images" / "=1+1.png")
+    model, images, table = (str(p) for p in (model_file, tmp_path / "images", tmp_path / "t.csv"))
+    assert main(["classify", model, images, "-o", table]) == 0
+    with open(table, newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["image"] == "'=1+1.png"
+    given = {}
+    monkeypatch.setattr("wbcprof.report.write_report", lambda *_, **options: given.update(options))
+    (tmp_path / "s.csv").write_text(f"image,sample\n{row['image']},blood\n")
+    assert (
+        main(["report", model, images, "-o", "r.html", "--samples", str(tmp_path / "s.csv")]) == 0
+    )
+    assert given["samples"] == {"=1+1.png": "blood"}
+
+
 def test_evaluate_reports_and_writes_json(folder, tmp_path, capsys):
     path = tmp_path / "e.json"
     arguments = ["evaluate", str(folder), "--repeats", "2", "--seed", "3", "--json", str(path)]
@@ -139,7 +160,8 @@ def test_outputs_are_checked_before_the_work(folder, model_file, tmp_path, capsy
     assert "does not exist" in complain(["fit", folder, "-o", tmp_path / "no" / "m"], capsys)
     assert "is a folder" in complain(["fit", folder, "-o", tmp_path], capsys)
     target = tmp_path / "t.xlsx"
-    assert ".csv or .parquet" in complain(["profile", model_file, folder, "-o", target], capsys)
+    error = complain(["profile", model_file, folder, "-o", target], capsys)
+    assert ".csv, .parquet or .h5ad" in error
     target = tmp_path / "no" / "e.json"
     assert "does not exist" in complain(["evaluate", folder, "--json", target], capsys)
 

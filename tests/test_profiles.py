@@ -51,6 +51,6 @@ def test_parquet_gives_back_the_same_table(profiles, tmp_path):
 
 
 def test_other_suffixes_are_refused_before_anything_is_written(profiles, tmp_path):
-    with pytest.raises(ValueError, match=r"saved as .csv or .parquet, got .*t\.xlsx"):
+    with pytest.raises(ValueError, match=r"saved as .csv, .parquet or .h5ad, got .*t\.xlsx"):
         profiles.save(tmp_path / "t.xlsx")
     assert not list(tmp_path.iterdir())

@@ -90,7 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("model", metavar="MODEL", help="model file")
     profile.add_argument("images", metavar="IMAGES", help="folder or image")
     profile.add_argument(
-        "-o", "--output", required=True, metavar="TABLE", help="table to write, .csv or .parquet"
+        "-o",
+        "--output",
+        required=True,
+        metavar="TABLE",
+        help="table to write: .csv, .parquet or .h5ad",
     )
     profile.add_argument("--step", type=int, metavar="PX", help="distance between windows")
     profile.add_argument(
@@ -300,7 +304,7 @@ def _profile(options) -> None:
 
 
 def _classify(options) -> None:
-    from .files import check_output, replacing
+    from .files import check_output, csv_text, replacing
     from .storage import load
 
     if options.output is not None:
@@ -325,7 +329,8 @@ def _classify(options) -> None:
         writer = csv.writer(stream)
         writer.writerow(["image", "type", *(f"probability_{name}" for name in types)])
         for image_id, name, row in zip(profiles.ids, called, probabilities, strict=True):
-            writer.writerow([image_id, name, *(f"{p:.4f}" for p in row)])
+            texts = [csv_text(image_id), csv_text(str(name))]
+            writer.writerow([*texts, *(f"{p:.4f}" for p in row)])
 
     if options.output is None:
         write(sys.stdout)
@@ -368,6 +373,7 @@ def _evaluate(options) -> None:
 
 
 def _report(options) -> None:
+    from .files import from_csv_text
     from .report import write_report
     from .storage import load
 
@@ -377,7 +383,7 @@ def _report(options) -> None:
             rows = list(csv.DictReader(stream))
         if not rows or not {"image", "sample"} <= rows[0].keys():
             raise ValueError(f"{options.samples}: expected rows with the columns image and sample")
-        samples = {row["image"]: row["sample"] for row in rows}
+        samples = {from_csv_text(row["image"]) or "": row["sample"] for row in rows}
     write_report(
         load(options.model),
         options.images,

@@ -1,11 +1,47 @@
-"""Outputs that are whole or absent: written beside their name, then moved to it."""
+"""Outputs that are whole or absent: written beside their name, then moved to it; and what goes into
+CSV and JSON files, whatever it is."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# What a spreadsheet runs if it begins a cell: = + - @, full-width too, tabs and line breaks.
+_FORMULA = r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
+_GUARDED = re.compile(rf"'*(?:{_FORMULA}|\Z)")
+
+
+def csv_text(text: str | None) -> str:
+    """Text as a cell of a CSV file that no spreadsheet takes for a formula.
+
+    Formulas get a leading apostrophe. So does empty text, as None is the empty cell, and so does
+    what reads as guarded already: `from_csv_text` gives back exactly the text.
+    """
+    if text is None:
+        return ""
+    return f"'{text}" if _GUARDED.match(text) else text
+
+
+def from_csv_text(cell: str) -> str | None:
+    """The text that `csv_text` made this cell of."""
+    if not cell:
+        return None
+    return cell[1:] if cell[0] == "'" and _GUARDED.match(cell) else cell
+
+
+def json_value(value: Any) -> Any:
+    """What JSON holds of a value that it does not know, for ``json.dumps(default=...)``."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return repr(value)
 
 
 def check_output(path: str | os.PathLike) -> Path:

@@ -29,7 +29,7 @@ import numpy as np
 
 from .arrays import ArrayFileError, read_arrays, write_arrays
 from .encoder import NONLINEARITIES
-from .files import replacing
+from .files import json_value, replacing
 from .layer import Layer
 from .model import Model
 from .patches import Preprocessing, pixel_table
@@ -104,16 +104,8 @@ def save(model: Model, path: str | os.PathLike) -> None:
         "classifier": classifier,
     }
     with replacing(path) as temporary:
-        write_arrays(temporary, arrays, _KEY, json.dumps(document, default=_plain))
+        write_arrays(temporary, arrays, _KEY, json.dumps(document, default=json_value))
         _load(temporary, path)
-
-
-def _plain(value: Any):
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return repr(value)
 
 
 def load(path: str | os.PathLike) -> Model:
