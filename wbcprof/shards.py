@@ -1,0 +1,453 @@
+"""Profiles of any number of images: shards in a folder, written as they fill, resumed after a kill.
+
+    manifest.json        what the run is: model, settings, number of images
+    part-000000.parquet  profiles of images 0 to shard_size - 1, and so on; whole or absent
+    part-000000.json     what that shard was made from, and which of its images were skipped
+    skipped.csv          all skipped images with reasons; written last: where it is, all is done
+
+Shards cut the images offered, not those that could be read, so each can be made by itself. A shard
+is finished when both of its files are there. Only the process that was asked to writes into the
+folder; workers of a cluster send their profiles to it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import __version__
+from .files import replacing
+from .images import ImageSource, ImageWarning, open_images
+from .model import Model
+from .patches import positive_integer
+from .profiles import Profiles, check_table
+
+MANIFEST, SKIPPED = "manifest.json", "skipped.csv"
+_PIECE = 64  # images of a shard that a worker of a cluster profiles at a time
+
+
+class ShardedProfiles(NamedTuple):
+    """What `profile_to_shards` leaves in `folder`, counted over all of its shards."""
+
+    folder: Path
+    n_images: int
+    n_profiles: int
+    n_skipped: int
+    n_shards: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive images out of those offered: paths or arrays, ids, labels."""
+
+    things: Sequence[Any]
+    ids: list[str]
+    labels: list[str | None] | None
+    min_size: int
+
+    def __len__(self) -> int:
+        return len(self.things)
+
+    def cut(self, size: int) -> list[Part]:
+        """The part in pieces of at most `size` images."""
+        return [self._slice(start, start + size) for start in range(0, len(self), size)]
+
+    def _slice(self, start: int, stop: int) -> Part:
+        labels = None if self.labels is None else self.labels[start:stop]
+        return Part(self.things[start:stop], self.ids[start:stop], labels, self.min_size)
+
+    def origin(self) -> dict[str, str]:
+        """Digests of images (ids of files, content of arrays) and of labels."""
+        images = blake2b(digest_size=16)
+        for thing, image_id in zip(self.things, self.ids, strict=True):
+            images.update(json.dumps(image_id).encode())
+            if not isinstance(thing, str | os.PathLike):
+                pixels = np.ascontiguousarray(thing)
+                images.update(f"{pixels.dtype} {pixels.shape}".encode())
+                images.update(pixels)
+        labels = blake2b(json.dumps(self.labels).encode(), digest_size=16)
+        return {"images": images.hexdigest(), "labels": labels.hexdigest()}
+
+
+@dataclass
+class PartProfiles:
+    """Profiles of a `Part`: values, ids and labels of the images that could be read; the others
+    with reasons; and what images had to be converted, in words."""
+
+    values: np.ndarray
+    ids: list[str]
+    labels: list[str | None]
+    skipped: list[tuple[str, str]]
+    converted: list[str]
+
+
+def profile_part(
+    model: Model,
+    part: Part,
+    step: int | None,
+    inference: str,
+    n_threads: int | None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> PartProfiles:
+    """Profiles of a part; none where no image of it can be read."""
+    source = ImageSource(part.things, part.ids, part.labels, part.min_size, "skip")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ImageWarning)
+        try:
+            profiles = model.profile(
+                source, step=step, inference=inference, n_threads=n_threads, progress=progress
+            )
+            values, ids, labels = profiles.values, profiles.ids, profiles.labels
+        except ValueError:
+            if len(source.skipped) < len(part):
+                raise
+            values, ids, labels = np.empty((0, len(model.feature_names)), np.float32), [], []
+    texts = [str(warning.message) for warning in caught]
+    return PartProfiles(
+        values,
+        ids,
+        [None] * len(ids) if labels is None else labels,
+        [(skipped.image_id, skipped.reason) for skipped in source.skipped],
+        [text for text in texts if "converted" in text],
+    )
+
+
+def profile_to_shards(
+    model: Model,
+    images,
+    folder: str | os.PathLike,
+    *,
+    shard_size: int = 1000,
+    labels: Iterable[Any] | None = None,
+    step: int | None = None,
+    inference: str = "feedforward",
+    n_threads: int | None = None,
+    client=None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> ShardedProfiles:
+    """Profile any number of images into a folder of parquet files, in constant memory.
+
+    Called again after an interruption, it goes on from the finished shards, to the same files as
+    without one. Images that cannot be read are listed in ``skipped.csv``. See the module's
+    docstring for the files.
+
+    Parameters
+    ----------
+    model : Model
+    images : folder, path, list of paths, array, or iterable
+        See `wbcprof.images.open_images`. An iterator is read a shard at a time, and read again
+        from its start to resume, without decoding what is finished.
+    folder : path
+        Made where missing. Must be empty, or hold an earlier run of the same model, settings and
+        images; files are taken to be unchanged where their names are.
+    shard_size : int
+        Images of a shard; arrays of an iterator are held in memory so many at a time.
+    labels, step, inference, progress
+        See `Model.profile`; `progress` counts images offered, those of finished shards too.
+    n_threads : int, optional
+        See `wbcprof.threads.resolve_threads`. A cluster has one thread for each of its workers'.
+    client : distributed.Client, optional
+        Profile on the workers of this Dask cluster. They must see the image files at the same
+        paths; the folder need not be theirs. The profiles have the same bits.
+
+    Returns
+    -------
+    ShardedProfiles
+
+    Raises
+    ------
+    ValueError
+        The folder holds another run or something else, is in use, no image could be read, there
+        is not one label for each image, or a parameter is out of range.
+    """
+    shard_size = positive_integer("shard_size", shard_size)
+    if step is not None:
+        step = positive_integer("step", step)
+    if inference not in ("feedforward", "sparse"):
+        raise ValueError(f"inference must be 'feedforward' or 'sparse', got {inference!r}")
+    folder = Path(folder)
+    check_table(folder.parent / "part-000000.parquet")
+    source = open_images(images, labels, min_size=model.min_size)
+    identity = {
+        "format": 1,
+        "wbcprof": __version__,
+        "model": _model_digest(model),
+        "step": step or model.layers[0].step,
+        "inference": inference,
+        "shard_size": shard_size,
+        "n_images": source.n_hint,
+    }
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        if progress is not None:
+            progress(done, source.n_hint)
+
+    with _claimed(folder):
+        _check_manifest(folder, identity)
+        for leftover in folder.glob(".*-*"):
+            leftover.unlink()
+        (folder / SKIPPED).unlink(missing_ok=True)
+        metadata = {"inference": inference, "step": identity["step"], **model.provenance}
+        total = 0
+
+        def unfinished() -> Iterator[tuple[int, Part]]:
+            nonlocal total
+            for index, part in enumerate(_parts(source, shard_size)):
+                total = index + 1
+                if _is_finished(folder, index, part):
+                    advance(len(part))
+                else:
+                    yield index, part
+
+        if client is None:
+            made = _make_here(model, unfinished(), step, inference, n_threads, advance)
+        else:
+            made = _make_on_cluster(client, model, unfinished(), step, inference, advance)
+        for index, part, results in made:
+            _write_shard(folder, index, part, results, model.feature_names, metadata)
+        return _finish(folder, total)
+
+
+def _make_here(model, shards, step, inference, n_threads, advance):
+    for index, part in shards:
+        seen = 0
+
+        def within(profiled: int, _) -> None:
+            nonlocal seen
+            advance(profiled - seen)
+            seen = profiled
+
+        result = profile_part(model, part, step, inference, n_threads, within)
+        advance(len(part) - seen)
+        yield index, part, [result]
+
+
+def _make_on_cluster(client, model, shards, step, inference, advance):
+    from .cluster import profile_parts
+
+    being_made: dict[int, tuple[Part, list[PartProfiles | None]]] = {}
+
+    def pieces():
+        for index, part in shards:
+            cut = part.cut(_PIECE)
+            being_made[index] = part, [None] * len(cut)
+            for number, piece in enumerate(cut):
+                yield (index, number), piece
+
+    for (index, number), result in profile_parts(client, model, pieces(), step, inference):
+        part, results = being_made[index]
+        results[number] = result
+        advance(len(result.ids) + len(result.skipped))
+        if all(one is not None for one in results):
+            del being_made[index]
+            yield index, part, results
+
+
+def _parts(source: ImageSource, size: int) -> Iterator[Part]:
+    """The images offered by a source, `size` at a time, none of them decoded."""
+    things, labels = source._things, source.labels
+    by_index = source.n_hint is not None and hasattr(things, "__getitem__")
+    iterator = None if by_index else iter(things)
+    start = 0
+    while True:
+        some = list(things[start : start + size] if by_index else islice(iterator, size))
+        stop = start + len(some)
+        if labels is not None and (len(labels) < stop or (not some and len(labels) > stop)):
+            more = "at least " if some else ""
+            raise ValueError(
+                f"Length of labels ({len(labels)}) must match number of images ({more}{stop})"
+            )
+        if not some:
+            return
+        if source._ids is not None:
+            ids = source._ids[start:stop]
+        else:
+            ids = [
+                os.fspath(thing) if isinstance(thing, str | os.PathLike) else f"image_{index:06d}"
+                for index, thing in enumerate(some, start)
+            ]
+        yield Part(some, ids, None if labels is None else labels[start:stop], source.min_size)
+        start = stop
+
+
+def _write_shard(
+    folder: Path,
+    index: int,
+    part: Part,
+    results: list[PartProfiles],
+    feature_names: list[str],
+    metadata: dict[str, Any],
+) -> None:
+    ids, labels, skipped, converted = (
+        [entry for result in results for entry in getattr(result, name)]
+        for name in ("ids", "labels", "skipped", "converted")
+    )
+    record = {
+        **part.origin(), "offered": len(part), "profiles": len(ids), "skipped": skipped,
+        "converted": converted,
+    }  # fmt: skip
+    _write_json(folder / _record_name(index), record)
+    values = np.concatenate([result.values for result in results])
+    profiles = Profiles(
+        values, feature_names, ids, None if part.labels is None else labels, metadata
+    )
+    profiles.save(folder / _table_name(index))
+
+
+def _is_finished(folder: Path, index: int, part: Part) -> bool:
+    """Whether a shard is there; an error where it was made of other images or labels."""
+    record_path = folder / _record_name(index)
+    if not ((folder / _table_name(index)).exists() and record_path.exists()):
+        return False
+    record = _read_json(record_path)
+    differing = [name for name, digest in part.origin().items() if record.get(name) != digest]
+    if differing:
+        raise ValueError(
+            f"{_table_name(index)} in {str(folder)!r} was made from other {differing[0]} than "
+            f"those now given, from {part.ids[0]!r} to {part.ids[-1]!r}; give the same again, or "
+            "another folder"
+        )
+    return True
+
+
+def _finish(folder: Path, n_shards: int) -> ShardedProfiles:
+    """Check that all is there, list what was skipped, and count."""
+    n_tables = len(list(folder.glob("part-*.parquet")))
+    if n_tables > n_shards:
+        raise ValueError(
+            f"{str(folder)!r} holds {n_tables} shards, but the images now given make {n_shards}; "
+            "give the same images again, or another folder"
+        )
+    offered = profiles = n_skipped = 0
+    converted: list[str] = []
+    with (
+        replacing(folder / SKIPPED) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(["image", "reason"])
+        for index in range(n_shards):
+            record = _read_json(folder / _record_name(index))
+            writer.writerows(record["skipped"])
+            offered += record["offered"]
+            profiles += record["profiles"]
+            n_skipped += len(record["skipped"])
+            converted += record["converted"][: 1 - len(converted)]
+    if offered == 0:
+        raise ValueError("No images given: the iterator was empty.")
+    if profiles == 0:
+        raise ValueError(
+            f"No usable image among the {offered} given; {str(folder / SKIPPED)!r} lists reasons"
+        )
+    if n_skipped:
+        _warn(f"{n_skipped} of {offered} images were skipped; {SKIPPED} lists them")
+    if converted:
+        _warn(f"some images were converted; the first of them: {converted[0]}")
+    return ShardedProfiles(folder, offered, profiles, n_skipped, n_shards)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ImageWarning, stacklevel=4)
+
+
+def _table_name(index: int) -> str:
+    return f"part-{index:06d}.parquet"
+
+
+def _record_name(index: int) -> str:
+    return f"part-{index:06d}.json"
+
+
+def _check_manifest(folder: Path, identity: dict[str, Any]) -> None:
+    """Write the manifest of a new run; refuse to go on with that of another."""
+    path = folder / MANIFEST
+    if not path.exists():
+        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
+            raise ValueError(
+                f"the folder {str(folder)!r} is not empty and holds no {MANIFEST} of wbcprof; "
+                "give a new or an empty folder"
+            )
+        _write_json(path, identity)
+        return
+    found = _read_json(path)
+    differing = [
+        f"{name} was {found.get(name)}, now it is {value}"
+        for name, value in identity.items()
+        if found.get(name) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{str(folder)!r} holds profiles of another run: {'; '.join(differing)}. Give another "
+            "folder, or remove this one"
+        )
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("it is not a JSON object")
+        return document
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}; remove it to make it anew") from error
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Make the folder; hold it against a second run, until this process ends in whatever way."""
+    folder.mkdir(exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another run is writing into {str(folder)!r}") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _model_digest(model: Model) -> str:
+    """Digest of all that profiles depend on."""
+    digest = blake2b(digest_size=16)
+
+    def add(value) -> None:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value))
+        else:
+            plain = json.dumps(value, default=lambda number: number.item())
+            digest.update(plain.encode())
+
+    for layer in model.layers:
+        for holder in (layer, layer.preprocessing):
+            for entry in fields(holder):
+                if entry.compare and entry.name != "preprocessing":
+                    add(getattr(holder, entry.name))
+    add([model.pools, model.levels, model.centres])
+    return digest.hexdigest()
