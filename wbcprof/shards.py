@@ -16,6 +16,7 @@ import csv
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -83,13 +84,13 @@ class Part:
 @dataclass
 class PartProfiles:
     """Profiles of a `Part`: values, ids and labels of the images that could be read; the others
-    with reasons; and what images had to be converted, in words."""
+    with reasons; and what images were converted from, counted."""
 
     values: np.ndarray
     ids: list[str]
     labels: list[str | None]
     skipped: list[tuple[str, str]]
-    converted: list[str]
+    converted: Counter[str]
 
 
 def profile_part(
@@ -102,24 +103,21 @@ def profile_part(
 ) -> PartProfiles:
     """Profiles of a part; none where no image of it can be read."""
     source = ImageSource(part.things, part.ids, part.labels, part.min_size, "skip")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ImageWarning)
-        try:
-            profiles = model.profile(
-                source, step=step, inference=inference, n_threads=n_threads, progress=progress
-            )
-            values, ids, labels = profiles.values, profiles.ids, profiles.labels
-        except ValueError:
-            if len(source.skipped) < len(part):
-                raise
-            values, ids, labels = np.empty((0, len(model.feature_names)), np.float32), [], []
-    texts = [str(warning.message) for warning in caught]
+    try:
+        profiles = model.profile(
+            source, step=step, inference=inference, n_threads=n_threads, progress=progress
+        )
+        values, ids, labels = profiles.values, profiles.ids, profiles.labels
+    except ValueError:
+        if len(source.skipped) < len(part):
+            raise
+        values, ids, labels = np.empty((0, len(model.feature_names)), np.float32), [], []
     return PartProfiles(
         values,
         ids,
         [None] * len(ids) if labels is None else labels,
         [(skipped.image_id, skipped.reason) for skipped in source.skipped],
-        [text for text in texts if "converted" in text],
+        source.converted,
     )
 
 
@@ -217,8 +215,10 @@ def profile_to_shards(
             made = _make_here(model, unfinished(), step, inference, n_threads, advance)
         else:
             made = _make_on_cluster(client, model, unfinished(), step, inference, advance)
-        for index, part, results in made:
-            _write_shard(folder, index, part, results, model.feature_names, metadata)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImageWarning)  # told once, at the end
+            for index, part, results in made:
+                _write_shard(folder, index, part, results, model.feature_names, metadata)
         return _finish(folder, total)
 
 
@@ -292,14 +292,17 @@ def _write_shard(
     feature_names: list[str],
     metadata: dict[str, Any],
 ) -> None:
-    ids, labels, skipped, converted = (
+    ids, labels, skipped = (
         [entry for result in results for entry in getattr(result, name)]
-        for name in ("ids", "labels", "skipped", "converted")
+        for name in ("ids", "labels", "skipped")
     )
     record = {
-        **part.origin(), "offered": len(part), "profiles": len(ids), "skipped": skipped,
-        "converted": converted,
-    }  # fmt: skip
+        **part.origin(),
+        "offered": len(part),
+        "profiles": len(ids),
+        "skipped": skipped,
+        "converted": sum((result.converted for result in results), Counter()),
+    }
     _write_json(folder / _record_name(index), record)
     values = np.concatenate([result.values for result in results])
     profiles = Profiles(
@@ -333,7 +336,7 @@ def _finish(folder: Path, n_shards: int) -> ShardedProfiles:
             "give the same images again, or another folder"
         )
     offered = profiles = n_skipped = 0
-    converted: list[str] = []
+    converted: Counter[str] = Counter()
     with (
         replacing(folder / SKIPPED) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
@@ -346,7 +349,7 @@ def _finish(folder: Path, n_shards: int) -> ShardedProfiles:
             offered += record["offered"]
             profiles += record["profiles"]
             n_skipped += len(record["skipped"])
-            converted += record["converted"][: 1 - len(converted)]
+            converted.update(record["converted"])
     if offered == 0:
         raise ValueError("No images given: the iterator was empty.")
     if profiles == 0:
@@ -354,9 +357,10 @@ def _finish(folder: Path, n_shards: int) -> ShardedProfiles:
             f"No usable image among the {offered} given; {str(folder / SKIPPED)!r} lists reasons"
         )
     if n_skipped:
-        _warn(f"{n_skipped} of {offered} images were skipped; {SKIPPED} lists them")
+        _warn(f"skipped {n_skipped} of {offered} images; {SKIPPED} lists them")
     if converted:
-        _warn(f"some images were converted; the first of them: {converted[0]}")
+        kinds = ", ".join(f"{count} {kind}" for kind, count in converted.most_common())
+        _warn(f"converted {converted.total()} of {offered} images to 8-bit RGB: {kinds}")
     return ShardedProfiles(folder, offered, profiles, n_skipped, n_shards)
 
 
