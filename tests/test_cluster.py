@@ -3,9 +3,11 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 from PIL import Image
 
+import wbcprof
 from wbcprof.cli import main
 from wbcprof.datasets import write_folder
 from wbcprof.images import ImageWarning
@@ -22,7 +24,7 @@ from wbcprof.cluster import map_bounded  # noqa: E402
 def client():
     with (
         distributed.LocalCluster(
-            n_workers=3, processes=True, threads_per_worker=1, dashboard_address=None
+            n_workers=2, processes=True, threads_per_worker=1, dashboard_address=None
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -57,7 +59,7 @@ def worker_pids(client):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr("wbcprof.shards._PIECE", 3)
+    monkeypatch.setattr("wbcprof.shards.PIECE", 3)
 
 
 @pytest.mark.filterwarnings("ignore::wbcprof.images.ImageWarning")
@@ -100,6 +102,122 @@ def test_a_worker_killed_in_mid_run_changes_nothing(
     profile_to_shards(model, images, tmp_path / "out", shard_size=10, client=client, progress=kill)
     assert not victims
     assert contents(tmp_path / "out") == contents(local)
+
+
+# ---- learning ----
+
+LEARNING = {
+    "n_signatures": 24, "patch_size": 8, "n_patches": 3000, "max_iter": 3, "tol": 0.0,
+    "n_threads": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(cluster_module, "_BLOCK_PATCHES", 600)
+    monkeypatch.setattr(cluster_module, "_BATCH", 100)
+
+
+def learnt(model):
+    return [
+        getattr(layer, name)
+        for layer in model.layers
+        for name in ("signatures", "weights", "bias", "gain")
+    ]
+
+
+def assert_same(a, b):
+    for x, y in zip(learnt(a), learnt(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
+@pytest.mark.filterwarnings("ignore::wbcprof.images.ImageWarning")
+def test_the_model_does_not_depend_on_how_many_workers_there_are_or_die(
+    client, images, small_blocks, monkeypatch
+):
+    whole = wbcprof.fit(images, client=client, **LEARNING)
+    with (
+        distributed.LocalCluster(
+            n_workers=1, processes=False, threads_per_worker=2, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as other,
+    ):
+        assert_same(wbcprof.fit(images, client=other, **LEARNING), whole)
+    steps, victims = [], worker_pids(client)[:1]
+    measure = cluster_module.ClusterPatches._measure
+
+    def measure_and_kill(self, *arguments):
+        steps.append(arguments)
+        if len(steps) == 4:
+            os.kill(victims.pop(), signal.SIGKILL)
+        return measure(self, *arguments)
+
+    monkeypatch.setattr(cluster_module.ClusterPatches, "_measure", measure_and_kill)
+    assert_same(wbcprof.fit(images, client=client, **LEARNING), whole)
+    assert not victims and len(steps) == 9
+    assert whole.provenance["n_images"] == 47 and whole.provenance["n_patches"] < 3000
+
+
+def objective(layer, patches):
+    """That of optimal codes, per unit of the patches' energy, and the encoder's error."""
+    rows = layer.preprocessing.apply(patches)[0]
+    codes = layer.optimal(rows)
+    rebuilt = 0.5 * np.sum((rows - codes @ layer.signatures) ** 2)
+    predicted = np.linalg.norm(rows - layer.predict(rows) @ layer.signatures)
+    return (rebuilt + layer.alpha * np.abs(codes).sum()) / np.sum(rows**2), (
+        predicted / np.linalg.norm(rows)
+    )
+
+
+def test_learning_on_a_cluster_reaches_what_one_machine_does(client, cells, small_blocks):
+    from wbcprof.datasets import make_leukocytes
+    from wbcprof.patches import pixel_table, sample_patches
+
+    here = wbcprof.fit(cells.images, **LEARNING)
+    there = wbcprof.fit(cells.images, client=client, **LEARNING)
+    unseen = make_leukocytes(4, size=72, random_state=1).images
+    patches = pixel_table("inverted")[sample_patches(unseen, len(unseen), 8, 2000, 0)]
+    for reached, expected in zip(
+        objective(there.layers[0], patches), objective(here.layers[0], patches), strict=True
+    ):
+        assert reached < 1.02 * expected
+
+
+def test_stacked_layers_and_a_checkpoint_on_a_cluster(client, cells, small_blocks, tmp_path):
+    stacked = {**LEARNING, "stack": ({"n_signatures": 12, "n_patches": 700},)}
+    whole = wbcprof.fit(cells.images, client=client, **stacked)
+    file = tmp_path / "state"
+    wbcprof.fit(cells.images, client=client, checkpoint=file, **{**LEARNING, "max_iter": 1})
+    resumed = wbcprof.fit(cells.images, client=client, checkpoint=file, **stacked)
+    assert [layer.n_signatures for layer in resumed.layers] == [24, 12]
+    assert_same(resumed, whole)
+
+
+@pytest.mark.filterwarnings("ignore::wbcprof.images.ImageWarning")
+def test_the_command_learns_on_a_cluster(client, images, tmp_path, small_blocks, small_pieces):
+    numbers = {"--signatures": 24, "--patch-size": 8, "--patches": 3000, "--max-iter": 2}
+    arguments = ["fit", images, "-o", tmp_path / "m", "--dask", client.scheduler.address]
+    arguments += [argument for pair in numbers.items() for argument in pair]
+    assert main([str(argument) for argument in arguments]) == 0
+    made = wbcprof.load(tmp_path / "m")
+    assert_same(made, wbcprof.fit(images, client=client, **{**LEARNING, "max_iter": 2}))
+    profiles = cluster_module.profile_on_cluster(client, made, images)
+    expected = made.profile(images)
+    np.testing.assert_array_equal(profiles.values, expected.values)
+    assert (profiles.ids, profiles.labels) == (expected.ids, expected.labels)
+    np.testing.assert_array_equal(
+        made.classifier.predict(profiles), made.classifier.predict(expected)
+    )
+
+
+def test_no_image_for_learning_on_a_cluster_is_named(client, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"No usable image among the 1 given; first: x\.png"):
+        wbcprof.fit(tmp_path, client=client, **LEARNING)
+
+
+# ---- commands and errors ----
 
 
 def test_the_command_profiles_on_a_cluster(client, model, images, local, tmp_path, capsys):

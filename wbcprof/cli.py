@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="keep the state of learning in this file; where it exists, go on from it",
     )
+    _add_dask(fit, "learn and profile on the workers of this Dask scheduler")
     _add_learning(fit)
 
     profile = command(
@@ -282,16 +283,22 @@ def _fit(options) -> None:
 
     check_output(options.output)
     _say(f"learning signatures from {options.images}")
-    model = fit(
-        options.images,
-        random_state=options.seed,
-        verbose=True,
-        checkpoint=options.checkpoint,
-        **_learning_parameters(options),
-    )
-    profiles = model.profile(
-        options.images, n_threads=options.threads, progress=_Progress("profiling")
-    )
+    with _cluster(options) as client:
+        model = fit(
+            options.images,
+            client=client,
+            random_state=options.seed,
+            verbose=True,
+            checkpoint=options.checkpoint,
+            **_learning_parameters(options),
+        )
+        progress = _Progress("profiling")
+        if client is None:
+            profiles = model.profile(options.images, n_threads=options.threads, progress=progress)
+        else:
+            from .cluster import profile_on_cluster
+
+            profiles = profile_on_cluster(client, model, options.images, progress)
     last = model.history[0][-1]
     _say(
         "relative reconstruction error: "

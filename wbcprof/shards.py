@@ -29,13 +29,13 @@ import numpy as np
 
 from . import __version__
 from .files import replacing
-from .images import ImageSource, ImageWarning, open_images
+from .images import ImageSource, ImageWarning, SkippedImage, open_images
 from .model import Model
 from .patches import positive_integer
 from .profiles import Profiles, check_table
 
 MANIFEST, SKIPPED = "manifest.json", "skipped.csv"
-_PIECE = 64  # images of a shard that a worker of a cluster profiles at a time
+PIECE = 64  # images of a shard that a worker of a cluster profiles at a time
 
 
 class ShardedProfiles(NamedTuple):
@@ -60,13 +60,13 @@ class Part:
     def __len__(self) -> int:
         return len(self.things)
 
-    def cut(self, size: int) -> list[Part]:
-        """The part in pieces of at most `size` images."""
-        return [self._slice(start, start + size) for start in range(0, len(self), size)]
+    def __getitem__(self, some: slice) -> Part:
+        labels = None if self.labels is None else self.labels[some]
+        return Part(self.things[some], self.ids[some], labels, self.min_size)
 
-    def _slice(self, start: int, stop: int) -> Part:
-        labels = None if self.labels is None else self.labels[start:stop]
-        return Part(self.things[start:stop], self.ids[start:stop], labels, self.min_size)
+    def source(self) -> ImageSource:
+        """A source of these images alone."""
+        return ImageSource(self.things, self.ids, self.labels, self.min_size, "skip")
 
     def origin(self) -> dict[str, str]:
         """Digests of images (ids of files, content of arrays) and of labels."""
@@ -89,7 +89,7 @@ class PartProfiles:
     values: np.ndarray
     ids: list[str]
     labels: list[str | None]
-    skipped: list[tuple[str, str]]
+    skipped: list[SkippedImage]
     converted: Counter[str]
 
 
@@ -102,7 +102,7 @@ def profile_part(
     progress: Callable[[int, int | None], None] | None = None,
 ) -> PartProfiles:
     """Profiles of a part; none where no image of it can be read."""
-    source = ImageSource(part.things, part.ids, part.labels, part.min_size, "skip")
+    source = part.source()
     try:
         profiles = model.profile(
             source, step=step, inference=inference, n_threads=n_threads, progress=progress
@@ -116,8 +116,20 @@ def profile_part(
         values,
         ids,
         [None] * len(ids) if labels is None else labels,
-        [(skipped.image_id, skipped.reason) for skipped in source.skipped],
+        source.skipped,
         source.converted,
+    )
+
+
+def join(parts: Sequence[PartProfiles]) -> PartProfiles:
+    """Profiles of consecutive parts as those of one."""
+    return PartProfiles(
+        np.concatenate([part.values for part in parts]),
+        *(
+            [entry for part in parts for entry in getattr(part, name)]
+            for name in ("ids", "labels", "skipped")
+        ),
+        sum((part.converted for part in parts), Counter()),
     )
 
 
@@ -204,7 +216,7 @@ def profile_to_shards(
 
         def unfinished() -> Iterator[tuple[int, Part]]:
             nonlocal total
-            for index, part in enumerate(_parts(source, shard_size)):
+            for index, part in enumerate(offered_parts(source, shard_size)):
                 total = index + 1
                 if _is_finished(folder, index, part):
                     advance(len(part))
@@ -217,8 +229,8 @@ def profile_to_shards(
             made = _make_on_cluster(client, model, unfinished(), step, inference, advance)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ImageWarning)  # told once, at the end
-            for index, part, results in made:
-                _write_shard(folder, index, part, results, model.feature_names, metadata)
+            for index, part, profiles in made:
+                _write_shard(folder, index, part, profiles, model.feature_names, metadata)
         return _finish(folder, total)
 
 
@@ -233,7 +245,7 @@ def _make_here(model, shards, step, inference, n_threads, advance):
 
         result = profile_part(model, part, step, inference, n_threads, within)
         advance(len(part) - seen)
-        yield index, part, [result]
+        yield index, part, result
 
 
 def _make_on_cluster(client, model, shards, step, inference, advance):
@@ -243,7 +255,7 @@ def _make_on_cluster(client, model, shards, step, inference, advance):
 
     def pieces():
         for index, part in shards:
-            cut = part.cut(_PIECE)
+            cut = [part[start : start + PIECE] for start in range(0, len(part), PIECE)]
             being_made[index] = part, [None] * len(cut)
             for number, piece in enumerate(cut):
                 yield (index, number), piece
@@ -254,10 +266,10 @@ def _make_on_cluster(client, model, shards, step, inference, advance):
         advance(len(result.ids) + len(result.skipped))
         if all(one is not None for one in results):
             del being_made[index]
-            yield index, part, results
+            yield index, part, join(results)
 
 
-def _parts(source: ImageSource, size: int) -> Iterator[Part]:
+def offered_parts(source: ImageSource, size: int) -> Iterator[Part]:
     """The images offered by a source, `size` at a time, none of them decoded."""
     things, labels = source._things, source.labels
     by_index = source.n_hint is not None and hasattr(things, "__getitem__")
@@ -288,26 +300,20 @@ def _write_shard(
     folder: Path,
     index: int,
     part: Part,
-    results: list[PartProfiles],
+    made: PartProfiles,
     feature_names: list[str],
     metadata: dict[str, Any],
 ) -> None:
-    ids, labels, skipped = (
-        [entry for result in results for entry in getattr(result, name)]
-        for name in ("ids", "labels", "skipped")
-    )
     record = {
         **part.origin(),
         "offered": len(part),
-        "profiles": len(ids),
-        "skipped": skipped,
-        "converted": sum((result.converted for result in results), Counter()),
+        "profiles": len(made.ids),
+        "skipped": [(skipped.image_id, skipped.reason) for skipped in made.skipped],
+        "converted": made.converted,
     }
     _write_json(folder / _record_name(index), record)
-    values = np.concatenate([result.values for result in results])
-    profiles = Profiles(
-        values, feature_names, ids, None if part.labels is None else labels, metadata
-    )
+    labels = None if part.labels is None else made.labels
+    profiles = Profiles(made.values, feature_names, made.ids, labels, metadata)
     profiles.save(folder / _table_name(index))
 
 
