@@ -17,6 +17,7 @@ distributed = pytest.importorskip("distributed")
 pytest.importorskip("pyarrow")
 
 from wbcprof import cluster as cluster_module  # noqa: E402
+from wbcprof import cluster_patches  # noqa: E402
 from wbcprof.cluster import map_bounded  # noqa: E402
 
 
@@ -114,8 +115,8 @@ LEARNING = {
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(cluster_module, "_BLOCK_PATCHES", 600)
-    monkeypatch.setattr(cluster_module, "_BATCH", 100)
+    monkeypatch.setattr(cluster_patches, "_BLOCK_PATCHES", 600)
+    monkeypatch.setattr(cluster_patches, "_BATCH", 100)
 
 
 def learnt(model):
@@ -145,7 +146,7 @@ def test_the_model_does_not_depend_on_how_many_workers_there_are_or_die(
     ):
         assert_same(wbcprof.fit(images, client=other, **LEARNING), whole)
     steps, victims = [], worker_pids(client)[:1]
-    measure = cluster_module.ClusterPatches._measure
+    measure = cluster_patches.ClusterPatches._measure
 
     def measure_and_kill(self, *arguments):
         steps.append(arguments)
@@ -153,7 +154,7 @@ def test_the_model_does_not_depend_on_how_many_workers_there_are_or_die(
             os.kill(victims.pop(), signal.SIGKILL)
         return measure(self, *arguments)
 
-    monkeypatch.setattr(cluster_module.ClusterPatches, "_measure", measure_and_kill)
+    monkeypatch.setattr(cluster_patches.ClusterPatches, "_measure", measure_and_kill)
     assert_same(wbcprof.fit(images, client=client, **LEARNING), whole)
     assert not victims and len(steps) == 9
     assert whole.provenance["n_images"] == 47 and whole.provenance["n_patches"] < 3000
@@ -251,7 +252,7 @@ def test_a_file_that_workers_do_not_see_is_an_error_not_a_skipped_image(
     client, model, images, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        cluster_module, "_with_full_paths",
+        cluster_module, "with_full_paths",
         lambda part: type(part)(["/nowhere/x.png"] * len(part), part.ids, None, part.min_size),
     )  # fmt: skip
     monkeypatch.setattr(os.path, "isfile", lambda path: True)

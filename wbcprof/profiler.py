@@ -262,7 +262,7 @@ class Profiler(TransformerMixin, BaseEstimator):
             )
             psd.fit(patches)
         else:
-            from .cluster import patches_on_cluster
+            from .cluster_patches import patches_on_cluster
 
             below = model if model.layers else None
             with patches_on_cluster(client, source, below, self.learn_centre, *drawing) as patches:
