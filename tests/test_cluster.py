@@ -2,6 +2,8 @@
 
 import os
 import signal
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import wbcprof
 from wbcprof.cli import main
 from wbcprof.datasets import write_folder
 from wbcprof.images import ImageWarning
-from wbcprof.shards import profile_to_shards
+from wbcprof.shards import profile_to_shards, source_of
 
 distributed = pytest.importorskip("distributed")
 pytest.importorskip("pyarrow")
@@ -186,10 +188,13 @@ def test_learning_on_a_cluster_reaches_what_one_machine_does(client, cells, smal
 
 
 def test_stacked_layers_and_a_checkpoint_on_a_cluster(client, cells, small_blocks, tmp_path):
-    stacked = {**LEARNING, "stack": ({"n_signatures": 12, "n_patches": 700},)}
-    whole = wbcprof.fit(cells.images, client=client, **stacked)
+    stacked = {**LEARNING, "stain": "background", "max_iter": 2}
     file = tmp_path / "state"
-    wbcprof.fit(cells.images, client=client, checkpoint=file, **{**LEARNING, "max_iter": 1})
+    wbcprof.fit(cells.images, client=client, checkpoint=file, **{**stacked, "max_iter": 1})
+    stacked["stack"] = ({"n_signatures": 12, "n_patches": 700},)
+    whole = wbcprof.fit(cells.images, client=client, **stacked)
+    profiles = cluster_module.profile_on_cluster(client, whole, cells.images)
+    np.testing.assert_array_equal(profiles.values, whole.profile(cells.images).values)
     resumed = wbcprof.fit(cells.images, client=client, checkpoint=file, **stacked)
     assert [layer.n_signatures for layer in resumed.layers] == [24, 12]
     assert_same(resumed, whole)
@@ -221,15 +226,13 @@ def test_no_image_for_learning_on_a_cluster_is_named(client, tmp_path):
 # ---- commands and errors ----
 
 
-def test_the_command_profiles_on_a_cluster(client, model, images, local, tmp_path, capsys):
+def test_the_command_profiles_on_a_cluster(client, model, images, tmp_path, capsys):
     model.save(tmp_path / "m.wbcprof")
-    arguments = [
-        "profile", tmp_path / "m.wbcprof", images, "-o", tmp_path / "out", "--shard-size", 10,
-        "--dask", client.scheduler.address,
-    ]  # fmt: skip
-    assert main([str(argument) for argument in arguments]) == 0
-    assert "47 profiles in 5 shards" in capsys.readouterr().err
-    assert contents(tmp_path / "out") == contents(local)
+    for name, where in (("here", []), ("there", ["--dask", client.scheduler.address])):
+        arguments = ["profile", tmp_path / "m.wbcprof", images, "-o", tmp_path / name, *where]
+        assert main([str(argument) for argument in arguments]) == 0
+        assert "47 profiles in 1 shards" in capsys.readouterr().err
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
 def test_few_tasks_are_with_the_scheduler_at_a_time(client):
@@ -251,10 +254,11 @@ def test_few_tasks_are_with_the_scheduler_at_a_time(client):
 def test_a_file_that_workers_do_not_see_is_an_error_not_a_skipped_image(
     client, model, images, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(
-        cluster_module, "with_full_paths",
-        lambda part: type(part)(["/nowhere/x.png"] * len(part), part.ids, None, part.min_size),
-    )  # fmt: skip
+    def elsewhere(part):
+        files = [replace(unit, path=Path("/nowhere/x.png")) for unit in part._images.blocks()]
+        return source_of(files, part.labels, part)
+
+    monkeypatch.setattr(cluster_module, "for_workers", elsewhere)
     monkeypatch.setattr(os.path, "isfile", lambda path: True)
     with pytest.raises(OSError, match=r"does not see the image '/nowhere/x\.png'; all"):
         profile_to_shards(model, images, tmp_path / "out", client=client)

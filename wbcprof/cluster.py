@@ -13,12 +13,14 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from .images import ImageSource, SkippedImage, _warn, open_images
+from .images import ImageSource, SkippedImage, _Array, _File, _warn, open_images
 from .model import Model
 from .profiles import Profiles
-from .shards import PIECE, Part, PartProfiles, join, offered_parts, profile_part
+from .shards import PIECE, PartProfiles, array_images, join, offered_parts, profile_part, source_of
 
 try:
     import distributed
@@ -55,8 +57,10 @@ def connected(address: str) -> Iterator[distributed.Client]:
 class ModelHolder(distributed.WorkerPlugin):
     """Keeps a model in a worker, with the filters that it has prepared."""
 
-    def __init__(self, model: Model | None):
-        self.model = model and Model(model.layers, model.pools, model.levels, centres=model.centres)
+    def __init__(self, model: Model):
+        self.model = Model(
+            model.layers, model.pools, model.levels, centres=model.centres, stain=model.stain
+        )
 
 
 @contextmanager
@@ -71,14 +75,14 @@ def held_by_workers(client: distributed.Client, holder: ModelHolder) -> Iterator
             client.unregister_worker_plugin(name)
 
 
-def held_model(name: str) -> Model | None:
+def held_model(name: str) -> Model:
     return distributed.get_worker().plugins[name].model
 
 
 def profile_parts(
     client: distributed.Client,
     model: Model,
-    parts: Iterable[tuple[_Tag, Part]],
+    parts: Iterable[tuple[_Tag, ImageSource]],
     step: int | None,
     inference: str,
 ) -> Iterator[tuple[_Tag, PartProfiles]]:
@@ -90,7 +94,7 @@ def profile_parts(
         A worker does not see image files that are here; workers kept dying; the scheduler is lost.
     """
     with held_by_workers(client, ModelHolder(model)) as name:
-        tasks = ((tag, (name, with_full_paths(part), step, inference)) for tag, part in parts)
+        tasks = ((tag, (name, for_workers(part), step, inference)) for tag, part in parts)
         for tag, (result, unseen) in map_bounded(client, _profile_there, tasks):
             check_seen(unseen)
             yield tag, result
@@ -117,7 +121,7 @@ def profile_on_cluster(
     done = 0
     for index, result in profile_parts(client, model, enumerate(parts), None, "feedforward"):
         made[index] = result
-        done += len(parts[index])
+        done += parts[index].n_hint
         if progress is not None:
             progress(done, source.n_hint)
     joined = join(made)
@@ -154,25 +158,30 @@ def report_images(
     _warn(n, skipped, converted)
 
 
-def with_full_paths(part: Part) -> Part:
-    things = [
-        os.path.abspath(thing) if isinstance(thing, str | os.PathLike) else thing
-        for thing in part.things
-    ]
-    return Part(things, part.ids, part.labels, part.min_size)
+def for_workers(part: ImageSource) -> ImageSource:
+    """The part with full paths, and with the content of its arrays."""
+    units: list[_File | _Array] = []
+    for unit in part._images.blocks():
+        if isinstance(unit, _File):
+            units.append(replace(unit, path=Path(os.path.abspath(unit.path))))
+        else:
+            units += map(_Array, array_images(unit), unit.ids)
+    return source_of(units, part.labels, part)
 
 
-def _profile_there(name: str, part: Part, step: int | None, inference: str):
+def _profile_there(name: str, part: ImageSource, step: int | None, inference: str):
     """On a worker: profiles, and the files of skipped images that are not to be seen from here."""
     result = profile_part(held_model(name), part, step, inference, n_threads=1)
-    return result, unseen_files(part, {skipped.image_id for skipped in result.skipped})
+    return result, unseen_files(part)
 
 
-def unseen_files(part: Part, skipped: set[str]) -> list[str]:
+def unseen_files(part: ImageSource) -> list[str]:
+    """Files of the images that the part had to skip which are not to be seen from here."""
+    skipped = {image.image_id for image in part.skipped}
     return [
-        thing
-        for thing, image_id in zip(part.things, part.ids, strict=True)
-        if image_id in skipped and isinstance(thing, str) and not os.path.isfile(thing)
+        str(unit.path)
+        for unit in part._images.blocks()
+        if isinstance(unit, _File) and skipped.intersection(unit.ids) and not unit.path.is_file()
     ]
 
 

@@ -21,17 +21,18 @@ from .cluster import (
     ModelHolder,
     check_seen,
     cluster_errors,
+    for_workers,
     held_by_workers,
     held_model,
     report_images,
     unseen_files,
-    with_full_paths,
 )
 from .images import ImageSource, SkippedImage
 from .model import Model
-from .patches import PatchRows, crop_centre, sample_patches
+from .patches import PatchRows, sample_patches
+from .profiler import layer_inputs
 from .psd import SAMPLE_PATCHES, Coder, Measured, RemotePatches
-from .shards import Part, offered_parts
+from .shards import offered_parts, source_of
 from .threads import blas_threads
 
 _BLOCK_PATCHES = 5000  # of a block at least, where there are fewer than `_MOST_BLOCKS`
@@ -65,16 +66,15 @@ class ClusterPatches(RemotePatches):
     def __init__(self, client, source, name, centre, patch_size, n_patches, random_state, table):
         self._client = client
         self._random_state = random_state
-        (part,) = offered_parts(source, source.n_hint)
-        part = with_full_paths(part)
-        n_blocks = max(1, min(len(part), n_patches // _BLOCK_PATCHES, _MOST_BLOCKS))
+        images = list(offered_parts(source, 1))
+        n_blocks = max(1, min(len(images), n_patches // _BLOCK_PATCHES, _MOST_BLOCKS))
         blocks = []
         for index in range(n_blocks):
             share = (index + 1) * n_patches // n_blocks - index * n_patches // n_blocks
             blocks.append(
                 client.submit(
-                    _draw_block, name, part[index::n_blocks], centre, patch_size, share,
-                    random_state, index, table, pure=False,
+                    _draw_block, name, _together(images[index::n_blocks]), centre, patch_size,
+                    share, random_state, index, table, pure=False,
                 )
             )  # fmt: skip
         share = -(-SAMPLE_PATCHES // n_blocks)
@@ -87,7 +87,7 @@ class ClusterPatches(RemotePatches):
             check_seen(outcome.unseen)
         skipped = [image for outcome in outcomes for image in outcome.skipped]
         converted = sum((outcome.converted for outcome in outcomes), Counter())
-        report_images(source, len(part), skipped, converted)
+        report_images(source, len(images), skipped, converted)
         self._blocks = [
             (index, block, n)
             for index, (block, (n, *_)) in enumerate(zip(blocks, told, strict=True))
@@ -125,7 +125,7 @@ class ClusterPatches(RemotePatches):
 def patches_on_cluster(
     client: distributed.Client,
     source: ImageSource,
-    model: Model | None,
+    model: Model,
     centre: float,
     patch_size: int,
     n_patches: int,
@@ -139,10 +139,10 @@ def patches_on_cluster(
     client : distributed.Client
     source : ImageSource
         Its attribute ``skipped`` is set to the images that could not be read.
-    model : Model, optional
-        Take patches of this model's code maps, not of the images.
+    model : Model
+        Its layers so far.
     centre : float
-        Without `model`: take them from the middle of images, this fraction of the sides.
+        See `layer_inputs`.
     patch_size, n_patches, random_state, table
         See `wbcprof.patches.PatchStream`.
 
@@ -161,7 +161,7 @@ def patches_on_cluster(
 
 def _draw_block(
     name: str,
-    part: Part,
+    part: ImageSource,
     centre: float,
     patch_size: int,
     n_patches: int,
@@ -169,25 +169,25 @@ def _draw_block(
     block: int,
     table: np.ndarray | None,
 ) -> _Block:
-    source, model = part.source(), held_model(name)
-    images = (
-        crop_centre(cell.pixels, centre, patch_size)
-        if model is None
-        else model.code_map(cell.pixels, n_threads=1)
-        for cell in source
-    )
+    images = layer_inputs(held_model(name), part, centre, patch_size, n_threads=1)
     try:
-        levels = sample_patches(images, len(part), patch_size, n_patches, random_state, block)
+        levels = sample_patches(images, part.n_hint, patch_size, n_patches, random_state, block)
     except ValueError:
-        if len(source.skipped) < len(part):
+        if len(part.skipped) < part.n_hint:
             raise
         levels = None
     return _Block(
         None if levels is None else PatchRows(levels, table),
-        source.skipped,
-        source.converted,
-        unseen_files(part, {skipped.image_id for skipped in source.skipped}),
+        part.skipped,
+        part.converted,
+        unseen_files(part),
     )
+
+
+def _together(parts: list[ImageSource]) -> ImageSource:
+    """Parts of a source as one, for a worker."""
+    units = [unit for part in parts for unit in part._images.blocks()]
+    return for_workers(source_of(units, None, parts[0]))
 
 
 def _describe_block(block: _Block, n: int):

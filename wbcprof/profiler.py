@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -255,7 +255,7 @@ class Profiler(TransformerMixin, BaseEstimator):
         drawing = (patch_size, n_patches, self.random_state, table)
         if client is None:
             patches = PatchStream(
-                lambda: self._layer_inputs(model, source, patch_size),
+                lambda: layer_inputs(model, source, self.learn_centre, patch_size, self.n_threads),
                 source.n_hint,
                 *drawing,
                 self.memory_budget,
@@ -264,8 +264,7 @@ class Profiler(TransformerMixin, BaseEstimator):
         else:
             from .cluster_patches import patches_on_cluster
 
-            below = model if model.layers else None
-            with patches_on_cluster(client, source, below, self.learn_centre, *drawing) as patches:
+            with patches_on_cluster(client, source, model, self.learn_centre, *drawing) as patches:
                 psd.fit(patches)
         self.psd_.append(psd)
         model.history.append(psd.history_)
@@ -287,14 +286,6 @@ class Profiler(TransformerMixin, BaseEstimator):
                 step=step,
             )
         )
-
-    def _layer_inputs(self, model: Model, source: ImageSource, patch_size: int):
-        """What the next layer of `model` reads of each image."""
-        for cell in source:
-            if model.layers:
-                yield model.code_map(cell.pixels, n_threads=self.n_threads)
-            else:
-                yield crop_centre(cell.pixels, self.learn_centre, patch_size)
 
     def _stack_settings(self) -> list[dict[str, int]]:
         return [{**_STACK_DEFAULTS, **settings} for settings in self.stack]
@@ -346,6 +337,19 @@ class Profiler(TransformerMixin, BaseEstimator):
         """Names of the features of a profile."""
         check_is_fitted(self)
         return np.array(self.model_.feature_names, dtype=object)
+
+
+def layer_inputs(
+    model: Model, source: ImageSource, centre: float, patch_size: int, n_threads: int | None
+) -> Iterator[np.ndarray]:
+    """What the next layer of `model` reads: code maps, or, where there is no layer yet, the middle
+    of each image, the fraction `centre` of its sides."""
+    if model.layers:
+        for cell in source.read(n_threads):
+            yield model.code_map(cell.pixels, n_threads=n_threads)
+    else:
+        for cell in model.read(source, n_threads):
+            yield crop_centre(cell.pixels, centre, patch_size)
 
 
 def fit(

@@ -29,7 +29,16 @@ import numpy as np
 
 from . import __version__
 from .files import replacing
-from .images import ImageSource, ImageWarning, SkippedImage, open_images
+from .images import (
+    ImageSource,
+    ImageWarning,
+    SkippedImage,
+    _Array,
+    _File,
+    _Listed,
+    _Rows,
+    open_images,
+)
 from .model import Model
 from .patches import positive_integer
 from .profiles import Profiles, check_table
@@ -48,43 +57,10 @@ class ShardedProfiles(NamedTuple):
     n_shards: int
 
 
-@dataclass(frozen=True)
-class Part:
-    """Consecutive images out of those offered: paths or arrays, ids, labels."""
-
-    things: Sequence[Any]
-    ids: list[str]
-    labels: list[str | None] | None
-    min_size: int
-
-    def __len__(self) -> int:
-        return len(self.things)
-
-    def __getitem__(self, some: slice) -> Part:
-        labels = None if self.labels is None else self.labels[some]
-        return Part(self.things[some], self.ids[some], labels, self.min_size)
-
-    def source(self) -> ImageSource:
-        """A source of these images alone."""
-        return ImageSource(self.things, self.ids, self.labels, self.min_size, "skip")
-
-    def origin(self) -> dict[str, str]:
-        """Digests of images (ids of files, content of arrays) and of labels."""
-        images = blake2b(digest_size=16)
-        for thing, image_id in zip(self.things, self.ids, strict=True):
-            images.update(json.dumps(image_id).encode())
-            if not isinstance(thing, str | os.PathLike):
-                pixels = np.ascontiguousarray(thing)
-                images.update(f"{pixels.dtype} {pixels.shape}".encode())
-                images.update(pixels)
-        labels = blake2b(json.dumps(self.labels).encode(), digest_size=16)
-        return {"images": images.hexdigest(), "labels": labels.hexdigest()}
-
-
 @dataclass
 class PartProfiles:
-    """Profiles of a `Part`: values, ids and labels of the images that could be read; the others
-    with reasons; and what images were converted from, counted."""
+    """Profiles of part of a source: values, ids and labels of the images that could be read; the
+    others with reasons; and what images were converted from, counted."""
 
     values: np.ndarray
     ids: list[str]
@@ -95,29 +71,28 @@ class PartProfiles:
 
 def profile_part(
     model: Model,
-    part: Part,
+    part: ImageSource,
     step: int | None,
     inference: str,
     n_threads: int | None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> PartProfiles:
     """Profiles of a part; none where no image of it can be read."""
-    source = part.source()
     try:
         profiles = model.profile(
-            source, step=step, inference=inference, n_threads=n_threads, progress=progress
+            part, step=step, inference=inference, n_threads=n_threads, progress=progress
         )
         values, ids, labels = profiles.values, profiles.ids, profiles.labels
     except ValueError:
-        if len(source.skipped) < len(part):
+        if len(part.skipped) < part.n_hint:
             raise
         values, ids, labels = np.empty((0, len(model.feature_names)), np.float32), [], []
     return PartProfiles(
         values,
         ids,
         [None] * len(ids) if labels is None else labels,
-        source.skipped,
-        source.converted,
+        part.skipped,
+        part.converted,
     )
 
 
@@ -214,12 +189,12 @@ def profile_to_shards(
         metadata = {"inference": inference, "step": identity["step"], **model.provenance}
         total = 0
 
-        def unfinished() -> Iterator[tuple[int, Part]]:
+        def unfinished() -> Iterator[tuple[int, ImageSource]]:
             nonlocal total
             for index, part in enumerate(offered_parts(source, shard_size)):
                 total = index + 1
                 if _is_finished(folder, index, part):
-                    advance(len(part))
+                    advance(part.n_hint)
                 else:
                     yield index, part
 
@@ -244,18 +219,18 @@ def _make_here(model, shards, step, inference, n_threads, advance):
             seen = profiled
 
         result = profile_part(model, part, step, inference, n_threads, within)
-        advance(len(part) - seen)
+        advance(part.n_hint - seen)
         yield index, part, result
 
 
 def _make_on_cluster(client, model, shards, step, inference, advance):
     from .cluster import profile_parts
 
-    being_made: dict[int, tuple[Part, list[PartProfiles | None]]] = {}
+    being_made: dict[int, tuple[ImageSource, list[PartProfiles | None]]] = {}
 
     def pieces():
         for index, part in shards:
-            cut = [part[start : start + PIECE] for start in range(0, len(part), PIECE)]
+            cut = list(offered_parts(part, PIECE))
             being_made[index] = part, [None] * len(cut)
             for number, piece in enumerate(cut):
                 yield (index, number), piece
@@ -269,44 +244,57 @@ def _make_on_cluster(client, model, shards, step, inference, advance):
             yield index, part, join(results)
 
 
-def offered_parts(source: ImageSource, size: int) -> Iterator[Part]:
+def offered_parts(source: ImageSource, size: int) -> Iterator[ImageSource]:
     """The images offered by a source, `size` at a time, none of them decoded."""
-    things, labels = source._things, source.labels
-    by_index = source.n_hint is not None and hasattr(things, "__getitem__")
-    iterator = None if by_index else iter(things)
-    start = 0
-    while True:
-        some = list(things[start : start + size] if by_index else islice(iterator, size))
-        stop = start + len(some)
-        if labels is not None and (len(labels) < stop or (not some and len(labels) > stop)):
-            more = "at least " if some else ""
-            raise ValueError(
-                f"Length of labels ({len(labels)}) must match number of images ({more}{stop})"
-            )
-        if not some:
-            return
-        if source._ids is not None:
-            ids = source._ids[start:stop]
-        else:
-            ids = [
-                os.fspath(thing) if isinstance(thing, str | os.PathLike) else f"image_{index:06d}"
-                for index, thing in enumerate(some, start)
-            ]
-        yield Part(some, ids, None if labels is None else labels[start:stop], source.min_size)
-        start = stop
+    if source.n_hint is not None:
+        for start in range(0, source.n_hint, size):
+            yield source.part(start, min(start + size, source.n_hint))
+        return
+    units, labels = source._blocks(), source.labels
+    n = 0
+    while some := list(islice(units, size)):
+        yield source_of(some, labels and labels[n : n + len(some)], source)
+        n += len(some)
+    if labels is not None and len(labels) != n:
+        raise ValueError(f"Length of labels ({len(labels)}) must match number of images ({n})")
+
+
+def source_of(units: list, labels: list[str | None] | None, like: ImageSource) -> ImageSource:
+    """A source of these units of images, with the settings of another."""
+    return ImageSource(_Listed(units), labels, like.min_size, like.on_error)
+
+
+def _origin(part: ImageSource) -> dict[str, str]:
+    """Digests of images (ids of files, content of arrays) and of labels."""
+    images = blake2b(digest_size=16)
+    for unit in part._images.blocks():
+        images.update(json.dumps(unit.ids).encode())
+        if not isinstance(unit, _File):
+            for pixels in array_images(unit):
+                images.update(f"{pixels.dtype} {pixels.shape}".encode())
+                images.update(np.ascontiguousarray(pixels))
+    labels = blake2b(json.dumps(part.labels).encode(), digest_size=16)
+    return {"images": images.hexdigest(), "labels": labels.hexdigest()}
+
+
+def array_images(unit: _Array | _Rows) -> Sequence[np.ndarray]:
+    """The images of a unit that is not a file, read."""
+    if isinstance(unit, _Array):
+        return [np.asarray(unit.array)]
+    return np.asarray(unit.array[unit.start : unit.stop])
 
 
 def _write_shard(
     folder: Path,
     index: int,
-    part: Part,
+    part: ImageSource,
     made: PartProfiles,
     feature_names: list[str],
     metadata: dict[str, Any],
 ) -> None:
     record = {
-        **part.origin(),
-        "offered": len(part),
+        **_origin(part),
+        "offered": part.n_hint,
         "profiles": len(made.ids),
         "skipped": [(skipped.image_id, skipped.reason) for skipped in made.skipped],
         "converted": made.converted,
@@ -317,18 +305,19 @@ def _write_shard(
     profiles.save(folder / _table_name(index))
 
 
-def _is_finished(folder: Path, index: int, part: Part) -> bool:
+def _is_finished(folder: Path, index: int, part: ImageSource) -> bool:
     """Whether a shard is there; an error where it was made of other images or labels."""
     record_path = folder / _record_name(index)
     if not ((folder / _table_name(index)).exists() and record_path.exists()):
         return False
     record = _read_json(record_path)
-    differing = [name for name, digest in part.origin().items() if record.get(name) != digest]
+    differing = [name for name, digest in _origin(part).items() if record.get(name) != digest]
     if differing:
+        ids = [image_id for unit in part._images.blocks() for image_id in unit.ids]
         raise ValueError(
             f"{_table_name(index)} in {str(folder)!r} was made from other {differing[0]} than "
-            f"those now given, from {part.ids[0]!r} to {part.ids[-1]!r}; give the same again, or "
-            "another folder"
+            f"those now given, from {ids[0]!r} to {ids[-1]!r}; give the same again, or another "
+            "folder"
         )
     return True
 
@@ -454,10 +443,10 @@ def _model_digest(model: Model) -> str:
             plain = json.dumps(value, default=lambda number: number.item())
             digest.update(plain.encode())
 
-    for layer in model.layers:
-        for holder in (layer, layer.preprocessing):
-            for entry in fields(holder):
-                if entry.compare and entry.name != "preprocessing":
-                    add(getattr(holder, entry.name))
+    stain = [] if model.stain is None else [model.stain]
+    for holder in [*model.layers, *(layer.preprocessing for layer in model.layers), *stain]:
+        for entry in fields(holder):
+            if entry.compare and entry.name != "preprocessing":
+                add(getattr(holder, entry.name))
     add([model.pools, model.levels, model.centres])
     return digest.hexdigest()
