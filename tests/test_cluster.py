@@ -11,8 +11,10 @@ from PIL import Image
 
 import wbcprof
 from wbcprof.cli import main
-from wbcprof.datasets import write_folder
-from wbcprof.images import ImageWarning
+from wbcprof.datasets import make_leukocytes, write_folder
+from wbcprof.images import ImageWarning, open_images
+from wbcprof.patches import pixel_table, sample_patches
+from wbcprof.profiler import layer_inputs
 from wbcprof.shards import profile_to_shards, source_of
 
 distributed = pytest.importorskip("distributed")
@@ -174,17 +176,16 @@ def objective(layer, patches):
 
 
 def test_learning_on_a_cluster_reaches_what_one_machine_does(client, cells, small_blocks):
-    from wbcprof.datasets import make_leukocytes
-    from wbcprof.patches import pixel_table, sample_patches
-
-    here = wbcprof.fit(cells.images, **LEARNING)
-    there = wbcprof.fit(cells.images, client=client, **LEARNING)
-    unseen = make_leukocytes(4, size=72, random_state=1).images
-    patches = pixel_table("inverted")[sample_patches(unseen, len(unseen), 8, 2000, 0)]
-    for reached, expected in zip(
-        objective(there.layers[0], patches), objective(here.layers[0], patches), strict=True
-    ):
-        assert reached < 1.02 * expected
+    longer = {**LEARNING, "max_iter": 10}
+    here = [wbcprof.fit(cells.images, random_state=seed, **longer) for seed in range(3)]
+    there = wbcprof.fit(cells.images, client=client, **longer)
+    source = open_images(make_leukocytes(4, size=72, random_state=1).images)
+    nothing = wbcprof.Model([], stain=there.stain)
+    unseen = layer_inputs(nothing, source, 0.67, 8, n_threads=1)  # as learning reads images
+    patches = pixel_table("inverted")[sample_patches(unseen, source.n_hint, 8, 2000, 0)]
+    expected = np.max([objective(one.layers[0], patches) for one in here], axis=0)
+    reached = objective(there.layers[0], patches)
+    assert (reached < 1.02 * expected).all(), (reached, expected)  # as seeds differ by as much
 
 
 def test_stacked_layers_and_a_checkpoint_on_a_cluster(client, cells, small_blocks, tmp_path):
