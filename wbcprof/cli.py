@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="keep the state of learning in this file; where it exists, go on from it",
     )
+    _add_dask(fit, "learn and profile on the workers of this Dask scheduler")
     _add_learning(fit)
 
     profile = command(
@@ -93,9 +95,18 @@ def _parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         required=True,
-        metavar="TABLE",
-        help="table to write: .csv, .parquet or .h5ad",
+        metavar="OUT",
+        help="table to write, .csv, .parquet or .h5ad; or a folder, for any number of images: "
+        "parquet shards, written as they fill; the same command again goes on after an "
+        "interruption",
     )
+    profile.add_argument(
+        "--shard-size",
+        type=int,
+        metavar="N",
+        help="images for each shard of a folder; default 1000",
+    )
+    _add_dask(profile, "profile into a folder on the workers of this Dask scheduler")
     profile.add_argument("--step", type=int, metavar="PX", help="distance between windows")
     profile.add_argument(
         "--inference",
@@ -183,6 +194,10 @@ def _add_threads(parser) -> None:
     )
 
 
+def _add_dask(parser, what: str) -> None:
+    parser.add_argument("--dask", metavar="ADDRESS", help=f"{what}, such as tcp://host:8786")
+
+
 _LEARNING_NUMBERS = (
     ("--signatures", 512, "N"),
     ("--patch-size", 8, "PX"),
@@ -225,19 +240,34 @@ def _learning_parameters(options) -> dict:
 
 
 class _Progress:
-    """A line on a terminal that says how far a long job is; silent where there is no terminal."""
+    """A line on a terminal that says how far a long job is, how fast, and how long it will take;
+    silent where there is no terminal. The rate is that since the first call."""
 
     def __init__(self, what: str):
         self._what = what
         self._shown = 0.0
+        self._first: tuple[int, float] | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
         now = time.monotonic()
+        first, started = self._first = self._first or (done, now)
         if sys.stderr.isatty() and (now - self._shown > 0.1 or done == total):
             self._shown = now
             end = "\n" if done == total else ""
             of = f" of {total}" if total is not None else ""
-            print(f"\r{self._what}: {done}{of}", end=end, file=sys.stderr, flush=True)
+            line = f"{self._what}: {done}{of}{_speed(done - first, now - started, done, total)}"
+            print(f"\r{line}\033[K", end=end, file=sys.stderr, flush=True)
+
+
+def _speed(n: int, seconds: float, done: int, total: int | None) -> str:
+    if n == 0:
+        return ""
+    text = f", {n / seconds:.3g} a second"
+    if total is None or done == total:
+        return text
+    minutes, left = divmod(round((total - done) * seconds / n), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{text}, {hours}:{minutes:02}:{left:02} left"
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
@@ -254,16 +284,22 @@ def _fit(options) -> None:
 
     check_output(options.output)
     _say(f"learning signatures from {options.images}")
-    model = fit(
-        options.images,
-        random_state=options.seed,
-        verbose=True,
-        checkpoint=options.checkpoint,
-        **_learning_parameters(options),
-    )
-    profiles = model.profile(
-        options.images, n_threads=options.threads, progress=_Progress("profiling")
-    )
+    with _cluster(options) as client:
+        model = fit(
+            options.images,
+            client=client,
+            random_state=options.seed,
+            verbose=True,
+            checkpoint=options.checkpoint,
+            **_learning_parameters(options),
+        )
+        progress = _Progress("profiling")
+        if client is None:
+            profiles = model.profile(options.images, n_threads=options.threads, progress=progress)
+        else:
+            from .cluster import profile_on_cluster
+
+            profiles = profile_on_cluster(client, model, options.images, progress)
     last = model.history[0][-1]
     _say(
         "relative reconstruction error: "
@@ -288,6 +324,13 @@ def _profile(options) -> None:
     from .profiles import check_table
     from .storage import load
 
+    if not Path(options.output).suffix or Path(options.output).is_dir():
+        _profile_to_shards(options)
+        return
+    if options.dask is not None or options.shard_size is not None:
+        raise ValueError(
+            f"--dask and --shard-size are for a folder of shards; {options.output!r} is one table"
+        )
     check_table(options.output)
     profiles = load(options.model).profile(
         options.images,
@@ -301,6 +344,36 @@ def _profile(options) -> None:
     if options.tolerance is not None:
         _say(f"relative error of the profiles: {profiles.metadata['relative_error']:.1e}")
     _say(f"{len(profiles)} profiles of {profiles.values.shape[1]} features: {options.output}")
+
+
+def _profile_to_shards(options) -> None:
+    from .shards import profile_to_shards
+    from .storage import load
+
+    if options.tolerance is not None:
+        raise ValueError("--tolerance is for one table, such as profiles.parquet, not for shards")
+    with _cluster(options) as client:
+        made = profile_to_shards(
+            load(options.model),
+            options.images,
+            options.output,
+            step=options.step,
+            inference=options.inference,
+            n_threads=options.threads,
+            client=client,
+            progress=_Progress("profiling"),
+            **({} if options.shard_size is None else {"shard_size": options.shard_size}),
+        )
+    _say(f"{made.n_profiles} profiles in {made.n_shards} shards: {made.folder}")
+
+
+def _cluster(options):
+    """The Dask cluster asked for, as a context; of None where none was."""
+    if options.dask is None:
+        return nullcontext()
+    from .cluster import connected
+
+    return connected(options.dask)
 
 
 def _classify(options) -> None:

@@ -106,6 +106,8 @@ class ImageSource:
         Label of every image offered, known without decoding; None if there are no labels.
     skipped : list of SkippedImage
         Images left out in the latest completed pass.
+    converted : Counter of str
+        What its images were converted from to 8-bit RGB, and how many.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class ImageSource:
         self.min_size = min_size
         self.on_error = on_error
         self.skipped: list[SkippedImage] = []
+        self.converted: Counter[str] = Counter()
         if self.n_hint == 0:
             raise ValueError(f"No images given: expected {ACCEPTED}, got an empty collection.")
         if labels is not None and self.n_hint is not None:
@@ -162,7 +165,7 @@ class ImageSource:
                     converted[kind] += 1
                 yield Cell(pixels, image_id, None if self.labels is None else self.labels[index])
 
-        self.skipped = skipped
+        self.skipped, self.converted = skipped, converted
         if self.labels is not None:
             _check_n_labels(self.labels, n)
         if n == 0:

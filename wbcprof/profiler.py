@@ -166,7 +166,7 @@ class Profiler(TransformerMixin, BaseEstimator):
         self.memory_budget = memory_budget
         self.checkpoint = checkpoint
 
-    def fit(self, images, y=None) -> Profiler:
+    def fit(self, images, y=None, client=None) -> Profiler:
         """Learn signatures and encoders, without labels.
 
         Parameters
@@ -175,6 +175,10 @@ class Profiler(TransformerMixin, BaseEstimator):
             See `wbcprof.images.open_images`. An iterator that can be read only once is held in
             memory.
         y : ignored
+        client : distributed.Client, optional
+            Learn on the workers of this Dask cluster, which hold the patches and must see image
+            files at the same paths. Batches are larger than on one machine, so the model differs
+            from that learnt there; it does not depend on the number of workers.
 
         Returns
         -------
@@ -203,22 +207,11 @@ class Profiler(TransformerMixin, BaseEstimator):
             model.stain = self._learn_stain(source)
         self.psd_ = []
 
-        def pixels():
-            return (
-                crop_centre(cell.pixels, self.learn_centre, self.patch_size)
-                for cell in model.read(source, self.n_threads)
-            )
-
-        self._learn_layer(
-            model, source, pixels, self.n_patches, self.n_signatures, self.patch_size, self.step,
-            self.pixel_input,
-        )  # fmt: skip
+        first = {name: getattr(self, name) for name in ("n_signatures", "patch_size", "step")}
+        self._learn_layer(model, source, client, **first, n_patches=self.n_patches)
         for settings in self._stack_settings():
-            model.layers[-1].region = settings["region"]
-            self._learn_layer(
-                model, source, lambda: self._code_maps(model, source), settings["n_patches"],
-                settings["n_signatures"], settings["patch_size"], settings["step"], None,
-            )  # fmt: skip
+            model.layers[-1].region = settings.pop("region")
+            self._learn_layer(model, source, client, **settings)
         model.parameters = {k: v for k, v in self.get_params().items() if k != "checkpoint"}
         model.provenance = {
             "wbcprof": __version__,
@@ -237,17 +230,10 @@ class Profiler(TransformerMixin, BaseEstimator):
         return StainNormaliser.learn((cell.pixels for cell in cells), self.stain)
 
     def _learn_layer(
-        self, model, source, images, n_patches, n_signatures, patch_size, step, pixel_input
+        self, model, source, client, n_signatures, patch_size, step, n_patches
     ) -> None:
-        patches = PatchStream(
-            images,
-            source.n_hint,
-            patch_size,
-            n_patches,
-            self.random_state,
-            None if pixel_input is None else pixel_table(pixel_input),
-            self.memory_budget,
-        )
+        pixel_input = None if model.layers else self.pixel_input
+        table = None if pixel_input is None else pixel_table(pixel_input)
         checkpoint = self.checkpoint
         if checkpoint is not None and model.layers:
             checkpoint = f"{os.fspath(checkpoint)}.layer{len(model.layers)}"
@@ -265,7 +251,21 @@ class Profiler(TransformerMixin, BaseEstimator):
             n_threads=self.n_threads,
             verbose=self.verbose,
             checkpoint=checkpoint,
-        ).fit(patches)
+        )
+        drawing = (patch_size, n_patches, self.random_state, table)
+        if client is None:
+            patches = PatchStream(
+                lambda: layer_inputs(model, source, self.learn_centre, patch_size, self.n_threads),
+                source.n_hint,
+                *drawing,
+                self.memory_budget,
+            )
+            psd.fit(patches)
+        else:
+            from .cluster_patches import patches_on_cluster
+
+            with patches_on_cluster(client, source, model, self.learn_centre, *drawing) as patches:
+                psd.fit(patches)
         self.psd_.append(psd)
         model.history.append(psd.history_)
         model.layers.append(
@@ -286,10 +286,6 @@ class Profiler(TransformerMixin, BaseEstimator):
                 step=step,
             )
         )
-
-    def _code_maps(self, model: Model, source: ImageSource) -> Iterator[np.ndarray]:
-        for cell in source.read(self.n_threads):
-            yield model.code_map(cell.pixels, n_threads=self.n_threads)
 
     def _stack_settings(self) -> list[dict[str, int]]:
         return [{**_STACK_DEFAULTS, **settings} for settings in self.stack]
@@ -343,12 +339,26 @@ class Profiler(TransformerMixin, BaseEstimator):
         return np.array(self.model_.feature_names, dtype=object)
 
 
+def layer_inputs(
+    model: Model, source: ImageSource, centre: float, patch_size: int, n_threads: int | None
+) -> Iterator[np.ndarray]:
+    """What the next layer of `model` reads: code maps, or, where there is no layer yet, the middle
+    of each image, the fraction `centre` of its sides."""
+    if model.layers:
+        for cell in source.read(n_threads):
+            yield model.code_map(cell.pixels, n_threads=n_threads)
+    else:
+        for cell in model.read(source, n_threads):
+            yield crop_centre(cell.pixels, centre, patch_size)
+
+
 def fit(
     images,
     n_signatures: int | None = None,
     patch_size: int | None = None,
     *,
     preset: str = "default",
+    client=None,
     **parameters,
 ) -> Model:
     """Learn signatures and their encoder from images, without labels.
@@ -361,6 +371,8 @@ def fit(
         Of the first layer; the preset's by default.
     preset : {"default", "paper"}
         "paper": 1024 signatures of 20 x 20 px, step 5, pooled by the mean over the whole image.
+    client : distributed.Client, optional
+        Learn on the workers of this Dask cluster; see `Profiler.fit`.
     **parameters
         Of `Profiler`, such as ``alpha``; they go before the preset's.
 
@@ -375,7 +387,8 @@ def fit(
     """
     given = {"n_signatures": n_signatures, "patch_size": patch_size}
     parameters |= {name: value for name, value in given.items() if value is not None}
-    return Profiler(**preset_parameters(preset, parameters)).fit(images).model_
+    profiler = Profiler(**preset_parameters(preset, parameters))
+    return profiler.fit(images, client=client).model_
 
 
 def profile(

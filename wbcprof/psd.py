@@ -20,6 +20,9 @@ import hashlib
 import json
 import os
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -39,10 +42,11 @@ from .threads import blas_threads, product, resolve_threads
 _DUPLICATE_COSINE = 0.95
 _DEAD_ENERGY = 1e-4  # of the median energy of a signature's codes
 _MAX_REPLACED = 0.03  # of all signatures, per iteration
+_DRAWN_FROM = 4  # badly rebuilt patches, for each signature that is replaced by one of them
 _DECAY = 0.95  # of the statistics of Z and X, per batch
 _CODING_GAP = 1e-2  # relative duality gap of the codes while learning
 _MIN_ENCODER_KAPPA = 0.1  # with kappa = 0 the encoder still follows the codes
-_SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
+SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
 _UPDATE_BLOCK = 64
 _UPDATE_EVERY = 2
 _SHRINK = {"rectified": 0.1, "sigmoid": 0.1, "tanh": 0.5, "soft_threshold": 0.1}  # of alpha, in
@@ -139,19 +143,171 @@ class _Adam:
             value -= np.float32(rate) * first / (np.sqrt(second) + np.float32(1e-8))
 
 
-class _Learner:
+@dataclass(eq=False)
+class Measured:
+    """What a batch tells learning.
+
+    Attributes
+    ----------
+    n : int
+        Patches.
+    terms : dict of float
+        Terms of the objective, summed over the patches.
+    gradient : dict of ndarray
+        Of the encoder, as `encoder_gradient` gives it: a mean over the patches.
+    residual : ndarray of shape (k, m)
+        Rows of X - Z B, of which signatures are made anew.
+    A, C : ndarray of shape (h, h) and (h, m)
+        Statistics Z'Z and Z'X that the batch was added to.
+    """
+
+    n: int
+    terms: dict[str, float]
+    gradient: dict[str, np.ndarray]
+    residual: np.ndarray
+    A: np.ndarray
+    C: np.ndarray
+
+    def __add__(self, other: Measured) -> Measured:
+        n = self.n + other.n
+        share, rest = np.float32(self.n / n), np.float32(other.n / n)
+        residual = np.concatenate([self.residual, other.residual])
+        return Measured(
+            n,
+            {name: value + other.terms[name] for name, value in self.terms.items()},
+            {name: share * g + rest * other.gradient[name] for name, g in self.gradient.items()},
+            residual[_worst(residual, _n_replaced_at_most(len(self.A)))],
+            self.A + other.A,
+            self.C + other.C,
+        )
+
+
+def _n_replaced_at_most(n_signatures: int) -> int:
+    return max(1, int(_MAX_REPLACED * n_signatures))
+
+
+def _worst(residual: np.ndarray, n_replaced: int) -> np.ndarray:
+    """Rows that `n_replaced` signatures are drawn from: the largest, in falling order."""
+    norms = np.linalg.norm(residual, axis=1)
+    return np.argsort(-norms, kind="stable")[: _DRAWN_FROM * n_replaced]
+
+
+class RemotePatches(ABC):
+    """Patches that other processes hold, as `PSD.fit` wants them.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (n_patches, m).
+    sample : PatchRows
+        Some of them, drawn from all images: what learning starts from, and is reported on.
+    """
+
+    shape: tuple[int, int]
+    sample: PatchRows
+
+    @abstractmethod
+    def batches(
+        self, coder: Callable[[], Coder], index: int, batch_size: int
+    ) -> Iterator[Measured]:
+        """Pass `index` over all patches: batches of `batch_size` or more, measured by `coder()`."""
+
+
+class Coder:
+    """Signatures and encoder as they are, which measure batches: step 1, and sums for 2 and 3."""
+
+    signatures: np.ndarray
+    encoder: dict[str, np.ndarray]
+    mean: np.ndarray
+    whitener: np.ndarray
+
+    def __init__(self, psd: PSD):
+        self._psd = psd
+        self._threads = resolve_threads(psd.n_threads)
+        self._gram: np.ndarray | None = None
+
+    def _product(self, a, b):
+        return product(a, b, self._psd.n_threads)
+
+    def _code(self, x, kappa=0.0, prediction=None, gram=None, products=None):
+        psd = self._psd
+        return sparse_code(
+            x,
+            self.signatures,
+            psd.alpha,
+            kappa,
+            prediction,
+            positive=psd.positive,
+            tol=_CODING_GAP,
+            gram=gram_matrix(self.signatures, kappa, psd.n_threads) if gram is None else gram,
+            products=products,
+            n_threads=psd.n_threads,
+        ).codes
+
+    def _residual(self, codes, x):
+        """X - Z B."""
+        residual = x.copy()
+        _learn.subtract_rebuilt(
+            codes.indptr, codes.indices, codes.data, self.signatures, residual, self._threads
+        )
+        return residual
+
+    def measure(self, x: np.ndarray, A: np.ndarray, C: np.ndarray) -> Measured:
+        """Step 1 on a batch of preprocessed patches, whose statistics are added to A and C."""
+        psd, encoder = self._psd, self.encoder
+        u = self._product(x - self.mean, self.whitener)
+        a = self._product(u, encoder["weights"].T)
+        a += encoder["bias"]
+        s = activate(psd.encoder, a, encoder.get("threshold"))
+        prediction = encoder["gain"] * s
+        if self._gram is None:
+            self._gram = gram_matrix(self.signatures, psd.kappa, psd.n_threads)
+        products = self._product(x, self.signatures.T)
+        pull = self._product(prediction, self._gram[:, : len(self.signatures)])
+        pull -= products
+        pull -= np.float32(psd.kappa) * prediction
+        codes = self._code(x, psd.kappa, prediction, self._gram, products)
+        residual = self._residual(codes, x)
+        prediction_error = prediction - codes.toarray()
+        energy = _energy(x)
+        terms = {
+            "reconstruction": 0.5 * _energy(residual),
+            "sparsity": psd.alpha * np.abs(codes.data).sum(),
+            "prediction": 0.5 * psd.kappa * _energy(prediction_error),
+            "error_prediction": energy + np.vdot(prediction, pull) - np.vdot(prediction, products),
+            "nonzero": codes.nnz,
+            "energy": energy,
+        }
+        gradient = encoder_gradient(
+            encoder, u, a, s, prediction_error, pull,
+            nonlinearity=psd.encoder, alpha=_SHRINK[psd.encoder] * psd.alpha,
+            kappa=max(psd.kappa, _MIN_ENCODER_KAPPA), rho=psd.rho, n_threads=psd.n_threads,
+        )  # fmt: skip
+        _learn.add_statistics(codes.indptr, codes.indices, codes.data, x, A, C, self._threads)
+        terms = {name: float(value) for name, value in terms.items()}
+        return Measured(len(x), terms, gradient, residual, A, C)
+
+    def measure_alone(self, patches: np.ndarray) -> Measured:
+        """`measure` of patches as they come, apart from any other: to be added up."""
+        x = self._psd.preprocessing_.apply(patches)[0]
+        h, m = self.signatures.shape
+        measured = self.measure(x, np.zeros((h, h), np.float32), np.zeros((h, m), np.float32))
+        measured.residual = measured.residual[_worst(measured.residual, _n_replaced_at_most(h))]
+        return measured
+
+
+class _Learner(Coder):
     """What learning keeps between batches: signatures, encoder in whitened input, statistics."""
 
     def __init__(self, psd: PSD, rng: np.random.RandomState, m: int):
-        self._psd = psd
+        super().__init__(psd)
         self.parameters = psd.get_params()
         self.rng = rng
         h = psd.n_components
         self.A = np.zeros((h, h), np.float32)
         self.C = np.zeros((h, m), np.float32)
-        self._threads = resolve_threads(psd.n_threads)
         self._scratch = np.empty((2, _UPDATE_BLOCK, m), np.float32)
-        self._gram, self._n_gathered = None, 0
+        self._n_gathered = 0
         self._replaced = {"dead_replaced": 0, "duplicates_replaced": 0}
 
     def start(self, rows: np.ndarray) -> None:
@@ -166,7 +322,10 @@ class _Learner:
                 x = rows[start : start + _WARM_BATCH]
                 codes = self._code(x)
                 residual = self._residual(codes, x)
-                self._gather(codes, x)
+                self._forget()
+                _learn.add_statistics(
+                    codes.indptr, codes.indices, codes.data, x, self.A, self.C, self._threads
+                )
                 self._update()
                 self._replace(residual, duplicates=True)
         self._whiten(rows)
@@ -262,40 +421,10 @@ class _Learner:
             for name in self.encoder.keys() - {"gain"}:
                 self.encoder[name] = np.ascontiguousarray((self.encoder[name].T * best).T)
 
-    def _product(self, a, b):
-        return product(a, b, self._psd.n_threads)
-
-    def _code(self, x, kappa=0.0, prediction=None, gram=None, products=None):
-        psd = self._psd
-        return sparse_code(
-            x,
-            self.signatures,
-            psd.alpha,
-            kappa,
-            prediction,
-            positive=psd.positive,
-            tol=_CODING_GAP,
-            gram=gram_matrix(self.signatures, kappa, psd.n_threads) if gram is None else gram,
-            products=products,
-            n_threads=psd.n_threads,
-        ).codes
-
-    def _residual(self, codes, x):
-        """X - Z B."""
-        residual = x.copy()
-        _learn.subtract_rebuilt(
-            codes.indptr, codes.indices, codes.data, self.signatures, residual, self._threads
-        )
-        return residual
-
-    def _gather(self, codes, x) -> None:
-        """Take a batch into the statistics."""
+    def _forget(self) -> None:
+        """Let the statistics of earlier batches decay."""
         self.A *= np.float32(_DECAY)
         self.C *= np.float32(_DECAY)
-        _learn.add_statistics(
-            codes.indptr, codes.indices, codes.data, x, self.A, self.C, self._threads
-        )
-        self._n_gathered += 1
 
     def _update(self) -> None:
         """Move the signatures."""
@@ -305,45 +434,42 @@ class _Learner:
 
     def step(self, x: np.ndarray, rate: float) -> dict[str, float]:
         """Steps 1 to 3 on one batch; returns sums of the objective's terms over it."""
+        self._forget()
+        return self._apply(self.measure(x, self.A, self.C), rate)
+
+    def step_with(self, measured: Measured, rate: float) -> dict[str, float]:
+        """Steps 2 and 3 on a batch that was measured elsewhere."""
+        self._forget()
+        self.A += measured.A
+        self.C += measured.C
+        return self._apply(measured, rate)
+
+    def _apply(self, measured: Measured, rate: float) -> dict[str, float]:
         psd, encoder = self._psd, self.encoder
-        u = self._product(x - self.mean, self.whitener)
-        a = self._product(u, encoder["weights"].T)
-        a += encoder["bias"]
-        s = activate(psd.encoder, a, encoder.get("threshold"))
-        prediction = encoder["gain"] * s
-        if self._gram is None:
-            self._gram = gram_matrix(self.signatures, psd.kappa, psd.n_threads)
-        products = self._product(x, self.signatures.T)
-        pull = self._product(prediction, self._gram[:, : len(self.signatures)])
-        pull -= products
-        pull -= np.float32(psd.kappa) * prediction
-        codes = self._code(x, psd.kappa, prediction, self._gram, products)
-        residual = self._residual(codes, x)
-        prediction_error = prediction - codes.toarray()
-        energy = _energy(x)
-        terms = {
-            "reconstruction": 0.5 * _energy(residual),
-            "sparsity": psd.alpha * np.abs(codes.data).sum(),
-            "prediction": 0.5 * psd.kappa * _energy(prediction_error),
-            "error_prediction": energy + np.vdot(prediction, pull) - np.vdot(prediction, products),
-            "nonzero": codes.nnz,
-            "energy": energy,
-        }
-        gradient = encoder_gradient(
-            encoder, u, a, s, prediction_error, pull,
-            nonlinearity=psd.encoder, alpha=_SHRINK[psd.encoder] * psd.alpha,
-            kappa=max(psd.kappa, _MIN_ENCODER_KAPPA), rho=psd.rho, n_threads=psd.n_threads,
-        )  # fmt: skip
-        self._adam.step(encoder, gradient, rate)
+        self._adam.step(encoder, measured.gradient, rate)
         if psd.encoder == "soft_threshold":
             np.maximum(encoder["threshold"], 0, out=encoder["threshold"])
         if psd.encoder == "sigmoid":
             np.maximum(encoder["gain"], 1e-4, out=encoder["gain"])
-        self._gather(codes, x)
+        self._n_gathered += 1
         if self._n_gathered == _UPDATE_EVERY:
             self._update()
-            self._replace(residual, duplicates=False)
-        return {name: float(value) for name, value in terms.items()}
+            self._replace(measured.residual, duplicates=False)
+        return measured.terms
+
+    def coder(self) -> Coder:
+        """A copy of what measuring needs, for another process and one thread there."""
+        free = {"n_threads": 1, "checkpoint": None, "random_state": None}
+        psd = PSD(**{**self.parameters, **free})
+        psd.preprocessing_ = self._psd.preprocessing_
+        coder = Coder(psd)
+        coder.signatures, coder.mean, coder.whitener = (
+            self.signatures.copy(),
+            self.mean,
+            self.whitener,
+        )
+        coder.encoder = {name: value.copy() for name, value in self.encoder.items()}
+        return coder
 
     def take_replaced(self) -> dict[str, int]:
         """How many signatures were replaced since this was last asked."""
@@ -369,11 +495,11 @@ class _Learner:
             rank[np.argsort(-energy, kind="stable")] = np.arange(len(energy))
             alike = ((cosine > _DUPLICATE_COSINE) & (rank[:, None] > rank)).any(axis=1) & ~dead
             chosen = np.concatenate([chosen, np.flatnonzero(alike)])
-        chosen = chosen[: max(1, int(_MAX_REPLACED * len(energy)))]
+        chosen = chosen[: _n_replaced_at_most(len(energy))]
         if len(chosen) == 0:
             return
         norms = np.linalg.norm(residual, axis=1)
-        worst = np.argsort(-norms, kind="stable")[: 4 * len(chosen)]
+        worst = _worst(residual, len(chosen))
         worst = self.rng.choice(worst, len(chosen), replace=len(worst) < len(chosen))
         for j, i in zip(chosen, worst, strict=True):
             if norms[i] > 0:
@@ -494,7 +620,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_patches, m), PatchRows or PatchStream
+        X : array-like of shape (n_patches, m), PatchRows, PatchStream or RemotePatches
             Patch rows.
         y : ignored
 
@@ -648,7 +774,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"encoder must be one of {fitting} where positive={self.positive}, so that its "
                 f"codes have the sign of those it predicts; got {self.encoder!r}"
             )
-        if isinstance(X, PatchRows | PatchStream):
+        if isinstance(X, PatchRows | PatchStream | RemotePatches):
             self.n_features_in_ = X.shape[1]
         else:
             X = validate_data(
@@ -670,7 +796,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Fit the preprocessing; start B from patches and the encoder from ridge regression."""
         rng = check_random_state(self.random_state)
         first = _first_round(X)
-        sample = first[np.sort(rng.permutation(len(first))[:_SAMPLE_PATCHES])]
+        sample = first[np.sort(rng.permutation(len(first))[:SAMPLE_PATCHES])]
         self.preprocessing_ = Preprocessing(self.preprocessing, self.whiten).fit(sample)
         self._learner = _Learner(self, rng, X.shape[1])
         self._learner.start(self.preprocessing_.apply(sample)[0])
@@ -679,20 +805,14 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _pass(self, X) -> dict[str, float]:
         """Visit all patches once, in random order; one entry of the history."""
         started = time.perf_counter()
-        learner = self._learner
         rate = self.learning_rate / self.n_components / (1 + _RATE_DECAY * len(self.history_))
         if self.encoder == "sigmoid":
             rate /= _START_SLOPE  # its weights are larger by as much
         sums: dict[str, float] = {}
         n = 0
-        for rows in X.rounds(len(self.history_)) if isinstance(X, PatchStream) else (X,):
-            order = learner.rng.permutation(len(rows))
-            for start in range(0, len(rows), self.batch_size):
-                batch = rows[order[start : start + self.batch_size]]
-                terms = learner.step(self.preprocessing_.apply(batch)[0], rate)
-                sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
-            n += len(rows)
-            del rows
+        for n_rows, terms in self._steps(X, rate):
+            sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
+            n += n_rows
         energy = sums.pop("energy")
         entry = {name: value / n for name, value in sums.items()}
         entry["objective"] = entry["reconstruction"] + entry["sparsity"] + entry["prediction"]
@@ -703,9 +823,23 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"learning diverged in iteration {len(self.history_) + 1}: use a learning_rate "
                 f"below {self.learning_rate}"
             )
-        entry |= {"patches": n, **learner.take_replaced()}
+        entry |= {"patches": n, **self._learner.take_replaced()}
         entry["seconds"] = time.perf_counter() - started
         return entry
+
+    def _steps(self, X, rate: float) -> Iterator[tuple[int, dict[str, float]]]:
+        """Learn from all patches, batch by batch; yields how many, and their terms."""
+        learner = self._learner
+        if isinstance(X, RemotePatches):
+            for measured in X.batches(learner.coder, len(self.history_), self.batch_size):
+                yield measured.n, learner.step_with(measured, rate)
+            return
+        for rows in X.rounds(len(self.history_)) if isinstance(X, PatchStream) else (X,):
+            order = learner.rng.permutation(len(rows))
+            for start in range(0, len(rows), self.batch_size):
+                batch = rows[order[start : start + self.batch_size]]
+                yield len(batch), learner.step(self.preprocessing_.apply(batch)[0], rate)
+            del rows
 
     def _finish(self, X) -> None:
         """Fold the encoder's input whitening; measure the errors of prediction and codes."""
@@ -792,6 +926,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
 
 def _first_round(X):
+    if isinstance(X, RemotePatches):
+        return X.sample
     return next(X.rounds(0)) if isinstance(X, PatchStream) else X
 
 

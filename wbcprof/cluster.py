@@ -1,0 +1,233 @@
+"""Work on a Dask cluster.
+
+A model goes to every worker once, also to those that join later, and stays prepared there. Work is
+cut without regard to the number of workers, and sums have a fixed order, so neither that number nor
+the loss of a worker, whose tasks another then does again, changes a bit of the result.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .images import ImageSource, SkippedImage, _Array, _File, _warn, open_images
+from .model import Model
+from .profiles import Profiles
+from .shards import PIECE, PartProfiles, array_images, join, offered_parts, profile_part, source_of
+
+try:
+    import distributed
+except ImportError as error:
+    raise ImportError("a cluster needs Dask: pip install 'wbcprof[dask]'") from error
+
+_Tag = TypeVar("_Tag")
+_IN_FLIGHT = 2  # tasks for each thread of the workers: one at work, one waiting
+_COUNT_EVERY = 5.0  # seconds between looks at how many workers there are
+_CONNECT_SECONDS = 30
+
+
+@contextmanager
+def connected(address: str) -> Iterator[distributed.Client]:
+    """A client of the scheduler at `address`, such as ``tcp://host:8786``.
+
+    Raises
+    ------
+    OSError
+        There is no scheduler, or it has no workers.
+    """
+    try:
+        client = distributed.Client(address, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise OSError(f"no Dask scheduler answers at {address!r}: {error}") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+        except TimeoutError as error:
+            raise OSError(f"the Dask scheduler at {address!r} has no workers") from error
+        yield client
+
+
+class ModelHolder(distributed.WorkerPlugin):
+    """Keeps a model in a worker, with the filters that it has prepared."""
+
+    def __init__(self, model: Model):
+        self.model = Model(
+            model.layers, model.pools, model.levels, centres=model.centres, stain=model.stain
+        )
+
+
+@contextmanager
+def held_by_workers(client: distributed.Client, holder: ModelHolder) -> Iterator[str]:
+    """Have all workers hold a model for a while; yields its name for `held_model`."""
+    name = f"wbcprof-{uuid.uuid4().hex}"
+    client.register_plugin(holder, name=name)
+    try:
+        yield name
+    finally:
+        if client.status == "running":
+            client.unregister_worker_plugin(name)
+
+
+def held_model(name: str) -> Model:
+    return distributed.get_worker().plugins[name].model
+
+
+def profile_parts(
+    client: distributed.Client,
+    model: Model,
+    parts: Iterable[tuple[_Tag, ImageSource]],
+    step: int | None,
+    inference: str,
+) -> Iterator[tuple[_Tag, PartProfiles]]:
+    """Profile parts on the workers; yields tags with profiles, as they come.
+
+    Raises
+    ------
+    OSError
+        A worker does not see image files that are here; workers kept dying; the scheduler is lost.
+    """
+    with held_by_workers(client, ModelHolder(model)) as name:
+        tasks = ((tag, (name, for_workers(part), step, inference)) for tag, part in parts)
+        for tag, (result, unseen) in map_bounded(client, _profile_there, tasks):
+            check_seen(unseen)
+            yield tag, result
+
+
+def profile_on_cluster(
+    client: distributed.Client,
+    model: Model,
+    images,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Profiles:
+    """`Model.profile` of images on the workers; the profiles have the same bits.
+
+    Raises
+    ------
+    OSError
+        See `profile_parts`.
+    ValueError
+        No image could be read.
+    """
+    source = open_images(images, min_size=model.min_size)
+    parts = list(offered_parts(source, PIECE))
+    made: list[PartProfiles | None] = [None] * len(parts)
+    done = 0
+    for index, result in profile_parts(client, model, enumerate(parts), None, "feedforward"):
+        made[index] = result
+        done += parts[index].n_hint
+        if progress is not None:
+            progress(done, source.n_hint)
+    joined = join(made)
+    report_images(source, done, joined.skipped, joined.converted)
+    return Profiles(
+        joined.values,
+        model.feature_names,
+        joined.ids,
+        None if source.labels is None else joined.labels,
+        {"inference": "feedforward", "step": model.layers[0].step, **model.provenance},
+    )
+
+
+def check_seen(unseen: list[str]) -> None:
+    """Refuse to take an image for a bad one only because a worker has no such file."""
+    here = [path for path in unseen if os.path.isfile(path)]
+    if here:
+        raise OSError(
+            f"a Dask worker does not see the image {here[0]!r}; all workers must see the images at "
+            "the same paths"
+        )
+
+
+def report_images(
+    source: ImageSource, n: int, skipped: list[SkippedImage], converted: Counter[str]
+) -> None:
+    """Note and tell what became of `n` images, as a pass over the source would."""
+    if len(skipped) == n:
+        raise ValueError(
+            f"No usable image among the {n} given; first: {skipped[0].image_id}: "
+            f"{skipped[0].reason}"
+        )
+    source.skipped, source.converted = skipped, converted
+    _warn(n, skipped, converted)
+
+
+def for_workers(part: ImageSource) -> ImageSource:
+    """The part with full paths, and with the content of its arrays."""
+    units: list[_File | _Array] = []
+    for unit in part._images.blocks():
+        if isinstance(unit, _File):
+            units.append(replace(unit, path=Path(os.path.abspath(unit.path))))
+        else:
+            units += map(_Array, array_images(unit), unit.ids)
+    return source_of(units, part.labels, part)
+
+
+def _profile_there(name: str, part: ImageSource, step: int | None, inference: str):
+    """On a worker: profiles, and the files of skipped images that are not to be seen from here."""
+    result = profile_part(held_model(name), part, step, inference, n_threads=1)
+    return result, unseen_files(part)
+
+
+def unseen_files(part: ImageSource) -> list[str]:
+    """Files of the images that the part had to skip which are not to be seen from here."""
+    skipped = {image.image_id for image in part.skipped}
+    return [
+        str(unit.path)
+        for unit in part._images.blocks()
+        if isinstance(unit, _File) and skipped.intersection(unit.ids) and not unit.path.is_file()
+    ]
+
+
+def map_bounded(
+    client: distributed.Client,
+    function: Callable[..., Any],
+    tasks: Iterable[tuple[_Tag, tuple]],
+) -> Iterator[tuple[_Tag, Any]]:
+    """Call `function` on the arguments of each task; yields tags with results, as they come.
+
+    Few more tasks are with the scheduler than there are threads to do them.
+    """
+    tasks = iter(tasks)
+    completed = distributed.as_completed()
+    tags: dict[distributed.Future, _Tag] = {}
+    limit, counted = 0, -_COUNT_EVERY
+    with cluster_errors():
+        try:
+            while True:
+                if time.monotonic() - counted > _COUNT_EVERY:
+                    limit = _IN_FLIGHT * max(1, sum(client.nthreads().values()))
+                    counted = time.monotonic()
+                while len(tags) < limit and (task := next(tasks, None)) is not None:
+                    tag, arguments = task
+                    future = client.submit(function, *arguments, pure=False)
+                    tags[future] = tag
+                    completed.add(future)
+                if not tags:
+                    return
+                future = next(completed)
+                yield tags.pop(future), future.result()
+                del future
+        finally:
+            if tags and client.status == "running":
+                client.cancel(list(tags), force=True)
+
+
+@contextmanager
+def cluster_errors() -> Iterator[None]:
+    """Say in one line what is wrong with the cluster."""
+    try:
+        yield
+    except distributed.KilledWorker as error:
+        raise OSError(
+            f"Dask workers died one after the other on the same task, perhaps for want of memory: "
+            f"{error}"
+        ) from error
+    except distributed.CancelledError as error:
+        raise OSError(f"the Dask scheduler was lost, or cancelled the work: {error}") from error

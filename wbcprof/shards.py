@@ -1,0 +1,452 @@
+"""Profiles of any number of images: shards in a folder, written as they fill, resumed after a kill.
+
+    manifest.json        what the run is: model, settings, number of images
+    part-000000.parquet  profiles of images 0 to shard_size - 1, and so on; whole or absent
+    part-000000.json     what that shard was made from, and which of its images were skipped
+    skipped.csv          all skipped images with reasons; written last: where it is, all is done
+
+Shards cut the images offered, not those that could be read, so each can be made by itself. A shard
+is finished when both of its files are there. Only the process that was asked to writes into the
+folder; workers of a cluster send their profiles to it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import __version__
+from .files import replacing
+from .images import (
+    ImageSource,
+    ImageWarning,
+    SkippedImage,
+    _Array,
+    _File,
+    _Listed,
+    _Rows,
+    open_images,
+)
+from .model import Model
+from .patches import positive_integer
+from .profiles import Profiles, check_table
+
+MANIFEST, SKIPPED = "manifest.json", "skipped.csv"
+PIECE = 64  # images of a shard that a worker of a cluster profiles at a time
+
+
+class ShardedProfiles(NamedTuple):
+    """What `profile_to_shards` leaves in `folder`, counted over all of its shards."""
+
+    folder: Path
+    n_images: int
+    n_profiles: int
+    n_skipped: int
+    n_shards: int
+
+
+@dataclass
+class PartProfiles:
+    """Profiles of part of a source: values, ids and labels of the images that could be read; the
+    others with reasons; and what images were converted from, counted."""
+
+    values: np.ndarray
+    ids: list[str]
+    labels: list[str | None]
+    skipped: list[SkippedImage]
+    converted: Counter[str]
+
+
+def profile_part(
+    model: Model,
+    part: ImageSource,
+    step: int | None,
+    inference: str,
+    n_threads: int | None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> PartProfiles:
+    """Profiles of a part; none where no image of it can be read."""
+    try:
+        profiles = model.profile(
+            part, step=step, inference=inference, n_threads=n_threads, progress=progress
+        )
+        values, ids, labels = profiles.values, profiles.ids, profiles.labels
+    except ValueError:
+        if len(part.skipped) < part.n_hint:
+            raise
+        values, ids, labels = np.empty((0, len(model.feature_names)), np.float32), [], []
+    return PartProfiles(
+        values,
+        ids,
+        [None] * len(ids) if labels is None else labels,
+        part.skipped,
+        part.converted,
+    )
+
+
+def join(parts: Sequence[PartProfiles]) -> PartProfiles:
+    """Profiles of consecutive parts as those of one."""
+    return PartProfiles(
+        np.concatenate([part.values for part in parts]),
+        *(
+            [entry for part in parts for entry in getattr(part, name)]
+            for name in ("ids", "labels", "skipped")
+        ),
+        sum((part.converted for part in parts), Counter()),
+    )
+
+
+def profile_to_shards(
+    model: Model,
+    images,
+    folder: str | os.PathLike,
+    *,
+    shard_size: int = 1000,
+    labels: Iterable[Any] | None = None,
+    step: int | None = None,
+    inference: str = "feedforward",
+    n_threads: int | None = None,
+    client=None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> ShardedProfiles:
+    """Profile any number of images into a folder of parquet files, in constant memory.
+
+    Called again after an interruption, it goes on from the finished shards, to the same files as
+    without one. Images that cannot be read are listed in ``skipped.csv``. See the module's
+    docstring for the files.
+
+    Parameters
+    ----------
+    model : Model
+    images : folder, path, list of paths, array, or iterable
+        See `wbcprof.images.open_images`. An iterator is read a shard at a time, and read again
+        from its start to resume, without decoding what is finished.
+    folder : path
+        Made where missing. Must be empty, or hold an earlier run of the same model, settings and
+        images; files are taken to be unchanged where their names are.
+    shard_size : int
+        Images of a shard; arrays of an iterator are held in memory so many at a time.
+    labels, step, inference, progress
+        See `Model.profile`; `progress` counts images offered, those of finished shards too.
+    n_threads : int, optional
+        See `wbcprof.threads.resolve_threads`. A cluster has one thread for each of its workers'.
+    client : distributed.Client, optional
+        Profile on the workers of this Dask cluster. They must see the image files at the same
+        paths; the folder need not be theirs. The profiles have the same bits.
+
+    Returns
+    -------
+    ShardedProfiles
+
+    Raises
+    ------
+    ValueError
+        The folder holds another run or something else, is in use, no image could be read, there
+        is not one label for each image, or a parameter is out of range.
+    """
+    shard_size = positive_integer("shard_size", shard_size)
+    if step is not None:
+        step = positive_integer("step", step)
+    if inference not in ("feedforward", "sparse"):
+        raise ValueError(f"inference must be 'feedforward' or 'sparse', got {inference!r}")
+    folder = Path(folder)
+    check_table(folder.parent / "part-000000.parquet")
+    source = open_images(images, labels, min_size=model.min_size)
+    identity = {
+        "format": 1,
+        "wbcprof": __version__,
+        "model": _model_digest(model),
+        "step": step or model.layers[0].step,
+        "inference": inference,
+        "shard_size": shard_size,
+        "n_images": source.n_hint,
+    }
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        if progress is not None:
+            progress(done, source.n_hint)
+
+    with _claimed(folder):
+        _check_manifest(folder, identity)
+        for leftover in folder.glob(".*-*"):
+            leftover.unlink()
+        (folder / SKIPPED).unlink(missing_ok=True)
+        metadata = {"inference": inference, "step": identity["step"], **model.provenance}
+        total = 0
+
+        def unfinished() -> Iterator[tuple[int, ImageSource]]:
+            nonlocal total
+            for index, part in enumerate(offered_parts(source, shard_size)):
+                total = index + 1
+                if _is_finished(folder, index, part):
+                    advance(part.n_hint)
+                else:
+                    yield index, part
+
+        if client is None:
+            made = _make_here(model, unfinished(), step, inference, n_threads, advance)
+        else:
+            made = _make_on_cluster(client, model, unfinished(), step, inference, advance)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImageWarning)  # told once, at the end
+            for index, part, profiles in made:
+                _write_shard(folder, index, part, profiles, model.feature_names, metadata)
+        return _finish(folder, total)
+
+
+def _make_here(model, shards, step, inference, n_threads, advance):
+    for index, part in shards:
+        seen = 0
+
+        def within(profiled: int, _) -> None:
+            nonlocal seen
+            advance(profiled - seen)
+            seen = profiled
+
+        result = profile_part(model, part, step, inference, n_threads, within)
+        advance(part.n_hint - seen)
+        yield index, part, result
+
+
+def _make_on_cluster(client, model, shards, step, inference, advance):
+    from .cluster import profile_parts
+
+    being_made: dict[int, tuple[ImageSource, list[PartProfiles | None]]] = {}
+
+    def pieces():
+        for index, part in shards:
+            cut = list(offered_parts(part, PIECE))
+            being_made[index] = part, [None] * len(cut)
+            for number, piece in enumerate(cut):
+                yield (index, number), piece
+
+    for (index, number), result in profile_parts(client, model, pieces(), step, inference):
+        part, results = being_made[index]
+        results[number] = result
+        advance(len(result.ids) + len(result.skipped))
+        if all(one is not None for one in results):
+            del being_made[index]
+            yield index, part, join(results)
+
+
+def offered_parts(source: ImageSource, size: int) -> Iterator[ImageSource]:
+    """The images offered by a source, `size` at a time, none of them decoded."""
+    if source.n_hint is not None:
+        for start in range(0, source.n_hint, size):
+            yield source.part(start, min(start + size, source.n_hint))
+        return
+    units, labels = source._blocks(), source.labels
+    n = 0
+    while some := list(islice(units, size)):
+        yield source_of(some, labels and labels[n : n + len(some)], source)
+        n += len(some)
+    if labels is not None and len(labels) != n:
+        raise ValueError(f"Length of labels ({len(labels)}) must match number of images ({n})")
+
+
+def source_of(units: list, labels: list[str | None] | None, like: ImageSource) -> ImageSource:
+    """A source of these units of images, with the settings of another."""
+    return ImageSource(_Listed(units), labels, like.min_size, like.on_error)
+
+
+def _origin(part: ImageSource) -> dict[str, str]:
+    """Digests of images (ids of files, content of arrays) and of labels."""
+    images = blake2b(digest_size=16)
+    for unit in part._images.blocks():
+        images.update(json.dumps(unit.ids).encode())
+        if not isinstance(unit, _File):
+            for pixels in array_images(unit):
+                images.update(f"{pixels.dtype} {pixels.shape}".encode())
+                images.update(np.ascontiguousarray(pixels))
+    labels = blake2b(json.dumps(part.labels).encode(), digest_size=16)
+    return {"images": images.hexdigest(), "labels": labels.hexdigest()}
+
+
+def array_images(unit: _Array | _Rows) -> Sequence[np.ndarray]:
+    """The images of a unit that is not a file, read."""
+    if isinstance(unit, _Array):
+        return [np.asarray(unit.array)]
+    return np.asarray(unit.array[unit.start : unit.stop])
+
+
+def _write_shard(
+    folder: Path,
+    index: int,
+    part: ImageSource,
+    made: PartProfiles,
+    feature_names: list[str],
+    metadata: dict[str, Any],
+) -> None:
+    record = {
+        **_origin(part),
+        "offered": part.n_hint,
+        "profiles": len(made.ids),
+        "skipped": [(skipped.image_id, skipped.reason) for skipped in made.skipped],
+        "converted": made.converted,
+    }
+    _write_json(folder / _record_name(index), record)
+    labels = None if part.labels is None else made.labels
+    profiles = Profiles(made.values, feature_names, made.ids, labels, metadata)
+    profiles.save(folder / _table_name(index))
+
+
+def _is_finished(folder: Path, index: int, part: ImageSource) -> bool:
+    """Whether a shard is there; an error where it was made of other images or labels."""
+    record_path = folder / _record_name(index)
+    if not ((folder / _table_name(index)).exists() and record_path.exists()):
+        return False
+    record = _read_json(record_path)
+    differing = [name for name, digest in _origin(part).items() if record.get(name) != digest]
+    if differing:
+        ids = [image_id for unit in part._images.blocks() for image_id in unit.ids]
+        raise ValueError(
+            f"{_table_name(index)} in {str(folder)!r} was made from other {differing[0]} than "
+            f"those now given, from {ids[0]!r} to {ids[-1]!r}; give the same again, or another "
+            "folder"
+        )
+    return True
+
+
+def _finish(folder: Path, n_shards: int) -> ShardedProfiles:
+    """Check that all is there, list what was skipped, and count."""
+    n_tables = len(list(folder.glob("part-*.parquet")))
+    if n_tables > n_shards:
+        raise ValueError(
+            f"{str(folder)!r} holds {n_tables} shards, but the images now given make {n_shards}; "
+            "give the same images again, or another folder"
+        )
+    offered = profiles = n_skipped = 0
+    converted: Counter[str] = Counter()
+    with (
+        replacing(folder / SKIPPED) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(["image", "reason"])
+        for index in range(n_shards):
+            record = _read_json(folder / _record_name(index))
+            writer.writerows(record["skipped"])
+            offered += record["offered"]
+            profiles += record["profiles"]
+            n_skipped += len(record["skipped"])
+            converted.update(record["converted"])
+    if offered == 0:
+        raise ValueError("No images given: the iterator was empty.")
+    if profiles == 0:
+        raise ValueError(
+            f"No usable image among the {offered} given; {str(folder / SKIPPED)!r} lists reasons"
+        )
+    if n_skipped:
+        _warn(f"skipped {n_skipped} of {offered} images; {SKIPPED} lists them")
+    if converted:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in converted.most_common())
+        _warn(f"converted {converted.total()} of {offered} images to 8-bit RGB: {kinds}")
+    return ShardedProfiles(folder, offered, profiles, n_skipped, n_shards)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ImageWarning, stacklevel=4)
+
+
+def _table_name(index: int) -> str:
+    return f"part-{index:06d}.parquet"
+
+
+def _record_name(index: int) -> str:
+    return f"part-{index:06d}.json"
+
+
+def _check_manifest(folder: Path, identity: dict[str, Any]) -> None:
+    """Write the manifest of a new run; refuse to go on with that of another."""
+    path = folder / MANIFEST
+    if not path.exists():
+        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
+            raise ValueError(
+                f"the folder {str(folder)!r} is not empty and holds no {MANIFEST} of wbcprof; "
+                "give a new or an empty folder"
+            )
+        _write_json(path, identity)
+        return
+    found = _read_json(path)
+    differing = [
+        f"{name} was {found.get(name)}, now it is {value}"
+        for name, value in identity.items()
+        if found.get(name) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{str(folder)!r} holds profiles of another run: {'; '.join(differing)}. Give another "
+            "folder, or remove this one"
+        )
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("it is not a JSON object")
+        return document
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}; remove it to make it anew") from error
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Make the folder; hold it against a second run, until this process ends in whatever way."""
+    folder.mkdir(exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another run is writing into {str(folder)!r}") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _model_digest(model: Model) -> str:
+    """Digest of all that profiles depend on."""
+    digest = blake2b(digest_size=16)
+
+    def add(value) -> None:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value))
+        else:
+            plain = json.dumps(value, default=lambda number: number.item())
+            digest.update(plain.encode())
+
+    stain = [] if model.stain is None else [model.stain]
+    for holder in [*model.layers, *(layer.preprocessing for layer in model.layers), *stain]:
+        for entry in fields(holder):
+            if entry.compare and entry.name != "preprocessing":
+                add(getattr(holder, entry.name))
+    add([model.pools, model.levels, model.centres])
+    return digest.hexdigest()
