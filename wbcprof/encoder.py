@@ -30,6 +30,7 @@ _READ_FILTER = 8  # reading a transformed filter takes as long as its use for th
 _COPY_PIXEL = 8  # products that take as long as copying one pixel value
 _TOLERANCE_KEPT = 0.9  # of a tolerance, on the sample that an approximation is fitted to
 _LEAST_SLOPE = 1e-3  # of the gain: below it, an offset is not shifted
+_LARGEST = 1e15  # pixel, filter, response and code: sums of squares of 1e8 of them are in float32
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,8 @@ class Encoder:
     Raises
     ------
     ValueError
-        If shapes, numbers or names are out of range.
+        If shapes, numbers or names are out of range; so are numbers that could give codes above
+        1e15, whose statistics float32 cannot hold.
     """
 
     def __init__(
@@ -231,8 +233,11 @@ class Encoder:
             )
         if step != int(step) or step < 1:
             raise ValueError(f"step must be a positive integer, got {step!r}")
-        if contrast_epsilon is not None and not 0 < contrast_epsilon < math.inf:
-            raise ValueError(f"contrast_epsilon must be positive or None, got {contrast_epsilon!r}")
+        if contrast_epsilon is not None and not 0 < np.float32(contrast_epsilon) < math.inf:
+            raise ValueError(
+                "contrast_epsilon must be positive and finite in float32, or None, "
+                f"got {contrast_epsilon!r}"
+            )
         if pixel_table is None:
             pixel_table = np.arange(256) / 255
 
@@ -245,6 +250,7 @@ class Encoder:
             raise ValueError(f"form must be one of {list(self._forms)}, got {form!r}")
         self._form = form
         self._filters = filters
+        self._weight = float(np.abs(filters).sum(axis=(1, 2, 3)).max())
         self._pixel_table = _as_vector(pixel_table, 256, "pixel_table")
         self._colour = self._pad(filters.sum(axis=(1, 2)).astype(np.float32))
         self._offset = self._pad(_as_vector(offset, self.n_signatures, "offset"))
@@ -252,8 +258,25 @@ class Encoder:
         if threshold is None:
             threshold = np.zeros(self.n_signatures)
         self._threshold = self._pad(_as_vector(threshold, self.n_signatures, "threshold"))
+        if (self._threshold < 0).any():
+            raise ValueError(f"threshold must not be negative, got {self._threshold.min()}")
+        self._check_range("pixel_table", self._pixel_table)
         self.approximation: Approximation | None = None
         self._forget_prepared()
+
+    def _check_range(self, name: str, pixels: np.ndarray) -> None:
+        """Refuse pixels that are not finite or that the largest filters could take too far."""
+        largest = max(float(pixels.max(initial=0)), -float(pixels.min(initial=0)))
+        if not largest < math.inf:
+            raise ValueError(f"{name} must be finite in float32, got NaN or infinity")
+        contrast = math.sqrt(self.contrast_epsilon or 1)
+        response = 2 * largest * self._weight / contrast + float(np.abs(self._offset).max())
+        code = max(response, 1) * float(np.abs(self._gain).max())
+        if not max(largest, self._weight, response, code) <= _LARGEST:
+            raise ValueError(
+                f"{name} and encoder must give codes of at most {_LARGEST:.0e}, got values of up "
+                f"to {largest:.1e} that may give {max(self._weight, response, code):.1e}"
+            )
 
     def _forget_prepared(self) -> None:
         self._prepared: dict[Form, _Prepared] = {}
@@ -659,8 +682,7 @@ class Encoder:
         if images.dtype.kind != "f":
             raise TypeError(f"images must be uint8 or float, got {images.dtype}")
         images = np.ascontiguousarray(images, dtype=np.float32)
-        if not np.isfinite(images).all():
-            raise ValueError("images must be finite in float32, got NaN or infinity")
+        self._check_range("images", images)
         return images
 
     def _pad(self, array: np.ndarray) -> np.ndarray:
