@@ -1,6 +1,7 @@
 /* q = X B': every patch with every signature. The same register block as in encode_pool.c, here over
  * a CHUNK of the features at a time. The order of each sum does not depend on the rows around it;
  * sums of sums lose fewer digits than one long sum. */
+#include "interrupt.h"
 #include "multiply.h"
 
 #include <stdlib.h>
@@ -39,13 +40,14 @@ static void correlate_block(int n, int m, const float *values, const float *sign
 }
 
 static int correlate(int n, int m, const float *patches, int n_signatures, const float *signatures,
-                     float *out)
+                     float *out, wbc_interrupted interrupted)
 {
     const size_t group = (size_t)(m + WIDTH - 1) / WIDTH * WIDTH * TILES;
     float *values = malloc(sizeof *values * group * PANEL_TILES);
     if (!values)
         return WBC_OUT_OF_MEMORY;
-    for (int panel = 0; panel < n; panel += PANEL_TILES * TILES) {
+    patience waiting = start_patience(interrupted);
+    for (int panel = 0; panel < n && !out_of_patience(&waiting, 1); panel += PANEL_TILES * TILES) {
         const int end = smaller(panel + PANEL_TILES * TILES, n);
         for (int row = panel; row < end; row += TILES)
             lay_out(smaller(end - row, TILES), m, patches + (size_t)row * m,
@@ -58,5 +60,5 @@ static int correlate(int n, int m, const float *patches, int n_signatures, const
                                 out + (size_t)row * n_signatures + block, n_signatures);
     }
     free(values);
-    return WBC_OK;
+    return end_patience(&waiting);
 }

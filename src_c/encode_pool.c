@@ -37,12 +37,12 @@
  *     pool       adds them to the statistics.
  *
  * Threads take whole images, or share the loops of one image where there are fewer images than
- * threads. Every number is computed in the same order either way.
+ * threads or an image takes long. Every number is computed in the same order either way.
  */
+#include "interrupt.h"
 #include "multiply.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 
 enum {
@@ -50,6 +50,7 @@ enum {
     ALIGNMENT = 64,          /* bytes */
     PROJECTED_CELLS = 8,     /* at once: enough sums to hide the latency of one */
     STRIP_FLOATS = 1 << 20,  /* transformed tiles of a strip, unless one row of tiles is more */
+    LONG_IMAGE = 1 << 14,    /* strips times signatures: some tenths of a second for one thread */
 };
 
 /* rows x columns windows, the first of them at (row, column), `dilation` apart. */
@@ -76,6 +77,8 @@ typedef struct {
 
 /* What a thread works on. */
 typedef struct {
+    patience *waiting;                /* shared by all threads */
+    int is_caller;                    /* the thread that called encode_pool */
     float *cells, *values, *contrast; /* shared by the threads of an image */
     tile *tiles;                      /* from here on: its own */
     float *first, *colours, *shades, *pixels, *products, *half, *responses;
@@ -609,6 +612,8 @@ static void encode_block(const wbc_encode_pool *job, const walk *w, const buffer
     }
 }
 
+static int give_up(const buffers *own) { return out_of_patience(own->waiting, own->is_caller); }
+
 /* One image, by all threads of the parallel region. */
 static void encode_image(const wbc_encode_pool *job, const walk *w, const buffers *own,
                          size_t image)
@@ -617,29 +622,36 @@ static void encode_image(const wbc_encode_pool *job, const walk *w, const buffer
     if (job->contrast_epsilon >= 0) {
 #pragma omp for nowait
         for (int row = 0; row < job->rows; row++)
-            measure_contrast(job, own, image, row);
+            if (!give_up(own))
+                measure_contrast(job, own, image, row);
     }
     for (int index = 0; index < w->n_strips; index++) {
         const strip s = list_tiles(job, w, index, own->tiles);
 #pragma omp for
         for (int row = 0; row < s.cell_rows; row++)
-            gather(job, w, own, image, &s, row);
+            if (!give_up(own))
+                gather(job, w, own, image, &s, row);
 #pragma omp for
         for (int tile = 0; tile < s.n_tiles; tile++)
-            transform(job, w, own, &s, tile);
+            if (!give_up(own))
+                transform(job, w, own, &s, tile);
 #pragma omp for schedule(dynamic)
         for (int block = 0; block < job->n_signatures / BLOCK; block++)
-            encode_block(job, w, own, image, block, &s);
+            if (!give_up(own))
+                encode_block(job, w, own, image, block, &s);
     }
 }
 
 /* One image at a time by all threads, or each thread takes images: a team of one, for which the
  * loops of encode_image are not shared. A team of more inside another would be started anew for
- * every image. */
-static int encode_pool(const wbc_encode_pool *job, int n_threads)
+ * every image. The calling thread must not wait long for the others: it alone hears of interrupts. */
+static int encode_pool(const wbc_encode_pool *job, int n_threads, wbc_interrupted interrupted)
 {
     const walk w = plan_walk(job);
-    const int one_by_one = job->n_images < n_threads, n_teams = one_by_one ? 1 : n_threads;
+    const int takes_long = (size_t)w.n_strips * job->n_signatures > LONG_IMAGE;
+    const int one_by_one = takes_long || job->n_images < n_threads;
+    const int n_teams = one_by_one ? 1 : n_threads;
+    patience waiting = start_patience(interrupted);
     const size_t n = w.points, m = job->tile, line = (size_t)job->width * job->channels;
     const size_t cell_pixels = (size_t)job->cell * job->cell * job->channels;
     const size_t sizes[] = {
@@ -662,11 +674,13 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads)
     float *memory = (float *)(((uintptr_t)allocated + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
     tile *tiles = malloc(n_threads * w.strip_tiles * sizeof *tiles);
     buffers *own = malloc(n_threads * sizeof *own);
-    const int status = allocated && tiles && own ? WBC_OK : WBC_OUT_OF_MEMORY;
+    int status = allocated && tiles && own ? WBC_OK : WBC_OUT_OF_MEMORY;
     if (status == WBC_OK) {
         float *next = memory + n_teams * shared_size;
         for (int thread = 0; thread < n_threads; thread++) {
             buffers *b = &own[thread];
+            b->waiting = &waiting;
+            b->is_caller = thread == 0;
             b->tiles = tiles + thread * w.strip_tiles;
             b->cells = memory + (one_by_one ? 0 : thread) * shared_size;
             b->values = b->cells + w.cells_size;
@@ -688,6 +702,7 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads)
                 encode_image(job, &w, mine, image);
             }
         }
+        status = end_patience(&waiting);
     }
     free(allocated);
     free(tiles);

@@ -24,8 +24,9 @@
  *
  *     gap = 1/2 |rho|^2 + alpha |z|_1 - t y'rho + t^2/2 |rho|^2.
  */
+#include "interrupt.h"
+
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -145,6 +146,8 @@ static const double DEPENDENT = 1e-6; /* eigenvalue, over a diagonal entry, take
 
 /* One thread's scratch. Vectors over S are zero past n_active, up to `stride`. */
 typedef struct {
+    patience *waiting; /* shared by all threads */
+    int is_caller;
     int n_active, max_active, stride;
     int32_t *active;                    /* S */
     int32_t *slot;                      /* h: place in S, or -1 */
@@ -554,7 +557,7 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
             best = objective < best ? objective : best;
             precise |= idle > 0;
             if (gap <= target || round >= p->max_iter || idle >= PATIENCE ||
-                (n == w->max_active && n < p->h))
+                (n == w->max_active && n < p->h) || out_of_patience(w->waiting, w->is_caller))
                 break;
             for (int i = 0; i < n; i++)
                 w->rest[i] = w->r[w->active[i]] - p->alpha * w->sign[i];
@@ -573,7 +576,8 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
         precise_gradient(p, q, n, index, value, w->r);
         float peak = peak_gradient(p, w->r);
         gap = relative_gap(p, q, energy, n, index, value, w->r, peak, &objective);
-        if (gap <= target || round >= p->max_iter || !moved)
+        if (gap <= target || round >= p->max_iter || !moved ||
+            out_of_patience(w->waiting, w->is_caller))
             return gap;
         moved = greedy_steps(p, w);
     }
@@ -581,7 +585,8 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
 
 static int sparse_code(const wbc_lasso *p, int n, const float *q, const double *energy,
                        const int64_t *start, const int32_t *start_index, const float *start_value,
-                       int32_t *index, float *value, int32_t *count, float *gap)
+                       int32_t *index, float *value, int32_t *count, float *gap,
+                       wbc_interrupted interrupted)
 {
     int status = WBC_OK;
     work *scratch = calloc((size_t)p->n_threads, sizeof *scratch);
@@ -590,14 +595,24 @@ static int sparse_code(const wbc_lasso *p, int n, const float *q, const double *
     for (int t = 0; t < p->n_threads && status == WBC_OK; t++)
         status = work_alloc(scratch + t, p);
     if (status == WBC_OK) {
+        patience waiting = start_patience(interrupted);
+        for (int t = 0; t < p->n_threads; t++) {
+            scratch[t].waiting = &waiting;
+            scratch[t].is_caller = t == 0;
+        }
 #pragma omp parallel for num_threads(p->n_threads) schedule(dynamic, 16)
         for (int i = 0; i < n; i++) {
+            work *own = scratch + omp_get_thread_num();
+            if (out_of_patience(own->waiting, own->is_caller))
+                continue;
             size_t at = (size_t)i * (size_t)p->h;
-            int64_t from = start ? start[i] : 0, to = start ? start[i + 1] : 0;
-            gap[i] = solve_one(p, q + (size_t)i * p->ld, energy[i], (int)(to - from),
-                               start_index + from, start_value + from,
-                               scratch + omp_get_thread_num(), index + at, value + at, count + i);
+            const int n_start = start ? (int)(start[i + 1] - start[i]) : 0;
+            gap[i] = solve_one(p, q + (size_t)i * p->ld, energy[i], n_start,
+                               n_start ? start_index + start[i] : NULL,
+                               n_start ? start_value + start[i] : NULL,
+                               own, index + at, value + at, count + i);
         }
+        status = end_patience(&waiting);
     }
     for (int t = 0; t < p->n_threads; t++)
         free(scratch[t].z);

@@ -12,7 +12,12 @@
 enum {
     WBC_OK = 0,
     WBC_OUT_OF_MEMORY = 1,
+    WBC_INTERRUPTED = 2,
 };
+
+/* Asked about every tenth of a second, by the thread that called the kernel, whether to give up:
+ * the kernel then returns WBC_INTERRUPTED, and what it was to fill is undefined. */
+typedef int (*wbc_interrupted)(void);
 
 /* Signatures are handled in blocks of this many; arrays over signatures are padded to it. */
 enum { WBC_SIGNATURE_BLOCK = 32 };
@@ -81,19 +86,20 @@ enum { WBC_ACTIVE_SET = 0, WBC_GREEDY = 1 };
 /* One row of the table: everything that is compiled once per instruction set. */
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */
-    int (*encode_pool)(const wbc_encode_pool *job, int n_threads);
+    int (*encode_pool)(const wbc_encode_pool *job, int n_threads, wbc_interrupted interrupted);
 
     /* out[n x n_signatures] = patches[n x m] times signatures' (block of signatures x m x
      * WBC_SIGNATURE_BLOCK; n_signatures is padded). */
     int (*correlate)(int n, int m, const float *patches, int n_signatures, const float *signatures,
-                     float *out);
+                     float *out, wbc_interrupted interrupted);
 
     /* Codes of n signals: linear terms q (n x ld) and energies |y|^2 (n), warm start in CSR form
      * (start NULL: from zero). Signal i gets count[i] non-zeros, by rising index, in
      * index[i*h ...] and value[i*h ...], and its relative duality gap in gap[i]. */
     int (*sparse_code)(const wbc_lasso *problem, int n, const float *q, const double *energy,
                        const int64_t *start, const int32_t *start_index, const float *start_value,
-                       int32_t *index, float *value, int32_t *count, float *gap);
+                       int32_t *index, float *value, int32_t *count, float *gap,
+                       wbc_interrupted interrupted);
 } wbc_kernels;
 
 /* The kernels in use: the best that this CPU runs, or the level set by wbc_cap. */

@@ -10,6 +10,9 @@ from libc.string cimport memcpy
 cdef extern from "wbcprof.h" nogil:
     int WBC_OK
     int WBC_OUT_OF_MEMORY
+    int WBC_INTERRUPTED
+
+    ctypedef int (*wbc_interrupted)() noexcept nogil
 
     int WBC_SIGNATURE_BLOCK
     int WBC_MAX_POINTS
@@ -62,18 +65,37 @@ cdef extern from "wbcprof.h" nogil:
 
     ctypedef struct wbc_kernels:
         const char *name
-        int (*encode_pool)(const wbc_encode_pool *job, int n_threads) noexcept nogil
+        int (*encode_pool)(
+            const wbc_encode_pool *job, int n_threads, wbc_interrupted interrupted) noexcept nogil
         int (*correlate)(
             int n, int m, const float *patches, int n_signatures, const float *signatures,
-            float *out) noexcept nogil
+            float *out, wbc_interrupted interrupted) noexcept nogil
         int (*sparse_code)(
             const wbc_lasso *problem, int n, const float *q, const double *energy,
             const int64_t *start, const int32_t *start_index, const float *start_value,
-            int32_t *index, float *value, int32_t *count, float *gap) noexcept nogil
+            int32_t *index, float *value, int32_t *count, float *gap,
+            wbc_interrupted interrupted) noexcept nogil
 
     const wbc_kernels *wbc_active()
     const char *wbc_level_name(int index)
     int wbc_cap(const char *name)
+
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept
+
+
+cdef int interrupted() noexcept nogil:
+    """Runs the handlers of signals that came in; true where one raised an exception."""
+    with gil:
+        return PyErr_CheckSignals()
+
+
+cdef int check(int status, str kernel) except -1:
+    """Error code to exception; that of an interrupt has been raised already."""
+    if status == WBC_OUT_OF_MEMORY:
+        raise MemoryError(f"no memory for the scratch of {kernel}")
+    return -1 if status == WBC_INTERRUPTED else 0
 
 
 def instruction_set():
@@ -180,9 +202,8 @@ def encode_pool(
     job.active = NULL if active is None else &active[0, 0, 0]
     cdef int status
     with nogil:
-        status = wbc_active().encode_pool(&job, n_threads)
-    if status == WBC_OUT_OF_MEMORY:
-        raise MemoryError(f"encode_pool: no memory for the scratch of {n_threads} threads")
+        status = wbc_active().encode_pool(&job, n_threads, interrupted)
+    check(status, "encode_pool")
 
 
 def correlate(
@@ -196,9 +217,9 @@ def correlate(
         return
     with nogil:
         status = wbc_active().correlate(
-            n, m, &patches[0, 0], <int>out.shape[1], &signatures[0, 0, 0], &out[0, 0])
-    if status == WBC_OUT_OF_MEMORY:
-        raise MemoryError("no memory for the scratch of correlate")
+            n, m, &patches[0, 0], <int>out.shape[1], &signatures[0, 0, 0], &out[0, 0],
+            interrupted)
+    check(status, "correlate")
 
 
 def sparse_code(
@@ -245,9 +266,8 @@ def sparse_code(
     with nogil:
         status = wbc_active().sparse_code(
             &problem, n, &linear[0, 0], &energy[0], start_pointer, index_pointer, value_pointer,
-            &index[0, 0], &value[0, 0], &count[0], &gap[0])
-    if status == WBC_OUT_OF_MEMORY:
-        raise MemoryError("no memory for the scratch of sparse_code")
+            &index[0, 0], &value[0, 0], &count[0], &gap[0], interrupted)
+    check(status, "sparse_code")
 
 
 def pack_rows(

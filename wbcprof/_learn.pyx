@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The loops of learning, on SciPy's BLAS: statistics of sparse codes, exact steps of signatures."""
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t
 from libc.string cimport memset
 
@@ -42,8 +43,8 @@ def update_signatures(
     cdef int block = <int>gradient.shape[0], n_chunks = (m + COLUMN_CHUNK - 1) // COLUMN_CHUNK
     cdef int turn, start, size, chunk, j, k
     cdef float norm
-    with nogil:
-        for turn in range((h + block - 1) // block):
+    for turn in range((h + block - 1) // block):
+        with nogil:
             start = turn * block
             size = min(block, h - start)
             for chunk in prange(n_chunks, num_threads=n_threads, schedule="dynamic"):
@@ -67,6 +68,7 @@ def update_signatures(
                 copy_row(&moved[k, 0], m, &gradient[k, 0])
                 add_row(-1, &signatures[j, 0], m, &moved[k, 0])
                 copy_row(&gradient[k, 0], m, &signatures[j, 0])
+        PyErr_CheckSignals()
 
 
 def add_statistics(

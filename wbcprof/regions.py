@@ -104,10 +104,10 @@ def find_regions(
         box.append(slice(int(inside[0]), int(inside[-1]) + 1))
     pixels = tuple(slice(s.start * step, (s.stop - 1) * step + patch_size) for s in box)
     masks = masks[:, box[0], box[1]]
-    members, part_of_window = np.unique(masks.reshape(len(masks), -1), axis=1, return_inverse=True)
-    return Regions(
-        masks,
-        pixels,
-        part_of_window.reshape(masks.shape[1:]).astype(np.int32),
-        tuple(np.flatnonzero(member) for member in members),
-    )
+    # Sorted by the regions that a part belongs to, without sorting all windows of a large image.
+    part_of_window = np.zeros(masks.shape[1:], np.int32)
+    for mask in masks:
+        split = 2 * part_of_window + mask
+        part_of_window = (np.cumsum(np.bincount(split.ravel()) > 0, dtype=np.int32) - 1)[split]
+    parts = [np.flatnonzero(np.bincount(part_of_window[mask])) for mask in masks]
+    return Regions(masks, pixels, part_of_window, tuple(parts))
