@@ -6,6 +6,8 @@
 
 from importlib import import_module
 
+from wbcprof import _core as _core  # here, so that a subinterpreter is refused at once
+
 # Public name -> module that holds it, imported at first use: profiling needs NumPy alone.
 _PUBLIC = {
     "Model": "model",

@@ -84,6 +84,16 @@ cdef extern from "wbcprof.h" nogil:
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept
 
+    ctypedef struct PyInterpreterState
+    PyInterpreterState *PyInterpreterState_Get()
+    int64_t PyInterpreterState_GetID(PyInterpreterState *)
+
+
+if PyInterpreterState_GetID(PyInterpreterState_Get()) != 0:
+    raise ImportError(
+        "wbcprof works in the main interpreter of a process alone, and this is a subinterpreter; "
+        "use threads or processes")
+
 
 cdef int interrupted() noexcept nogil:
     """Runs the handlers of signals that came in; true where one raised an exception."""

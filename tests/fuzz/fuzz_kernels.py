@@ -50,9 +50,7 @@ def encode(data):
                 inside = tuple(slice(k * region, (k + 1) * region) for k in (row, column))
                 part = codes_of_windows[inside].reshape(-1, n_signatures)
                 wanted = reference.pool_codes(part, active, pool)
-                np.testing.assert_allclose(
-                    codes[row, column], wanted, rtol=0, atol=TOLERANCE[pool]
-                )
+                np.testing.assert_allclose(codes[row, column], wanted, rtol=0, atol=TOLERANCE[pool])
         return
     pools = some(data, list(POOLS), 5)
     regions = {
@@ -70,9 +68,7 @@ def encode(data):
         shifted = (offset + nearer, gain, None)
         if threshold is not None:
             shifted = (offset, gain, threshold - nearer)
-        return reference.encode_pool(
-            images, filters, *shifted, **options, pools=names, **regions
-        )
+        return reference.encode_pool(images, filters, *shifted, **options, pools=names, **regions)
 
     parts = np.split(got, len(pools), axis=1)
     for pool, part in zip(pools, parts, strict=True):

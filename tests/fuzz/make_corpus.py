@@ -1,4 +1,4 @@
-"""Writes the seeds that fuzzing starts from, all generated: ``python tests/fuzz/make_corpus.py``."""
+"""Writes the seeds of fuzzing, all generated: ``python tests/fuzz/make_corpus.py``."""
 
 from pathlib import Path
 
