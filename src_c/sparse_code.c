@@ -481,11 +481,11 @@ static int list_codes(const wbc_lasso *p, work *w, int32_t *index, float *value)
     return n;
 }
 
-/* The coordinate whose step would change its own r_j most, that change in *change; -1 when none is
- * left but rounding. The lasso in z_j alone: z_j Q_jj = v -+ alpha or 0, with v = r_j + z_j Q_jj. */
-static int greediest(const wbc_lasso *p, const work *w, float *change)
+/* The coordinate whose step would change its own r_j most; -1 when none is left but rounding. The
+ * lasso in z_j alone: z_j Q_jj = v -+ alpha or 0, with v = r_j + z_j Q_jj. */
+static int greediest(const wbc_lasso *p, const work *w)
 {
-    fvec most = splat(1e-6f * p->alpha), found = {0}, alpha = splat(p->alpha), zero = {0};
+    fvec most = splat(1e-6f * p->alpha), alpha = splat(p->alpha), zero = {0};
     ivec where = {0}, here;
     where -= 1;
     for (int k = 0; k < LANES; k++)
@@ -495,17 +495,15 @@ static int greediest(const wbc_lasso *p, const work *w, float *change)
         fvec target = max_vec(v - alpha, zero);
         if (!p->positive)
             target -= max_vec(-v - alpha, zero);
-        fvec step = target - now, size = abs_vec(step);
+        fvec size = abs_vec(target - now);
         ivec more = size > most;
         most = max_vec(size, most);
-        found = (fvec)(((ivec)step & more) | ((ivec)found & ~more));
         where = (here & more) | (where & ~more);
     }
     int best = 0;
     for (int k = 1; k < LANES; k++)
         if (most[k] > most[best] || (most[k] == most[best] && where[k] < where[best]))
             best = k;
-    *change = found[best];
     return where[best];
 }
 
@@ -513,13 +511,16 @@ static int greediest(const wbc_lasso *p, const work *w, float *change)
 static int greedy_steps(const wbc_lasso *p, work *w)
 {
     for (int k = 0; k < GREEDY_STEPS; k++) {
-        float change;
-        int j = greediest(p, w, &change);
+        int j = greediest(p, w);
         if (j < 0)
             return k;
-        float step = change / w->diagonal[j];
-        w->dense[j] += step;
-        add_row(p, w->r, j, -step);
+        float v = w->r[j] + w->diagonal[j] * w->dense[j];
+        float above = v - p->alpha, below = p->positive ? 0 : -v - p->alpha;
+        float z = ((above > 0 ? above : 0) - (below > 0 ? below : 0)) / w->diagonal[j];
+        if (z == w->dense[j])
+            return k;
+        add_row(p, w->r, j, w->dense[j] - z);
+        w->dense[j] = z;
     }
     return GREEDY_STEPS;
 }

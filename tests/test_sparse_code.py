@@ -307,3 +307,16 @@ def bad_inputs():
 def test_bad_input_is_refused(args, message):
     with pytest.raises(ValueError, match=message):
         sparse_code(**args)
+
+
+@STRATEGIES
+@pytest.mark.parametrize("max_iter", [1, 1000])
+def test_codes_that_return_to_zero_are_zero(instruction_set, strategy, max_iter):
+    """Rounding must not leave -3e-8 where a code of 0 is meant (found by fuzzing)."""
+    rng = np.random.default_rng(0)
+    x, b = rng.standard_normal((200, 20)), rng.standard_normal((57, 20))
+    init = rng.standard_normal((200, 57))
+    codes = sparse_code(
+        x / 4, b / 4, 0.05, 0.1, init=init, positive=True, strategy=strategy, max_iter=max_iter
+    ).codes
+    assert codes.data.min() > 1e-6

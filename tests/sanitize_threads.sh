@@ -1,0 +1,22 @@
+#!/bin/sh
+# Builds the extension with ThreadSanitizer and runs the tests of threads; a data race fails:
+#     tests/sanitize_threads.sh [pytest arguments]
+# Needs clang with libomp, whose tool Archer tells ThreadSanitizer what OpenMP synchronises; GCC's
+# libgomp has nothing like it.
+set -e
+cd "$(dirname "$0")/.."
+[ -d build-threads ] || CC=clang meson setup build-threads --buildtype=debugoptimized \
+    -Db_sanitize=thread -Db_lundef=false
+ninja -C build-threads
+mkdir -p build-threads/package
+cp -r wbcprof tests pyproject.toml build-threads/package
+cp build-threads/wbcprof/_*.abi3.so build-threads/package/wbcprof
+archer=$(clang -print-file-name=libarcher.so)
+[ -f "$archer" ] || { echo "no Archer beside libomp: expected libarcher.so" >&2; exit 1; }
+cd build-threads/package
+export OMP_TOOL_LIBRARIES="$archer" OMP_TOOL=enabled PYTHONPATH=. OPENBLAS_NUM_THREADS=1
+export TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:exitcode=66
+export LD_PRELOAD="$(clang -print-file-name=libclang_rt.tsan-x86_64.so)"
+[ $# -gt 0 ] || set -- -k "threads or twin or interrupted" tests/test_minimal.py \
+    tests/test_encode_pool.py tests/test_encoder.py tests/test_sparse_code.py tests/test_psd.py
+exec setarch -R python -m pytest -q -p no:cacheprovider "$@"
