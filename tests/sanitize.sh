@@ -11,5 +11,5 @@ cp -r wbcprof tests pyproject.toml build-sanitize/package
 cp build-sanitize/wbcprof/_*.abi3.so build-sanitize/package/wbcprof
 cd build-sanitize/package
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-export LD_PRELOAD="$(gcc -print-file-name=libasan.so)" PYTHONPATH=.
+export LD_PRELOAD="$(gcc -print-file-name=libasan.so)" PYTHONPATH="$PWD"
 exec python -m pytest -q "${@:-tests}"

@@ -11,12 +11,12 @@ ninja -C build-threads
 mkdir -p build-threads/package
 cp -r wbcprof tests pyproject.toml build-threads/package
 cp build-threads/wbcprof/_*.abi3.so build-threads/package/wbcprof
-archer=$(clang -print-file-name=libarcher.so)
+archer=$(clang -print-resource-dir)/../../libarcher.so
 [ -f "$archer" ] || { echo "no Archer beside libomp: expected libarcher.so" >&2; exit 1; }
 cd build-threads/package
-export OMP_TOOL_LIBRARIES="$archer" OMP_TOOL=enabled PYTHONPATH=. OPENBLAS_NUM_THREADS=1
+export OMP_TOOL_LIBRARIES="$archer" OMP_TOOL=enabled PYTHONPATH="$PWD" OPENBLAS_NUM_THREADS=1
 export TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:exitcode=66
-export LD_PRELOAD="$(clang -print-file-name=libclang_rt.tsan-x86_64.so)"
+runtime=$(gcc -print-file-name=libtsan.so) # that of clang cannot be loaded into a foreign program
 [ $# -gt 0 ] || set -- -k "threads or twin or interrupted" tests/test_minimal.py \
     tests/test_encode_pool.py tests/test_encoder.py tests/test_sparse_code.py tests/test_psd.py
-exec setarch -R python -m pytest -q -p no:cacheprovider "$@"
+exec setarch -R env LD_PRELOAD="$runtime" python -m pytest -q -p no:cacheprovider "$@"
