@@ -19,4 +19,4 @@ export TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:exitcode=66
 runtime=$(gcc -print-file-name=libtsan.so) # that of clang cannot be loaded into a foreign program
 [ $# -gt 0 ] || set -- -k "threads or twin or interrupted" tests/test_minimal.py \
     tests/test_encode_pool.py tests/test_encoder.py tests/test_sparse_code.py tests/test_psd.py
-exec setarch -R env LD_PRELOAD="$runtime" python -m pytest -q -p no:cacheprovider "$@"
+exec setarch -R env LD_PRELOAD="$runtime" python -m pytest -q --capture=sys "$@"

@@ -141,3 +141,19 @@ def test_encode_map_pools_regions(instruction_set, pool):
                 codes[inside].reshape(-1, 20), active[inside].reshape(-1, 20), pool
             )
         assert_close(image_map.reshape(1, -1), expected_map.reshape(1, -1), [pool])
+
+
+@pytest.mark.parametrize("form", [None, "direct"])
+@pytest.mark.parametrize("size", [1e-38, 1e-20, 1e12])
+def test_any_size_of_number_equals_the_twin(instruction_set, form, size):
+    """Denormal and huge pixels; std of the former is lost where squares are too small."""
+    (filters, _, gain, _), options = random_encoder(8, 8, 3, 40, "rectified", step=2)
+    images = random_images(9, 2, 40, 33, 3, np.float32) * np.float32(size)
+    encoder = Encoder(filters, np.zeros(40), gain, **options, form=form)
+    for pool in ("mean", "max") if size < 1 else ("mean", "max", "std"):
+        got = encoder.encode_pool(images, pools=[pool])
+        expected = reference.encode_pool(
+            images, filters, np.zeros(40), gain, **options, pools=[pool]
+        )
+        assert np.abs(expected).max() > size / 100
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * size + 1e-41)

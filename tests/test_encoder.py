@@ -131,6 +131,7 @@ def test_no_images_give_no_rows():
         (make_images(1, 30, 30, 3).astype(complex), TypeError, "got complex128"),
         (np.full((1, 30, 30, 3), np.nan), ValueError, "finite"),
         (np.full((1, 30, 30, 3), 1e300), ValueError, "finite in float32"),
+        (np.full((1, 30, 30, 3), 1e30), ValueError, "values of up to 1.0e[+]30"),
     ],
 )
 def test_bad_images_are_refused(images, error, message):
@@ -160,6 +161,15 @@ def test_bad_options_are_refused(options, message):
     [
         ({"filters": np.zeros((4, 3, 5, 3))}, "equal sides"),
         ({"filters": np.full((4, 3, 3, 3), np.inf)}, "filters must be finite"),
+        ({"filters": np.full((4, 3, 3, 3), 1e30)}, "that may give"),
+        ({"gain": np.full(4, 1e30)}, "that may give"),
+        ({"pixel_table": np.full(256, 1e30)}, "pixel_table and encoder must give codes"),
+        ({"pixel_table": np.full(256, np.nan)}, "pixel_table must be finite"),
+        ({"contrast_epsilon": 1e-60}, "contrast_epsilon must be positive and finite"),
+        (
+            {"nonlinearity": "soft_threshold", "threshold": np.full(4, -1.0)},
+            "threshold must not be negative",
+        ),
         ({"offset": np.zeros(3)}, r"offset must have shape \(4,\), got \(3,\)"),
         ({"gain": np.full(4, np.nan)}, "gain must be finite"),
         ({"nonlinearity": "relu"}, "nonlinearity must be one of"),

@@ -280,6 +280,17 @@ def bad_inputs():
     yield dict(patches=x, components=zero, alpha=0.1), "zeros in row 3"
     for alpha in (0, -1, np.nan, np.inf):
         yield dict(patches=x, components=b, alpha=alpha), "alpha must be positive"
+    for size in (1e16, 1e30):
+        yield dict(patches=x * size, components=b, alpha=0.1), "patches must have norms of at most"
+    for size in (1e30, 1e-16, 1e-42):
+        yield dict(patches=x, components=b * size, alpha=0.1), "components must have norms from"
+    yield dict(patches=x, components=b, alpha=1e-50), "alpha must be positive"
+    yield (
+        dict(patches=x, components=b, alpha=0.1, gram=np.full((70, 96), np.nan, np.float32)),
+        "gram must be finite",
+    )
+    products = np.full((4, len(b)), np.nan)
+    yield dict(patches=x, components=b, alpha=0.1, products=products), "products must be finite"
     yield dict(patches=x, components=b, alpha=0.1, kappa=-1), "kappa must be at least 0"
     yield dict(patches=x, components=b[:, :-1], alpha=0.1), "must match columns of patches"
     yield dict(patches=x[0], components=b, alpha=0.1), "2 dimensions"
@@ -320,3 +331,14 @@ def test_codes_that_return_to_zero_are_zero(instruction_set, strategy, max_iter)
         x / 4, b / 4, 0.05, 0.1, init=init, positive=True, strategy=strategy, max_iter=max_iter
     ).codes
     assert codes.data.min() > 2e-7
+
+
+@STRATEGIES
+@pytest.mark.parametrize("size", [1e-30, 1e-15, 1e14])
+def test_codes_grow_with_the_patches(instruction_set, strategy, size):
+    """Denormal squares and huge products included."""
+    x, b = problem(n=20)
+    wanted = sparse_code(x, b, 0.05, strategy=strategy, tol=1e-5).codes.toarray()
+    got = sparse_code(x * np.float32(size), b, 0.05 * size, strategy=strategy, tol=1e-5)
+    assert got.n_unconverged == 0
+    np.testing.assert_allclose(got.codes.toarray() / size, wanted, rtol=0, atol=2e-3)

@@ -19,6 +19,7 @@ TILE_BYTES = 48 << 20
 MAX_ACTIVE, MAX_ACTIVE_RIDGE = 512, 192  # non-zeros, without and with a prediction term, above
 # which greedy descent takes over: where kappa > 0 makes Q well conditioned it then is the faster
 BLOCK = 256  # rows that a thread takes at a time
+LARGEST_NORM = 1e15  # of a patch or component, smallest likewise: products stay within float32
 
 
 class SparseCodes(NamedTuple):
@@ -195,7 +196,8 @@ def sparse_code(
     Raises
     ------
     ValueError
-        For a NaN or infinity, a zero component, alpha <= 0, kappa < 0 or shapes that do not match.
+        For a NaN or infinity, a zero component, alpha <= 0, kappa < 0 or shapes that do not match;
+        for norms above 1e15, or below 1e-15 for components.
     """
     patches = _rows(patches, "patches")
     components = np.ascontiguousarray(_rows(components, "components"), np.float32)
@@ -210,10 +212,17 @@ def sparse_code(
     empty = np.flatnonzero(~components.any(axis=1))
     if empty.size:
         raise ValueError(f"components must not be zero, got zeros in row {empty[0]}")
-    if not (alpha > 0 and np.isfinite(alpha)):
-        raise ValueError(f"alpha must be positive and finite, got {alpha}")
-    if not (kappa >= 0 and np.isfinite(kappa)):
-        raise ValueError(f"kappa must be at least 0 and finite, got {kappa}")
+    norms = np.sqrt(np.einsum("ij,ij->i", components, components, dtype=np.float64))
+    bad = np.flatnonzero((norms > LARGEST_NORM) | (norms * LARGEST_NORM < 1))
+    if bad.size:
+        raise ValueError(
+            f"components must have norms from {1 / LARGEST_NORM:.0e} to {LARGEST_NORM:.0e}, "
+            f"got {norms[bad[0]]:.1e} in row {bad[0]}"
+        )
+    if not 0 < np.float32(alpha) < np.inf:
+        raise ValueError(f"alpha must be positive and finite in float32, got {alpha}")
+    if not 0 <= kappa <= LARGEST_NORM:
+        raise ValueError(f"kappa must be at least 0 and at most {LARGEST_NORM:.0e}, got {kappa}")
     if prediction is not None:
         prediction = _rows(prediction, "prediction")
         if prediction.shape != (n, h):
@@ -230,6 +239,8 @@ def sparse_code(
             f"gram must be float32 of shape {(h, _padded(h))}, as gram_matrix makes it, "
             f"got {gram.dtype} {gram.shape}"
         )
+    elif not np.isfinite(gram).all():
+        raise ValueError("gram must be finite, got NaN or infinity")
     if products is not None and products.shape != (n, h):
         raise ValueError(f"products must have shape {(n, h)}, got {products.shape}")
     threads = resolve_threads(n_threads)
@@ -253,6 +264,8 @@ def sparse_code(
             _core.correlate(x, signatures, linear[here])
         else:
             linear[here, :h] = products[rows]
+            if not np.isfinite(linear[here, :h]).all():
+                raise ValueError("products must be finite in float32, got NaN or infinity")
         if kappa and prediction is not None:
             f = np.asarray(prediction[rows], np.float32)
             energy[here] += kappa * _energy(f, "prediction", at)
@@ -313,6 +326,12 @@ def _energy(rows: np.ndarray, name: str, first: int) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(energy))
     if bad.size:
         raise ValueError(f"{name} must be finite, got NaN or infinity in row {first + bad[0]}")
+    bad = np.flatnonzero(energy > LARGEST_NORM**2)
+    if bad.size:
+        raise ValueError(
+            f"{name} must have norms of at most {LARGEST_NORM:.0e}, "
+            f"got {energy[bad[0]] ** 0.5:.1e} in row {first + bad[0]}"
+        )
     return energy
 
 
@@ -320,8 +339,8 @@ def _warm_start(init, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, n
     if init.shape != shape:
         raise ValueError(f"init must have shape {shape}, got {init.shape}")
     init = csr_array(init) if not issparse(init) else init.tocsr()
-    if not np.isfinite(init.data).all():
-        raise ValueError("init must be finite, got NaN or infinity")
+    if not np.isfinite(init.data.astype(np.float32)).all():
+        raise ValueError("init must be finite in float32, got NaN or infinity")
     if not init.has_canonical_format:
         init = init.copy()
         init.sum_duplicates()
