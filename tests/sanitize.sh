@@ -12,4 +12,5 @@ cp build-sanitize/wbcprof/_*.abi3.so build-sanitize/package/wbcprof
 cd build-sanitize/package
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export LD_PRELOAD="$(gcc -print-file-name=libasan.so)" PYTHONPATH="$PWD"
+python -c "import os, wbcprof._core as c; assert c.__file__.startswith(os.getcwd()), c.__file__"
 exec python -m pytest -q "${@:-tests}"

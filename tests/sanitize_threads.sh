@@ -14,9 +14,12 @@ cp build-threads/wbcprof/_*.abi3.so build-threads/package/wbcprof
 archer=$(clang -print-resource-dir)/../../libarcher.so
 [ -f "$archer" ] || { echo "no Archer beside libomp: expected libarcher.so" >&2; exit 1; }
 cd build-threads/package
+here="import os, wbcprof._core as c; assert c.__file__.startswith(os.getcwd()), c.__file__"
 export OMP_TOOL_LIBRARIES="$archer" OMP_TOOL=enabled PYTHONPATH="$PWD" OPENBLAS_NUM_THREADS=1
 export TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:exitcode=66
 runtime=$(gcc -print-file-name=libtsan.so) # that of clang cannot be loaded into a foreign program
-[ $# -gt 0 ] || set -- -k "threads or twin or interrupted" tests/test_minimal.py \
+[ $# -gt 0 ] || set -- -k "threads or every_instruction_set" tests/test_minimal.py \
     tests/test_encode_pool.py tests/test_encoder.py tests/test_sparse_code.py tests/test_psd.py
-exec setarch -R env LD_PRELOAD="$runtime" python -m pytest -q --capture=sys "$@"
+python="setarch -R env LD_PRELOAD=$runtime python"
+$python -c "$here"
+exec $python -m pytest -q --capture=sys "$@"
