@@ -2,9 +2,8 @@
 
     python bench/accuracy/robustness.py
 
-Signatures and classifiers are learnt from the training half, unchanged or normalised; the test
-images are changed in hue, saturation, gain or blur. Normalisers are fitted on the training half;
-signatures are those of its unchanged images throughout.
+Normalisers, signatures and classifiers are learnt from the training half; the test images are
+changed in hue, saturation, gain or blur.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from wbcprof.classify import TypeClassifier, colour_histograms, evaluation_metri
 from wbcprof.images import open_images
 from wbcprof.patches import crop_centre
 from wbcprof.profiler import Profiler
-from wbcprof.stain import METHODS, StainNormaliser
+from wbcprof.stain import STAINS, StainNormaliser
 
 CHANGES = {
     "hue, degrees": (-20, -10, 0, 10, 20),
@@ -67,33 +66,41 @@ def main() -> None:
     test = np.concatenate([test[labels[test] == t][: options.test_per_type] for t in types])
     trained, tested = [images[i] for i in train], [images[i] for i in test]
 
-    model = Profiler(random_state=seed, n_threads=options.threads).fit(trained).model_
-    features = {
-        "profile": lambda images: model.profile(images, n_threads=options.threads).values,
-        "histogram 240 px": lambda images: colour_histograms(
-            [crop_centre(image, 2 / 3, 1) for image in images]
-        ),
+    preparations = {"": None} | {
+        f", {method}": StainNormaliser.learn(trained, method).normalise for method in STAINS
     }
-    preparations = {"": list} | {
-        f", {method}": StainNormaliser(method).fit(trained).transform for method in METHODS
+    models = {
+        suffix: Profiler(
+            stain=suffix[2:] or None, random_state=seed, n_threads=options.threads
+        ).fit(trained).model_
+        for suffix in preparations
+    }  # fmt: skip
+
+    def features(images, suffix):
+        """By method."""
+        yield "profile" + suffix, models[suffix].profile(images, n_threads=options.threads).values
+        prepare = preparations[suffix]
+        prepared = images if prepare is None else map(prepare, images)
+        yield (
+            "histogram 240 px" + suffix,
+            colour_histograms([crop_centre(image, 2 / 3, 1) for image in prepared]),
+        )
+
+    classifiers = {
+        name: TypeClassifier(random_state=seed).fit(values, labels[train])
+        for suffix in preparations
+        for name, values in features(trained, suffix)
     }
-    classifiers = {}
-    for suffix, prepare in preparations.items():
-        prepared = prepare(trained)
-        for name, extract in features.items():
-            classifier = TypeClassifier(random_state=seed)
-            classifiers[name + suffix] = classifier.fit(extract(prepared), labels[train])
     results = {name: {} for name in classifiers}
     for kind, amounts in CHANGES.items():
         for amount in amounts:
             changed = [change(image, kind, amount) for image in tested]
-            for suffix, prepare in preparations.items():
-                prepared = prepare(changed)
-                for name, extract in features.items():
-                    called = classifiers[name + suffix].predict(extract(prepared))
+            for suffix in preparations:
+                for name, values in features(changed, suffix):
+                    called = classifiers[name].predict(values)
                     found = evaluation_metrics(labels[test], called, types)["macro_f1"]
-                    results[name + suffix].setdefault(kind, {})[str(amount)] = found
-                    print(f"{kind} {amount} {name}{suffix}: {found:.3f}", flush=True)
+                    results[name].setdefault(kind, {})[str(amount)] = found
+                    print(f"{kind} {amount} {name}: {found:.3f}", flush=True)
     lines = []
     for kind, amounts in CHANGES.items():
         lines += [f"| {kind} | " + " | ".join(map(str, amounts)) + " |"]

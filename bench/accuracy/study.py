@@ -40,7 +40,7 @@ CURVE = (10, 25, 50, 100, 200, 400)
 COVERAGES = (1.0, 0.95, 0.9, 0.8)
 TIMED_CELLS, TIMED_TURNS = 48, 5
 _SOURCES = (
-    "encoder layer model patches profiler psd regions sparse _core.abi3".split()
+    "encoder layer model patches profiler psd regions sparse stain _core.abi3".split()
 )  # what profiles depend on
 
 
@@ -88,7 +88,7 @@ class Study:
         kind, settings = run["features"], run.get("parameters", {})
         if kind != "profile":
             return lambda images: getattr(baselines, kind)(images, **settings)
-        settings = _tuples(preset_parameters(run.get("preset", "default"), settings))
+        settings = _from_toml(preset_parameters(run.get("preset", "default"), settings))
         learner = Profiler(random_state=seed, n_threads=self.options.threads, **settings)
         model = learner.fit(self.images[train]).model_
         inference = run.get("inference", "feedforward")
@@ -168,7 +168,9 @@ def calibration_error(confidence, right, n_bins=10) -> float:
     return float(sum(m.mean() * abs(confidence[m].mean() - right[m].mean()) for m in parts))
 
 
-def _tuples(parameters):
+def _from_toml(parameters):
+    """Lists as tuples, and "none" as None, which TOML has not."""
+    parameters = {k: None if v == "none" else v for k, v in parameters.items()}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()}
 
 
