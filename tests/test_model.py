@@ -96,7 +96,8 @@ def test_a_stacked_layer_reads_the_code_maps_of_the_first(cells):
     values = model.profile(cells.images[:4]).values
     assert values.shape == (4, 9) and values.std(axis=0).max() > 0
     codes = model.codes(cells.images[0])
-    first = model.layers[0].encoder().encode_map(cells.images[:1], 3)[0]
+    read = model.stain.normalise(cells.images[0])
+    first = model.layers[0].encoder().encode_map(read[None], 3)[0]
     np.testing.assert_allclose(first[1, 2], codes[3:6, 6:9].max(axis=(0, 1)), atol=1e-5)
 
 
@@ -136,8 +137,9 @@ def test_reconstruction_has_the_size_of_the_image_and_resembles_it(model, cells,
     image = cells.images[9][: shape[0], : shape[1]]
     rebuilt = model.reconstruct(image, inference=inference)
     assert rebuilt.shape == image.shape and rebuilt.dtype == np.uint8
-    error = np.sqrt(np.mean((rebuilt.astype(float) - image) ** 2))
-    assert error < 0.8 * image.astype(float).std() or error < 30
+    read = model.stain.normalise(image).astype(float)
+    error = np.sqrt(np.mean((rebuilt - read) ** 2))
+    assert error < 0.8 * read.std() or error < 30
 
 
 def test_optimal_codes_reach_a_lower_objective_than_predicted_ones(model, cells):
@@ -155,7 +157,7 @@ def test_optimal_codes_reach_a_lower_objective_than_predicted_ones(model, cells)
 
 
 def test_optimal_and_predicted_codes_rebuild_the_image(model, cells):
-    image = cells.images[9].astype(float)
+    image = model.stain.normalise(cells.images[9]).astype(float)
     errors = {
         inference: np.mean((model.reconstruct(cells.images[9], inference=inference) - image) ** 2)
         for inference in ("feedforward", "sparse")
@@ -298,10 +300,29 @@ def test_constant_images_have_a_profile(model):
 
 
 def test_learning_from_constant_images_is_refused():
-    with pytest.raises(ValueError, match="hold no signal"):
-        wbcprof.fit(
-            np.full((3, 30, 30, 3), 255, np.uint8), n_signatures=4, patch_size=8, n_patches=100
-        )
+    for stain, message in (("reinhard", "stained pixels"), (None, "hold no signal")):
+        with pytest.raises(ValueError, match=message):
+            wbcprof.fit(
+                np.full((3, 30, 30, 3), 255, np.uint8), n_signatures=4, patch_size=8,
+                n_patches=100, stain=stain,
+            )  # fmt: skip
+
+
+def test_profiles_are_of_the_colours_learnt_from(cells):
+    darker = np.rint(cells.images * np.array([0.8, 0.7, 0.75])).astype(np.uint8)
+    model = small(cells, stain="reinhard")
+    values, others = model.profile(cells.images).values, model.profile(darker).values
+    plain = small(cells, stain=None)
+    assert plain.stain is None
+
+    def distance(a, b):
+        return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+    unnormalised = plain.profile(cells.images).values
+    assert distance(others, values) < 0.3 * distance(plain.profile(darker).values, unnormalised)
+    read = np.stack([model.stain.normalise(image) for image in cells.images])
+    model.stain = None
+    np.testing.assert_array_equal(model.profile(read).values, values)
 
 
 def test_default_profiles_pool_over_central_discs(cells):
