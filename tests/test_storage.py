@@ -94,6 +94,16 @@ def test_random_damage_never_gives_another_error(path):
             pass
 
 
+@pytest.mark.parametrize("offsets", ["[]", "[0]", "null", "{}", '"ab"', "[0, 1e999]", "[0, NaN]"])
+def test_malformed_offsets_are_refused(path, offsets):
+    """An empty list came out as IndexError (found by fuzzing)."""
+    header = f'{{"x": {{"dtype": "F32", "shape": [], "data_offsets": {offsets}}}, '
+    header += '"__metadata__": {"wbcprof": "{}"}}'
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
+    with pytest.raises(ModelFileError, match="damaged, truncated or not"):
+        wbcprof.load(path)
+
+
 def test_foreign_files_are_refused(tmp_path):
     from safetensors.numpy import save_file
 

@@ -63,7 +63,7 @@ def read_arrays(path: str | os.PathLike, key: str) -> tuple[dict[str, Any], dict
         start += stream.read(length)
         try:
             document, end = _read_header(start[8:], key)
-        except (ValueError, RecursionError, TypeError, AttributeError, KeyError) as error:
+        except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
             raise ArrayFileError(f"its header: {type(error).__name__}: {error}") from error
         if end != before.st_size - 8 - length or end > _MAX_BYTES:
             raise ArrayFileError(
