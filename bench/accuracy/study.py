@@ -246,7 +246,7 @@ def learning_curve(runs, options) -> dict:
     for run in (r for r in runs if r.get("curve")):
         points = []
         for n in (n for n in CURVE if n in run.get("sizes", CURVE)):
-            for draw in range(1 if n == 400 else options.draws):
+            for draw in range(options.draws if n < 100 else 1):
                 rng = np.random.default_rng((draw, n))
                 part = np.sort(
                     np.concatenate(
@@ -325,7 +325,7 @@ def main() -> None:
     )
     parser.add_argument("--curve", action="store_true", help="learning curve, tested on `val`")
     parser.add_argument("--time", action="store_true", help="time per cell instead of accuracy")
-    parser.add_argument("--draws", type=int, default=3, help="of training images, per size")
+    parser.add_argument("--draws", type=int, default=3, help="for each size below 100")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=HERE / ".cache")
     parser.add_argument("--output", type=Path, default=HERE / "results")
