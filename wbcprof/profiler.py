@@ -74,9 +74,10 @@ class Profiler(TransformerMixin, BaseEstimator):
     centres : sequence of float, default=(0.33, 0.61)
         Central discs to pool over, by diameter as a fraction of the image's shorter side: for
         images cut out around one cell each.
-    stain : {"reinhard", "macenko", "background"} or None, default="reinhard"
-        Bring every image to the colours of those learnt from; see `wbcprof.stain`. None takes
-        colours as they are.
+    stain : {"background", "reinhard", "macenko"} or None, default="background"
+        Bring every image to the colours of those learnt from; see `wbcprof.stain`: the light alone
+        ("background"), or the stain too, for images of another laboratory. None takes colours as
+        they are.
     pixel_input : {"raw", "inverted", "optical_density"}, default="inverted"
         See `wbcprof.patches.pixel_table`.
     preprocessing, whiten, encoder, positive, alpha, kappa, max_iter, tol
@@ -122,7 +123,7 @@ class Profiler(TransformerMixin, BaseEstimator):
         pools: str | Sequence[str] = ("sqrt", "std", "max"),
         levels: Sequence[int] = (),
         centres: Sequence[float] = (0.33, 0.61),
-        stain: str | None = "reinhard",
+        stain: str | None = "background",
         pixel_input: str = "inverted",
         preprocessing: str = "dataset_mean",
         whiten: bool = False,

@@ -17,7 +17,10 @@ from wbcprof.datasets import make_leukocytes
 from wbcprof.storage import FORMAT_VERSION
 
 MODELS = {
-    "discs": {"n_signatures": 24, "patch_size": 6, "pools": ("sqrt", "std", "max", "active")},
+    "discs": {
+        "n_signatures": 24, "patch_size": 6, "pools": ("sqrt", "std", "max", "active"),
+        "stain": "reinhard",
+    },
     "paper": {"preset": "paper", "n_signatures": 20, "patch_size": 12},
     "stacked": {
         "n_signatures": 16, "patch_size": 4, "step": 2, "preprocessing": "contrast",
