@@ -1,7 +1,10 @@
 """The command line: whole jobs, exit codes, one clear line on bad input."""
 
 import csv
+import inspect
 import json
+import re
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import pytest
 import wbcprof
 from wbcprof.cli import main
 from wbcprof.datasets import write_folder
+from wbcprof.profiler import Profiler
 
 LEARN = ["--signatures", "12", "--patch-size", "8", "--patches", "1500", "--max-iter", "2"]
 
@@ -29,6 +33,20 @@ def test_fit_learns_and_trains_a_classifier(model_file, cells):
     model = wbcprof.load(model_file)
     assert model.layers[0].n_signatures == 12
     assert model.classifier.classes_.tolist() == sorted(set(cells.labels))
+
+
+def test_fit_normalises_stain_as_told(folder, model_file, tmp_path, capsys):
+    def stain(path):
+        assert main(["info", str(path)]) == 0
+        return capsys.readouterr().out.split("stain normalisation: ")[1].split()[0]
+
+    assert stain(model_file) == Profiler().stain
+    for options, expected in (
+        (["--stain", "none"], "none"),
+        (["--preset", "paper", "--stain", "macenko"], "macenko"),
+    ):
+        assert main(["fit", str(folder), "-o", str(tmp_path / "m"), *LEARN, *options]) == 0
+        assert stain(tmp_path / "m") == expected
 
 
 def test_fit_goes_on_from_its_checkpoint(folder, tmp_path, capsys):
@@ -108,6 +126,17 @@ def test_evaluate_with_a_given_model_says_so(folder, model_file, capsys):
 def test_evaluate_refuses_settings_that_a_given_model_makes_idle(folder, model_file, capsys):
     error = complain(["evaluate", folder, "--model", model_file, "--signatures", "99"], capsys)
     assert "leave out n_signatures" in error
+    error = complain(["evaluate", folder, "--model", model_file, "--stain", "none"], capsys)
+    assert "leave out stain" in error
+
+
+def test_evaluate_learns_with_the_stain_normalisation_told(folder, monkeypatch):
+    evaluate = Mock(**{"return_value.to_text.return_value": ""})
+    monkeypatch.setattr("wbcprof.classify.evaluate", evaluate)
+    for option in ([], ["--stain", "none"], ["--stain", "macenko"]):
+        assert main(["evaluate", str(folder), *option]) == 0
+    default, *told = (call.kwargs for call in evaluate.call_args_list)
+    assert "stain" not in default and [options["stain"] for options in told] == [None, "macenko"]
 
 
 def test_info(model_file, capsys):
@@ -227,6 +256,20 @@ def test_wrong_command_line_exits_with_2(capsys):
             main(arguments)
         assert stop.value.code == 2
     capsys.readouterr()
+
+
+def test_help_states_the_defaults_of_learning(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    told = re.findall(r"--([\w-]+) [^-]* default ([\w,]+)", text)
+    names = {"signatures": "n_signatures", "patches": "n_patches", "seed": "random_state"}
+    defaults = {names.get(option, option.replace("-", "_")): default for option, default in told}
+    assert len(defaults) == 8
+    parameters = inspect.signature(Profiler).parameters
+    for name, default in defaults.items():
+        expected = parameters[name].default
+        assert default == (",".join(expected) if name == "pools" else str(expected)), name
 
 
 @pytest.mark.parametrize(

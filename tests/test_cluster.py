@@ -2,8 +2,6 @@
 
 import os
 import signal
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +10,10 @@ from PIL import Image
 import wbcprof
 from wbcprof.cli import main
 from wbcprof.datasets import make_leukocytes, write_folder
-from wbcprof.images import ImageWarning, open_images
+from wbcprof.images import ImageSource, ImageWarning, open_images
 from wbcprof.patches import pixel_table, sample_patches
 from wbcprof.profiler import layer_inputs
-from wbcprof.shards import profile_to_shards, source_of
+from wbcprof.shards import profile_to_shards
 
 distributed = pytest.importorskip("distributed")
 pytest.importorskip("pyarrow")
@@ -255,14 +253,13 @@ def test_few_tasks_are_with_the_scheduler_at_a_time(client):
 def test_a_file_that_workers_do_not_see_is_an_error_not_a_skipped_image(
     client, model, images, tmp_path, monkeypatch
 ):
-    def elsewhere(part):
-        files = [replace(unit, path=Path("/nowhere/x.png")) for unit in part._images.blocks()]
-        return source_of(files, part.labels, part)
-
-    monkeypatch.setattr(cluster_module, "for_workers", elsewhere)
-    monkeypatch.setattr(os.path, "isfile", lambda path: True)
-    with pytest.raises(OSError, match=r"does not see the image '/nowhere/x\.png'; all"):
-        profile_to_shards(model, images, tmp_path / "out", client=client)
+    monkeypatch.chdir(images.parent)  # where workers are not
+    monkeypatch.setattr(ImageSource, "self_contained", lambda part: part)
+    message = rf"does not see the image '{images.name}/\w+/\w+\.png'; all"
+    with pytest.raises(OSError, match=message):
+        profile_to_shards(model, images.name, tmp_path / "out", client=client)
+    with pytest.raises(OSError, match=message):
+        wbcprof.fit(images.name, client=client, **LEARNING)
 
 
 def test_no_scheduler_and_no_worker_are_named(model, images, tmp_path, monkeypatch, capsys):

@@ -12,6 +12,7 @@ import pytest
 import wbcprof
 from wbcprof.cli import _speed, main
 from wbcprof.datasets import write_folder
+from wbcprof.files import from_csv_text
 from wbcprof.images import ImageWarning
 from wbcprof.shards import profile_to_shards
 
@@ -111,11 +112,15 @@ def test_arrays_and_iterators_give_the_same_profiles(model, cells, tmp_path):
 
 def test_a_folder_without_a_usable_image_is_an_error_that_says_where_to_look(model, tmp_path):
     (tmp_path / "cells").mkdir()
-    for index in range(5):
-        (tmp_path / "cells" / f"{index}.png").write_bytes(b"not an image")
+    names = ["'=3.png", "+2.png", "-1.png", "4.png", "=0.png"]
+    for name in names:
+        (tmp_path / "cells" / name).write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"No usable image among the 5 given.*skipped.csv"):
         profile_to_shards(model, tmp_path / "cells", tmp_path / "out", shard_size=2)
-    assert len((tmp_path / "out" / "skipped.csv").read_text().splitlines()) == 6
+    with open(tmp_path / "out" / "skipped.csv", newline="") as stream:
+        _, *rows = csv.reader(stream)
+    assert [name for name, _ in rows] == ["''=3.png", "'+2.png", "'-1.png", "4.png", "'=0.png"]
+    assert [from_csv_text(name) for name, _ in rows] == names
 
 
 def test_conversions_are_told(model, cells, tmp_path):

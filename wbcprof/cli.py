@@ -198,45 +198,50 @@ def _add_dask(parser, what: str) -> None:
     parser.add_argument("--dask", metavar="ADDRESS", help=f"{what}, such as tcp://host:8786")
 
 
+# Option, parameter of `Profiler`, its default, which importing it only for this help would be slow.
 _LEARNING_NUMBERS = (
-    ("--signatures", 512, "N"),
-    ("--patch-size", 8, "PX"),
-    ("--step", 4, "PX"),
-    ("--max-iter", 100, "N"),
-    ("--patches", 50_000, "N"),
+    ("--signatures", "n_signatures", 512, "N"),
+    ("--patch-size", "patch_size", 6, "PX"),
+    ("--step", "step", 3, "PX"),
+    ("--max-iter", "max_iter", 100, "N"),
+    ("--patches", "n_patches", 50_000, "N"),
 )
 
 
 def _add_learning(parser) -> None:
+    from .stain import STAINS
+
     parser.add_argument(
         "--preset",
         choices=("default", "paper"),
         default="default",
-        help="paper: 1024 signatures of 20 x 20 px, step 5, mean over the whole image",
+        help="paper: 1024 signatures of 20 x 20 px, step 5, mean over the whole image, colours as "
+        "they are",
     )
-    for name, default, metavar in _LEARNING_NUMBERS:
-        parser.add_argument(name, type=int, metavar=metavar, help=f"default {default}")
+    for option, name, default, metavar in _LEARNING_NUMBERS:
+        parser.add_argument(option, dest=name, type=int, metavar=metavar, help=f"default {default}")
     parser.add_argument(
-        "--pools", metavar="A,B", help="of mean, max, std, active, sqrt; default sqrt,std"
+        "--pools",
+        type=lambda text: tuple(pool.strip() for pool in text.split(",")),
+        metavar="A,B",
+        help="of mean, max, std, active, sqrt; default sqrt,std,max",
+    )
+    parser.add_argument(
+        "--stain",
+        choices=(*STAINS, "none"),
+        help="stain normalisation of all images, none for colours as they are; default background",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     _add_threads(parser)
 
 
 def _learning_parameters(options) -> dict:
-    given = {
-        "n_signatures": options.signatures,
-        "patch_size": options.patch_size,
-        "step": options.step,
-        "max_iter": options.max_iter,
-        "n_patches": options.patches,
-        "pools": options.pools and tuple(pool.strip() for pool in options.pools.split(",")),
-        "n_threads": options.threads,
-    }
-    return {
-        "preset": options.preset,
-        **{name: value for name, value in given.items() if value is not None},
-    }
+    names = (*(name for _, name, *_ in _LEARNING_NUMBERS), "pools", "stain")
+    given = {name: getattr(options, name) for name in names} | {"n_threads": options.threads}
+    parameters = {name: value for name, value in given.items() if value is not None}
+    if options.stain == "none":
+        parameters["stain"] = None
+    return {"preset": options.preset, **parameters}
 
 
 class _Progress:
@@ -489,6 +494,7 @@ def _info(options) -> None:
             f"{layer.patch_size} x {layer.channels}, {layer.nonlinearity} encoder, "
             f"step {layer.step}, preprocessing {layer.preprocessing.kind}"
         )
+    print(f"stain normalisation: {'none' if model.stain is None else model.stain.method}")
     print(f"features: {len(model.feature_names)} ({', '.join(model.pools)})")
     types = (
         "none"

@@ -10,17 +10,14 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
-from .images import ImageSource, SkippedImage, _Array, _File, _warn, open_images
+from .images import ImageSource, open_images
 from .model import Model
 from .profiles import Profiles
-from .shards import PIECE, PartProfiles, array_images, join, offered_parts, profile_part, source_of
+from .shards import PIECE, PartProfiles, join, profile_part
 
 try:
     import distributed
@@ -76,7 +73,8 @@ def held_by_workers(client: distributed.Client, holder: ModelHolder) -> Iterator
 
 
 def held_model(name: str) -> Model:
-    return distributed.get_worker().plugins[name].model
+    holder: Any = distributed.get_worker().plugins[name]
+    return holder.model
 
 
 def profile_parts(
@@ -94,7 +92,7 @@ def profile_parts(
         A worker does not see image files that are here; workers kept dying; the scheduler is lost.
     """
     with held_by_workers(client, ModelHolder(model)) as name:
-        tasks = ((tag, (name, for_workers(part), step, inference)) for tag, part in parts)
+        tasks = ((tag, (name, part.self_contained(), step, inference)) for tag, part in parts)
         for tag, (result, unseen) in map_bounded(client, _profile_there, tasks):
             check_seen(unseen)
             yield tag, result
@@ -116,8 +114,8 @@ def profile_on_cluster(
         No image could be read.
     """
     source = open_images(images, min_size=model.min_size)
-    parts = list(offered_parts(source, PIECE))
-    made: list[PartProfiles | None] = [None] * len(parts)
+    parts = list(source.parts(PIECE))
+    made: dict[int, PartProfiles] = {}
     done = 0
     for index, result in profile_parts(client, model, enumerate(parts), None, "feedforward"):
         made[index] = result
@@ -125,7 +123,7 @@ def profile_on_cluster(
         if progress is not None:
             progress(done, source.n_hint)
     joined = join(made)
-    report_images(source, done, joined.skipped, joined.converted)
+    source.end_pass(done, joined.skipped, joined.converted)
     return Profiles(
         joined.values,
         model.feature_names,
@@ -145,44 +143,10 @@ def check_seen(unseen: list[str]) -> None:
         )
 
 
-def report_images(
-    source: ImageSource, n: int, skipped: list[SkippedImage], converted: Counter[str]
-) -> None:
-    """Note and tell what became of `n` images, as a pass over the source would."""
-    if len(skipped) == n:
-        raise ValueError(
-            f"No usable image among the {n} given; first: {skipped[0].image_id}: "
-            f"{skipped[0].reason}"
-        )
-    source.skipped, source.converted = skipped, converted
-    _warn(n, skipped, converted)
-
-
-def for_workers(part: ImageSource) -> ImageSource:
-    """The part with full paths, and with the content of its arrays."""
-    units: list[_File | _Array] = []
-    for unit in part._images.blocks():
-        if isinstance(unit, _File):
-            units.append(replace(unit, path=Path(os.path.abspath(unit.path))))
-        else:
-            units += map(_Array, array_images(unit), unit.ids)
-    return source_of(units, part.labels, part)
-
-
 def _profile_there(name: str, part: ImageSource, step: int | None, inference: str):
     """On a worker: profiles, and the files of skipped images that are not to be seen from here."""
     result = profile_part(held_model(name), part, step, inference, n_threads=1)
-    return result, unseen_files(part)
-
-
-def unseen_files(part: ImageSource) -> list[str]:
-    """Files of the images that the part had to skip which are not to be seen from here."""
-    skipped = {image.image_id for image in part.skipped}
-    return [
-        str(unit.path)
-        for unit in part._images.blocks()
-        if isinstance(unit, _File) and skipped.intersection(unit.ids) and not unit.path.is_file()
-    ]
+    return result, part.missing_files()
 
 
 def map_bounded(

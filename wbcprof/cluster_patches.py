@@ -12,27 +12,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import distributed
 import numpy as np
 
-from .cluster import (
-    ModelHolder,
-    check_seen,
-    cluster_errors,
-    for_workers,
-    held_by_workers,
-    held_model,
-    report_images,
-    unseen_files,
-)
+from .cluster import ModelHolder, check_seen, cluster_errors, held_by_workers, held_model
 from .images import ImageSource, SkippedImage
 from .model import Model
 from .patches import PatchRows, sample_patches
 from .profiler import layer_inputs
 from .psd import SAMPLE_PATCHES, Coder, Measured, RemotePatches
-from .shards import offered_parts, source_of
 from .threads import blas_threads
 
 _BLOCK_PATCHES = 5000  # of a block at least, where there are fewer than `_MOST_BLOCKS`
@@ -66,15 +56,16 @@ class ClusterPatches(RemotePatches):
     def __init__(self, client, source, name, centre, patch_size, n_patches, random_state, table):
         self._client = client
         self._random_state = random_state
-        images = list(offered_parts(source, 1))
+        images = list(source.parts(1))
         n_blocks = max(1, min(len(images), n_patches // _BLOCK_PATCHES, _MOST_BLOCKS))
         blocks = []
         for index in range(n_blocks):
+            part = ImageSource.together(images[index::n_blocks]).self_contained()
             share = (index + 1) * n_patches // n_blocks - index * n_patches // n_blocks
             blocks.append(
                 client.submit(
-                    _draw_block, name, _together(images[index::n_blocks]), centre, patch_size,
-                    share, random_state, index, table, pure=False,
+                    _draw_block, name, part, centre, patch_size, share, random_state, index,
+                    table, pure=False,
                 )
             )  # fmt: skip
         share = -(-SAMPLE_PATCHES // n_blocks)
@@ -86,8 +77,8 @@ class ClusterPatches(RemotePatches):
         for outcome in outcomes:
             check_seen(outcome.unseen)
         skipped = [image for outcome in outcomes for image in outcome.skipped]
-        converted = sum((outcome.converted for outcome in outcomes), Counter())
-        report_images(source, len(images), skipped, converted)
+        converted: Counter[str] = sum((outcome.converted for outcome in outcomes), Counter())
+        source.end_pass(len(images), skipped, converted)
         self._blocks = [
             (index, block, n)
             for index, (block, (n, *_)) in enumerate(zip(blocks, told, strict=True))
@@ -180,14 +171,8 @@ def _draw_block(
         None if levels is None else PatchRows(levels, table),
         part.skipped,
         part.converted,
-        unseen_files(part),
+        part.missing_files(),
     )
-
-
-def _together(parts: list[ImageSource]) -> ImageSource:
-    """Parts of a source as one, for a worker."""
-    units = [unit for part in parts for unit in part._images.blocks()]
-    return for_workers(source_of(units, None, parts[0]))
 
 
 def _describe_block(block: _Block, n: int):
@@ -200,8 +185,9 @@ def _describe_block(block: _Block, n: int):
 
 
 def _measure_block(coder: Coder, block: _Block, seed: tuple[int, ...], rows: slice) -> Measured:
-    order = np.random.default_rng(seed).permutation(len(block.rows))
-    return coder.measure_alone(block.rows[order[rows]])
+    patches: Any = block.rows  # blocks without any are not measured
+    order = np.random.default_rng(seed).permutation(len(patches))
+    return coder.measure_alone(patches[order[rows]])
 
 
 def _same(thing):

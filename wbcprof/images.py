@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import json
 import math
 import os
 import warnings
@@ -31,6 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -118,7 +120,7 @@ class ImageSource:
         on_error: Literal["skip", "raise"],
     ) -> None:
         self._images = images
-        self.n_hint = images.n
+        self.n_hint: int | Any = images.n  # Any for None, which parts never have
         self.labels = labels
         self.min_size = min_size
         self.on_error = on_error
@@ -165,17 +167,50 @@ class ImageSource:
                     converted[kind] += 1
                 yield Cell(pixels, image_id, None if self.labels is None else self.labels[index])
 
+        self.end_pass(n, skipped, converted)
+
+    def end_pass(self, n: int, skipped: list[SkippedImage], converted: Counter[str]) -> None:
+        """Note what became of the `n` images offered in a pass, and warn of it; for passes that go
+        on elsewhere, such as on a cluster.
+
+        Raises
+        ------
+        ValueError
+            No image was usable, or there is not one label for each.
+        """
         self.skipped, self.converted = skipped, converted
         if self.labels is not None:
             _check_n_labels(self.labels, n)
         if n == 0:
             raise ValueError("No images given: the iterator was empty.")
-        if len(skipped) == n:
-            first = skipped[0]
-            raise ValueError(
-                f"No usable image among the {n} given; first: {first.image_id}: {first.reason}"
+        if skipped:
+            first = f"first: {skipped[0].image_id}: {skipped[0].reason}"
+            if len(skipped) == n:
+                raise ValueError(f"No usable image among the {n} given; {first}")
+            were = "was" if len(skipped) == 1 else "were"
+            warnings.warn(
+                f"{len(skipped)} of {n} images {were} skipped; {first}", ImageWarning, stacklevel=3
             )
-        _warn(n, skipped, converted)
+        if converted:
+            total = converted.total()
+            kinds = ", ".join(f"{count} {kind}" for kind, count in converted.most_common())
+            warnings.warn(
+                f"{total} {'image was' if total == 1 else 'images were'} converted to 8-bit RGB: "
+                f"{kinds}",
+                ImageWarning,
+                stacklevel=3,
+            )
+
+    def missing_files(self) -> list[str]:
+        """Files of the images in `skipped` that this process cannot see."""
+        skipped = {image.image_id for image in self.skipped}
+        return [
+            str(block.path)
+            for block in self._images.blocks()
+            if isinstance(block, _File)
+            and skipped.intersection(block.ids)
+            and not block.path.is_file()
+        ]
 
     def part(self, start: int, stop: int) -> ImageSource:
         """Images `start` to `stop` (excluded) as a source with the same ids and labels; the others
@@ -192,7 +227,58 @@ class ImageSource:
             n = "an unknown number of" if self.n_hint is None else self.n_hint
             raise ValueError(f"a part must lie within the {n} images, got {start} to {stop}")
         labels = None if self.labels is None else self.labels[start:stop]
-        return ImageSource(self._images.part(start, stop), labels, self.min_size, self.on_error)
+        return self._with(self._images.part(start, stop), labels)
+
+    def parts(self, size: int) -> Iterator[ImageSource]:
+        """Consecutive parts of `size` images each, the last of what is left, none decoded; of an
+        iterator, no more than one part is taken at a time."""
+        if self.n_hint is not None:
+            for start in range(0, self.n_hint, size):
+                yield self.part(start, min(start + size, self.n_hint))
+            return
+        blocks, n = self._blocks(), 0
+        while some := list(islice(blocks, size)):
+            yield self._with(_Listed(some), self.labels and self.labels[n : n + len(some)])
+            n += len(some)
+        if self.labels is not None:
+            _check_n_labels(self.labels, n)
+
+    @staticmethod
+    def together(parts: Sequence[ImageSource]) -> ImageSource:
+        """Some parts of a source, in any order, as one source."""
+        blocks = [block for part in parts for block in part._images.blocks()]
+        labels = [label for part in parts for label in part.labels or ()]
+        return parts[0]._with(_Listed(blocks), labels or None)
+
+    def self_contained(self) -> ImageSource:
+        """The same images for a process elsewhere: by the full paths of files, and with the content
+        of arrays."""
+        blocks: list[_File | _Array] = []
+        for block in self._images.blocks():
+            if isinstance(block, _File):
+                blocks.append(replace(block, path=Path(os.path.abspath(block.path))))
+            else:
+                blocks += map(_Array, block.arrays(), block.ids)
+        return self._with(_Listed(blocks), self.labels)
+
+    def ids(self) -> list[str]:
+        """Ids of the images offered, none decoded."""
+        return [image_id for block in self._images.blocks() for image_id in block.ids]
+
+    def digests(self) -> dict[str, str]:
+        """Hexadecimal digests of ``"images"`` (ids of all, content of arrays but not of files) and
+        of ``"labels"``."""
+        images = blake2b(digest_size=16)
+        for block in self._images.blocks():
+            images.update(json.dumps(block.ids).encode())
+            for pixels in () if isinstance(block, _File) else block.arrays():
+                images.update(f"{pixels.dtype} {pixels.shape}".encode())
+                images.update(np.ascontiguousarray(pixels).data)
+        labels = blake2b(json.dumps(self.labels).encode(), digest_size=16)
+        return {"images": images.hexdigest(), "labels": labels.hexdigest()}
+
+    def _with(self, images: _Listed | _Stream, labels: list[str | None] | None) -> ImageSource:
+        return ImageSource(images, labels, self.min_size, self.on_error)
 
     def _blocks(self) -> Iterator[_File | _Array | _Rows]:
         n = 0
@@ -361,6 +447,9 @@ class _Array:
     def blocks(self) -> Iterator[_Array]:
         yield self
 
+    def arrays(self) -> Sequence[np.ndarray]:
+        return [np.asarray(self.array)]
+
     def load(self) -> list[Outcome]:
         return [read_array(self.array)]
 
@@ -399,9 +488,12 @@ class _Rows:
             yield _Rows(self.array, start, stop)
             start = stop
 
+    def arrays(self) -> Sequence[np.ndarray]:
+        return np.asarray(self.array[self.start : self.stop])
+
     def load(self) -> list[Outcome]:
         try:
-            block = np.asarray(self.array[self.start : self.stop])
+            block = self.arrays()
         except MemoryError:
             raise
         except Exception as error:  # of whichever library stores the array
@@ -713,23 +805,3 @@ def _find_images(folder: Path) -> list[str]:
             "in one sub-folder per cell type or directly in the folder."
         )
     return ids
-
-
-def _warn(n: int, skipped: list[SkippedImage], converted: Counter[str]) -> None:
-    if skipped:
-        first = skipped[0]
-        warnings.warn(
-            f"{len(skipped)} of {n} images {'was' if len(skipped) == 1 else 'were'} skipped; "
-            f"first: {first.image_id}: {first.reason}",
-            ImageWarning,
-            stacklevel=3,
-        )
-    if converted:
-        total = converted.total()
-        kinds = ", ".join(f"{count} {kind}" for kind, count in converted.most_common())
-        warnings.warn(
-            f"{total} {'image was' if total == 1 else 'images were'} converted to 8-bit RGB: "
-            f"{kinds}",
-            ImageWarning,
-            stacklevel=3,
-        )

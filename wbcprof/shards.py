@@ -17,28 +17,18 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import __version__
-from .files import replacing
-from .images import (
-    ImageSource,
-    ImageWarning,
-    SkippedImage,
-    _Array,
-    _File,
-    _Listed,
-    _Rows,
-    open_images,
-)
+from .files import csv_text, replacing
+from .images import ImageSource, ImageWarning, SkippedImage, open_images
 from .model import Model
 from .patches import positive_integer
 from .profiles import Profiles, check_table
@@ -96,14 +86,14 @@ def profile_part(
     )
 
 
-def join(parts: Sequence[PartProfiles]) -> PartProfiles:
-    """Profiles of consecutive parts as those of one."""
+def join(numbered: Mapping[int, PartProfiles]) -> PartProfiles:
+    """Profiles of parts, in the order of their numbers, as those of one."""
+    parts = [numbered[number] for number in sorted(numbered)]
     return PartProfiles(
         np.concatenate([part.values for part in parts]),
-        *(
-            [entry for part in parts for entry in getattr(part, name)]
-            for name in ("ids", "labels", "skipped")
-        ),
+        [image_id for part in parts for image_id in part.ids],
+        [label for part in parts for label in part.labels],
+        [image for part in parts for image in part.skipped],
         sum((part.converted for part in parts), Counter()),
     )
 
@@ -191,7 +181,7 @@ def profile_to_shards(
 
         def unfinished() -> Iterator[tuple[int, ImageSource]]:
             nonlocal total
-            for index, part in enumerate(offered_parts(source, shard_size)):
+            for index, part in enumerate(source.parts(shard_size)):
                 total = index + 1
                 if _is_finished(folder, index, part):
                     advance(part.n_hint)
@@ -226,62 +216,22 @@ def _make_here(model, shards, step, inference, n_threads, advance):
 def _make_on_cluster(client, model, shards, step, inference, advance):
     from .cluster import profile_parts
 
-    being_made: dict[int, tuple[ImageSource, list[PartProfiles | None]]] = {}
+    being_made: dict[int, tuple[ImageSource, int, dict[int, PartProfiles]]] = {}
 
     def pieces():
         for index, part in shards:
-            cut = list(offered_parts(part, PIECE))
-            being_made[index] = part, [None] * len(cut)
+            cut = list(part.parts(PIECE))
+            being_made[index] = part, len(cut), {}
             for number, piece in enumerate(cut):
                 yield (index, number), piece
 
     for (index, number), result in profile_parts(client, model, pieces(), step, inference):
-        part, results = being_made[index]
+        part, n_pieces, results = being_made[index]
         results[number] = result
         advance(len(result.ids) + len(result.skipped))
-        if all(one is not None for one in results):
+        if len(results) == n_pieces:
             del being_made[index]
             yield index, part, join(results)
-
-
-def offered_parts(source: ImageSource, size: int) -> Iterator[ImageSource]:
-    """The images offered by a source, `size` at a time, none of them decoded."""
-    if source.n_hint is not None:
-        for start in range(0, source.n_hint, size):
-            yield source.part(start, min(start + size, source.n_hint))
-        return
-    units, labels = source._blocks(), source.labels
-    n = 0
-    while some := list(islice(units, size)):
-        yield source_of(some, labels and labels[n : n + len(some)], source)
-        n += len(some)
-    if labels is not None and len(labels) != n:
-        raise ValueError(f"Length of labels ({len(labels)}) must match number of images ({n})")
-
-
-def source_of(units: list, labels: list[str | None] | None, like: ImageSource) -> ImageSource:
-    """A source of these units of images, with the settings of another."""
-    return ImageSource(_Listed(units), labels, like.min_size, like.on_error)
-
-
-def _origin(part: ImageSource) -> dict[str, str]:
-    """Digests of images (ids of files, content of arrays) and of labels."""
-    images = blake2b(digest_size=16)
-    for unit in part._images.blocks():
-        images.update(json.dumps(unit.ids).encode())
-        if not isinstance(unit, _File):
-            for pixels in array_images(unit):
-                images.update(f"{pixels.dtype} {pixels.shape}".encode())
-                images.update(np.ascontiguousarray(pixels))
-    labels = blake2b(json.dumps(part.labels).encode(), digest_size=16)
-    return {"images": images.hexdigest(), "labels": labels.hexdigest()}
-
-
-def array_images(unit: _Array | _Rows) -> Sequence[np.ndarray]:
-    """The images of a unit that is not a file, read."""
-    if isinstance(unit, _Array):
-        return [np.asarray(unit.array)]
-    return np.asarray(unit.array[unit.start : unit.stop])
 
 
 def _write_shard(
@@ -293,7 +243,7 @@ def _write_shard(
     metadata: dict[str, Any],
 ) -> None:
     record = {
-        **_origin(part),
+        **part.digests(),
         "offered": part.n_hint,
         "profiles": len(made.ids),
         "skipped": [(skipped.image_id, skipped.reason) for skipped in made.skipped],
@@ -311,9 +261,9 @@ def _is_finished(folder: Path, index: int, part: ImageSource) -> bool:
     if not ((folder / _table_name(index)).exists() and record_path.exists()):
         return False
     record = _read_json(record_path)
-    differing = [name for name, digest in _origin(part).items() if record.get(name) != digest]
+    differing = [name for name, digest in part.digests().items() if record.get(name) != digest]
     if differing:
-        ids = [image_id for unit in part._images.blocks() for image_id in unit.ids]
+        ids = part.ids()
         raise ValueError(
             f"{_table_name(index)} in {str(folder)!r} was made from other {differing[0]} than "
             f"those now given, from {ids[0]!r} to {ids[-1]!r}; give the same again, or another "
@@ -340,7 +290,7 @@ def _finish(folder: Path, n_shards: int) -> ShardedProfiles:
         writer.writerow(["image", "reason"])
         for index in range(n_shards):
             record = _read_json(folder / _record_name(index))
-            writer.writerows(record["skipped"])
+            writer.writerows(map(csv_text, skipped) for skipped in record["skipped"])
             offered += record["offered"]
             profiles += record["profiles"]
             n_skipped += len(record["skipped"])
@@ -438,13 +388,15 @@ def _model_digest(model: Model) -> str:
     def add(value) -> None:
         if isinstance(value, np.ndarray):
             digest.update(f"{value.dtype} {value.shape}".encode())
-            digest.update(np.ascontiguousarray(value))
+            digest.update(np.ascontiguousarray(value).data)
         else:
             plain = json.dumps(value, default=lambda number: number.item())
             digest.update(plain.encode())
 
-    stain = [] if model.stain is None else [model.stain]
-    for holder in [*model.layers, *(layer.preprocessing for layer in model.layers), *stain]:
+    holders: list[Any] = [*model.layers, *(layer.preprocessing for layer in model.layers)]
+    if model.stain is not None:
+        holders.append(model.stain)
+    for holder in holders:
         for entry in fields(holder):
             if entry.compare and entry.name != "preprocessing":
                 add(getattr(holder, entry.name))
