@@ -499,6 +499,14 @@ def test_constant_patches_among_others_do_no_harm(patches):
         np.testing.assert_allclose(np.linalg.norm(psd.components_, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("kappa", [0.0, 0.1])
+def test_learning_that_diverges_says_so(patches, kappa):
+    psd = PSD(4, kappa=kappa, learning_rate=1e20, batch_size=50, random_state=0)
+    with pytest.raises(ValueError, match=r"learning diverged: use a learning_rate below 1e\+20"):
+        psd.fit(patches[:200])
+
+
 def test_codes_of_another_width_are_refused(fitted):
     with pytest.raises(ValueError, match=r"columns of Z \(5\) must match .*\(16\)"):
         fitted.inverse_transform(np.zeros((2, 5)))
