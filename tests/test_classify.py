@@ -263,6 +263,11 @@ def test_bad_C(C):
         TypeClassifier(C=C).fit(*blobs())
 
 
+def test_kernel_must_be_known():
+    with pytest.raises(ValueError, match="kernel must be 'rbf' or 'linear', got 'poly'"):
+        TypeClassifier(kernel="poly").fit(*blobs())
+
+
 def test_predict_errors():
     X, y = blobs()
     with pytest.raises(NotFittedError):

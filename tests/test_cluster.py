@@ -262,6 +262,19 @@ def test_a_file_that_workers_do_not_see_is_an_error_not_a_skipped_image(
         wbcprof.fit(images.name, client=client, **LEARNING)
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (distributed.KilledWorker("task", None, 3), "died one after the other on the same task"),
+        (distributed.CancelledError("task"), "the Dask scheduler was lost, or cancelled the work"),
+    ],
+)
+def test_a_cluster_that_gives_up_is_an_os_error_of_one_line(error, message):
+    with pytest.raises(OSError, match=message) as caught, cluster_module.cluster_errors():
+        raise error
+    assert caught.value.__cause__ is error
+
+
 def test_no_scheduler_and_no_worker_are_named(model, images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cluster_module, "_CONNECT_SECONDS", 0.5)
     model.save(tmp_path / "m.wbcprof")

@@ -266,6 +266,14 @@ def test_calls_from_many_threads_give_the_same():
     np.testing.assert_array_equal(np.concatenate(list(rows)), expected)
 
 
+def test_threads_where_the_system_cannot_say_which_cpus_are_ours(monkeypatch):
+    monkeypatch.delenv("WBCPROF_NUM_THREADS", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    for cpus, expected in ((7, 7), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda cpus=cpus: cpus)
+        assert resolve_threads() == expected
+
+
 def test_forked_child_uses_one_thread():
     encoder = make_encoder()
     images = make_images(3, 50, 40, 3)

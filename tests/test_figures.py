@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -289,6 +290,16 @@ def test_bad_profiles(draw):
             draw(values, labels)
 
 
+def test_numbers_out_of_range(cells):
+    for numbers in ({"n_cells": 1}, {"clip": 0}):
+        with pytest.raises(ValueError, match="n_cells must be at least 2 and clip above 0"):
+            figures.heatmap(*cells, **numbers)
+    with pytest.raises(ValueError, match="n_top must be at least 1, got 0"):
+        figures.mean_profiles(*cells, n_top=0)
+    with pytest.raises(ValueError, match="n_bins must be at least 1, got 0"):
+        figures.calibration(["a"], [[1.0]], ["a"], n_bins=0)
+
+
 # Embeddings
 
 
@@ -349,6 +360,21 @@ def test_umap_missing_is_named(monkeypatch, cells):
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(ImportError, match="umap-learn"):
         figures.embed(cells[0], method="umap")
+
+
+def test_umap_gets_components_and_no_more_neighbours_than_there_are(monkeypatch, rng):
+    class UMAP:
+        def __init__(self, n_neighbors, random_state):
+            assert (n_neighbors, random_state) == (5, 0)
+
+        def fit_transform(self, components):
+            return components[:, :2].astype(np.float32)
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP))
+    values = rng.normal(size=(6, 9))
+    points = figures.embed(values, method="umap")
+    assert points.dtype == np.float64
+    np.testing.assert_allclose(points, figures.embed(values, method="pca"), rtol=1e-6)
 
 
 # Evaluation

@@ -1,10 +1,13 @@
 """Outputs are whole or absent."""
 
+import json
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from wbcprof.files import replacing
+from wbcprof.files import json_value, replacing
 
 
 def test_success_replaces_the_target(tmp_path):
@@ -42,6 +45,12 @@ def test_a_folder_or_a_pipe_is_not_replaced(tmp_path):
         with pytest.raises(ValueError, match=message), replacing(tmp_path / name):
             pass
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_json_holds_arrays_numbers_and_paths_and_else_what_python_shows():
+    given = {"a": np.arange(3), "n": np.float32(0.5), "path": Path("x") / "y", "else": 1j}
+    written = json.loads(json.dumps(given, default=json_value))
+    assert written == {"a": [0, 1, 2], "n": 0.5, "path": os.path.join("x", "y"), "else": "1j"}
 
 
 def test_missing_folder_is_named(tmp_path):

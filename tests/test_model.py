@@ -244,6 +244,7 @@ def test_fit_within_a_small_budget_resumes_from_its_checkpoint(cells, tmp_path):
         ({"patch_size": 2.5}, "patch_size must be a positive integer, got 2.5"),
         ({"step": 9}, r"step must be at most the patch size \(8 px\).*got 9"),
         ({"n_patches": -1}, "n_patches must be a positive integer"),
+        ({"learn_centre": 0}, "learn_centre must lie above 0 and be at most 1, got 0"),
         ({"memory_budget": 0}, "memory_budget must be a positive integer, got 0"),
         ({"memory_budget": 191}, r"must hold a patch at least \(192 bytes\), got 191"),
         ({"pools": ("mean", "median")}, "pools must be among .*got 'median'"),
@@ -270,6 +271,7 @@ def test_parameters_out_of_range_are_refused(cells, parameters, message):
         ({"step": 0}, "step must be a positive integer, got 0"),
         ({"inference": "fast"}, "inference must be 'feedforward' or 'sparse', got 'fast'"),
         ({"n_threads": -2}, "n_threads must be a positive integer"),
+        ({"tolerance": 1.0}, "tolerance must be between 0 and 1, got 1.0"),
         ({"labels": ["a"]}, r"Length of labels \(1\) must match number of images \(48\)"),
     ],
 )

@@ -11,6 +11,8 @@ from scipy.sparse import csr_array
 from sklearn.base import clone
 
 from wbcprof import _learn, reference
+from wbcprof.arrays import read_arrays
+from wbcprof.checkpoint import write_checkpoint
 from wbcprof.layer import activate
 from wbcprof.patches import PatchRows, PatchStream, pixel_table, sample_patches
 from wbcprof.psd import PSD, encoder_gradient
@@ -351,6 +353,36 @@ def test_damaged_checkpoint_is_named(patches, tmp_path, content):
         PSD(**LEARNING, checkpoint=file).fit(patches)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a, d: a.pop("A"), r"too many or too few: \['A'\]"),
+        (lambda a, d: a.update(C=a["C"][:, 1:]), "C is float32 of shape"),
+        (lambda a, d: a.update(whitener=a["whitener"][:, 1:]), "encoder.weights is float32"),
+        (lambda a, d: a.update(mean=a["mean"].astype(float)), "mean is float64"),
+        (lambda a, d: a.update(mean=a["mean"] * np.float32(np.nan)), "mean holds NaN"),
+        (lambda a, d: d.update(steps=-1), "steps is -1"),
+        (lambda a, d: d.update(n_gathered=True), "n_gathered is True"),
+        (lambda a, d: d.update(scale=np.inf), "scale is inf"),
+        (lambda a, d: d["rng"].__setitem__(0, 625), "rng is 625"),
+        (lambda a, d: d.update(history={}), "history is not a list"),
+        (lambda a, d: d["history"][0].update(objective=np.nan), "history holds"),
+        (lambda a, d: d.pop("scale"), "scale"),
+    ],
+)
+def test_checkpoint_that_learning_could_not_go_on_from_is_refused(
+    patches, tmp_path, change, message
+):
+    file = tmp_path / "state"
+    parameters = {**LEARNING, "n_components": 4, "checkpoint": file}
+    PSD(**parameters, max_iter=1).fit(patches[:100])
+    document, arrays = read_arrays(file, "wbcprof_checkpoint")
+    change(arrays, document)
+    write_checkpoint(file, arrays, document)
+    with pytest.raises(ValueError, match=f"state' is damaged or not a checkpoint.*{message}"):
+        PSD(**parameters, max_iter=2).fit(patches[:100])
+
+
 # ---- patches drawn as they are needed ----
 
 
@@ -465,6 +497,14 @@ def test_constant_patches_among_others_do_no_harm(patches):
         psd = PSD(8, preprocessing=preprocessing, max_iter=2, random_state=0).fit(mixed)
         assert np.isfinite(psd.components_).all() and np.isfinite(psd.encoder_weights_).all()
         np.testing.assert_allclose(np.linalg.norm(psd.components_, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("kappa", [0.0, 0.1])
+def test_learning_that_diverges_says_so(patches, kappa):
+    psd = PSD(4, kappa=kappa, learning_rate=1e20, batch_size=50, random_state=0)
+    with pytest.raises(ValueError, match=r"learning diverged: use a learning_rate below 1e\+20"):
+        psd.fit(patches[:200])
 
 
 def test_codes_of_another_width_are_refused(fitted):

@@ -133,6 +133,10 @@ def test_foreign_files_are_refused(tmp_path):
         (lambda d: d.update(levels=[10**6]), "levels must be positive integers up to 64"),
         (lambda d: d.update(provenance=[]), "provenance must be a JSON dict"),
         (lambda d: d.update(pools=["median"]), "pools must be among"),
+        (lambda d: d["layers"][0].update(patch_size=5, channels=12), "must read RGB pixels"),
+        (lambda d: d["layers"][0].update(pixel_input=None), "and no other, reads pixels"),
+        (lambda d: d.update(history=[[{"objective": "1"}]]), "history must hold numbers"),
+        (lambda d: d.update(levels=[64] * 3), "over 12288 regions are larger"),
         (lambda d: [1, 2], "not a JSON object"),
     ],
 )
@@ -154,6 +158,10 @@ def test_what_could_not_be_read_again_is_not_written(model, path):
     broken = copy.deepcopy(model)
     broken.layers[0].weights[0, 0] = np.nan
     with pytest.raises(ModelFileError, match=r"m\.wbcprof.*weights holds NaN"):
+        broken.save(path)
+    broken = copy.deepcopy(model)
+    broken.layers[0].signatures = broken.layers[0].signatures[:0]
+    with pytest.raises(ModelFileError, match="layer 0 has no signatures"):
         broken.save(path)
     broken = copy.deepcopy(model)
     broken.history = [[{"objective": 0.1 + i} for i in range(200_000)]]

@@ -36,7 +36,7 @@ from .checkpoint import read_checkpoint, write_checkpoint
 from .encoder import NONLINEARITIES
 from .layer import activate, predict
 from .patches import PatchRows, PatchStream, Preprocessing, positive_integer
-from .sparse import gram_matrix, sparse_code
+from .sparse import LARGEST_NORM, gram_matrix, sparse_code
 from .threads import blas_threads, product, resolve_threads
 
 _DUPLICATE_COSINE = 0.95
@@ -260,6 +260,8 @@ class Coder:
         a += encoder["bias"]
         s = activate(psd.encoder, a, encoder.get("threshold"))
         prediction = encoder["gain"] * s
+        if not _energy(prediction) <= LARGEST_NORM**2:
+            raise ValueError(f"learning diverged: use a learning_rate below {psd.learning_rate}")
         if self._gram is None:
             self._gram = gram_matrix(self.signatures, psd.kappa, psd.n_threads)
         products = self._product(x, self.signatures.T)
@@ -818,11 +820,6 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         entry["objective"] = entry["reconstruction"] + entry["sparsity"] + entry["prediction"]
         entry["error_codes"] = float(np.sqrt(2 * sums["reconstruction"] / energy))
         entry["error_prediction"] = float(np.sqrt(sums["error_prediction"] / energy))
-        if not np.isfinite(entry["objective"] + entry["error_prediction"]):
-            raise ValueError(
-                f"learning diverged in iteration {len(self.history_) + 1}: use a learning_rate "
-                f"below {self.learning_rate}"
-            )
         entry |= {"patches": n, **self._learner.take_replaced()}
         entry["seconds"] = time.perf_counter() - started
         return entry

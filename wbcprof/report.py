@@ -700,9 +700,10 @@ def _methods(model: Model, cells: _Cells) -> list[str]:
         f"A profile pools the codes of all windows of a cell: {'; '.join(cells.blocks)}. Where a "
         "signature is pooled in several ways, its importance and its part in a call are sums over "
         "them.",
-        "Types: one-vs-one linear support vector machine on standardised profiles, probabilities "
-        "by Platt's method. What made a call: the called type's margin over the next best type is "
-        "a sum over signatures, of which the largest parts are shown.",
+        "Types: one-vs-one support vector machine on standardised profiles; the slope from its "
+        "decisions to probabilities is fitted on folds left out. What made a call: what the called "
+        "type's margin over the next best type would lose if a signature alone were as in the "
+        "average cell; the largest parts are shown.",
         "Nearest cells: Euclidean distance between square roots of profiles, over all signatures, "
         "not on the map.",
         "Signatures as colours: mid grey is zero; brighter than grey adds light in that colour, "
