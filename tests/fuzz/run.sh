@@ -17,7 +17,7 @@ mkdir -p $package build-fuzz/findings "build-fuzz/corpus/$target"
 cp -r --remove-destination wbcprof build-fuzz/wbcprof/_*.abi3.so tests/*.py tests/fuzz $package
 mv -f $package/_*.abi3.so $package/wbcprof
 [ "$seconds" -gt 0 ] && set -- "build-fuzz/corpus/$target" "tests/fuzz/corpus/$target" "$@"
-export PYTHONPATH=$package ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
+export PYTHONPATH=$package OPENBLAS_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 LD_PRELOAD=$(python -c "import atheris; print(atheris.path())")/asan_with_fuzzer.so \
     exec python "$package/fuzz/fuzz_$target.py" -max_total_time="$seconds" -timeout=60 \
     -rss_limit_mb=4096 -max_len=65536 -print_final_stats=1 \
