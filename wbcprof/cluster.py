@@ -115,6 +115,8 @@ def profile_on_cluster(
     """
     source = open_images(images, min_size=model.min_size)
     parts = list(source.parts(PIECE))
+    if not parts:
+        raise ValueError("No images given: the iterator was empty.")
     made: dict[int, PartProfiles] = {}
     done = 0
     for index, result in profile_parts(client, model, enumerate(parts), None, "feedforward"):
