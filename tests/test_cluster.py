@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -265,7 +266,10 @@ def test_a_file_that_workers_do_not_see_is_an_error_not_a_skipped_image(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (distributed.KilledWorker("task", None, 3), "died one after the other on the same task"),
+        (
+            distributed.KilledWorker("task", SimpleNamespace(address="tcp://there"), 3),
+            "died one after the other on the same task.*tcp://there",
+        ),
         (distributed.CancelledError("task"), "the Dask scheduler was lost, or cancelled the work"),
     ],
 )
