@@ -307,8 +307,8 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
             setattr(self, f"{name}_", arrays[name])
         self.classes_ = np.array(classes)
         self.C_ = parameters["C_used"]
-        self.gamma_ = parameters["gamma"]
-        self.slope_ = parameters["slope"]
+        self.gamma_ = float(parameters["gamma"])
+        self.slope_ = float(parameters["slope"])
         self.calibrated_ = parameters["calibrated"]
         self.n_features_in_ = n_features
         return self
