@@ -625,7 +625,7 @@ def test_importing_and_drawing_stays_light_and_away_from_pyplot():
         "import numpy as np; figures.heatmap(np.eye(5), list('aabbc'))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)  # -P: not the source folder
 
 
 # As before: pictures of the functions above on fixed generated data, beside stored ones.
