@@ -197,6 +197,8 @@ def test_an_interrupt_ends_a_long_call(tmp_path, job):
     setup = (
         SETUP
         + """
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     _core.cap_instruction_set("scalar")
     slow = Encoder(
         rng.normal(size=(512, 20, 20, 3)) / 35, rng.normal(size=512), np.ones(512),
