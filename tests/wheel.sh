@@ -35,7 +35,7 @@ tests="$root/tests/test_minimal.py"
 for test in "$@"; do tests="$tests $root/$test"; done
 lowest=$(command -v python)
 check "$lowest" lowest-direct "$tests"
-for python in ${PYTHONS:-python3.11 python3.12 python3.13 python3.14}; do
+for python in ${PYTHONS:-python3.11 python3.12 python3.13 python3.14 python3.15}; do
     if path=$(command -v "$python"); then
         check "$path" highest "$tests"
     else
