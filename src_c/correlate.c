@@ -47,12 +47,12 @@ static int correlate(int n, int m, const float *patches, int n_signatures, const
     if (!values)
         return WBC_OUT_OF_MEMORY;
     patience waiting = start_patience(interrupted);
-    for (int panel = 0; panel < n && !out_of_patience(&waiting, 1); panel += PANEL_TILES * TILES) {
+    for (int panel = 0; panel < n && !waiting.stopped; panel += PANEL_TILES * TILES) {
         const int end = smaller(panel + PANEL_TILES * TILES, n);
         for (int row = panel; row < end; row += TILES)
             lay_out(smaller(end - row, TILES), m, patches + (size_t)row * m,
                     values + (row - panel) / TILES * group);
-        for (int block = 0; block < n_signatures; block += BLOCK)
+        for (int block = 0; block < n_signatures && !out_of_patience(&waiting, 1); block += BLOCK)
             for (int row = panel; row < end; row += TILES)
                 correlate_block(smaller(end - row, TILES), m,
                                 values + (row - panel) / TILES * group,

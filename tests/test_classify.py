@@ -339,6 +339,19 @@ def test_damaged_arrays(name, value, message):
         TypeClassifier.from_arrays(arrays, parameters)
 
 
+@pytest.mark.parametrize("name", ["support_vectors", "coef", "scale"])
+def test_decisions_that_overflow_are_refused(name):
+    arrays, parameters = TypeClassifier(C=0.1).fit(*blobs()).to_arrays()
+    huge = np.finfo(arrays[name].dtype).max
+    arrays[name][...] = 1 / huge if name == "scale" else huge
+    classifier = TypeClassifier.from_arrays(arrays, parameters)
+    if name == "support_vectors":  # at a distance too large to matter
+        assert np.isfinite(classifier.predict_proba(blobs()[0])).all()
+        return
+    with pytest.raises(ValueError, match="decisions overflow"):
+        classifier.predict(blobs()[0])
+
+
 # Baseline and ranking
 
 

@@ -12,7 +12,13 @@ from wbcprof import decode, images
 from wbcprof.decode import count_pages, read_file
 from wbcprof.images import ImageWarning, open_images
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [
+    pytest.mark.filterwarnings("error"),
+    # Pillow leaves its writer of pages open: it complains when collected, at any later time.
+    pytest.mark.filterwarnings(
+        "ignore:.*AppendingTiffWriter:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 
 @pytest.fixture

@@ -395,6 +395,21 @@ def test_truncated_files_are_skipped(tmp_path, cells, suffix, keep):
         assert reason == "truncated"
 
 
+@pytest.mark.parametrize("most, decoded", [(1, [0]), (4, [0, 3, 6, 9]), (10, range(10))])
+def test_a_sample_decodes_no_other_images(rng, most, decoded):
+    images = rng.integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
+    for given in (images, list(images), dict(enumerate(images)).values()):
+        sample = list(open_images(given).sample(most))
+        np.testing.assert_array_equal(sample, images[list(decoded)])
+
+
+def test_a_sample_passes_over_what_is_unusable(rng):
+    images = [rng.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(4)]
+    images[2] = np.full((8, 8, 3), np.nan)
+    sample = list(open_images(images).sample(2))
+    np.testing.assert_array_equal(sample, images[:1])
+
+
 def test_one_warning_at_the_end_of_the_pass(folder, cells):
     Image.fromarray(cells[0]).save(folder / "basophil" / "a.jpg")
     damage(folder / "basophil" / "a.jpg", 0.6)

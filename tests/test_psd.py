@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 from wbcprof import _learn, reference
 from wbcprof.arrays import read_arrays
@@ -505,6 +506,22 @@ def test_learning_that_diverges_says_so(patches, kappa):
     psd = PSD(4, kappa=kappa, learning_rate=1e20, batch_size=50, random_state=0)
     with pytest.raises(ValueError, match=r"learning diverged: use a learning_rate below 1e\+20"):
         psd.fit(patches[:200])
+
+
+@pytest.mark.parametrize(
+    "encoder, positive", [("rectified", True), ("sigmoid", True), ("tanh", False)]
+)
+@pytest.mark.parametrize(
+    "parameters, said",
+    [
+        ({"learning_rate": 1e4}, r"^inferred codes .* use a learning_rate below 10000.0$"),
+        ({"alpha": 100.0}, r"^optimal codes .* use an alpha below 100.0$"),
+    ],
+)
+def test_useless_codes_are_warned_of(patches, encoder, positive, parameters, said):
+    psd = PSD(4, encoder=encoder, positive=positive, random_state=0, max_iter=2, **parameters)
+    with pytest.warns(ConvergenceWarning, match=said):
+        psd.fit(patches[:400])
 
 
 def test_codes_of_another_width_are_refused(fitted):

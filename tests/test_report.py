@@ -208,6 +208,9 @@ def test_samples_and_the_models_own_classifier(pooled, tmp_path):
     arguments = ["report", str(tmp_path / "m"), str(folder), "-o", str(out), "--calls", "model"]
     assert main([*arguments, "--samples", str(tmp_path / "s.csv"), "--title", "Ward 3"]) == 0
     page = Page(out)
+    with pytest.raises(ValueError, match=r"expected ids such as '.*/.*\.png', got 'other\.png'"):
+        write_report(model, folder, tmp_path / "n.html", samples={"other.png": "blood"})
+    assert not (tmp_path / "n.html").exists()
     assert "classifier in the model file" in page.text and "Ward 3" in page.text
     assert "blood <1>" in page.text and "Per sample, by called type" in page.text
     assert "neutrophils are neutrophil; lymphocytes are lymphocyte" in page.text

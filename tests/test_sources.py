@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -340,7 +341,23 @@ def test_csv_that_lists_no_images(folder, content, error, message):
 # Parts
 
 
-@pytest.fixture(params=["folder", "list", "array", "stored", "iterable", "pages", "mixed"])
+class Loaded(Sequence):
+    """A sequence whose items take time to make; notes which were."""
+
+    def __init__(self, images):
+        self.images, self.loaded = images, []
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        self.loaded.append(index)
+        return self.images[index]
+
+
+@pytest.fixture(
+    params=["folder", "list", "array", "stored", "iterable", "sequence", "pages", "mixed"]
+)
 def source(request, folder, stack, tmp_path):
     """Seven images, however they are given."""
     if request.param == "folder":
@@ -363,6 +380,7 @@ def source(request, folder, stack, tmp_path):
         "array": stack,
         "stored": Stored(stack, (2,)),
         "iterable": Images(),
+        "sequence": Loaded(stack),
     }
     return open_images(given[request.param], labels)
 
@@ -396,6 +414,14 @@ def test_part_decodes_no_other_image(folder, monkeypatch):
     monkeypatch.setattr(images_module, "read_file", note)
     assert len(list(open_images(folder).part(2, 4))) == 2
     assert names == ["4.png", "6.png"]
+
+
+def test_parts_of_a_sequence_load_each_item_once(stack):
+    given = Loaded(stack)
+    for part in open_images(given).parts(2):
+        assert given.loaded == list(range(len(given.loaded)))
+        list(part)
+    assert given.loaded == list(range(7))
 
 
 def test_part_can_be_sent_to_another_process(folder):

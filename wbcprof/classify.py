@@ -200,10 +200,15 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
                 f"Number of features ({X.shape[1]}) must match that of the training profiles "
                 f"({self.n_features_in_})"
             )
-        scaled = (X - self.mean_) / self.scale_
-        columns = _kernel(scaled, self.support_vectors_ if self.gamma_ else None, self.gamma_)
-        pairs = columns @ self.coef_.T + self.intercept_
-        return _log_products(self.slope_ * pairs, len(self.classes_))
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = (X - self.mean_) / self.scale_
+            columns = _kernel(scaled, self.support_vectors_ if self.gamma_ else None, self.gamma_)
+            pairs = self.slope_ * (columns @ self.coef_.T + self.intercept_)
+        if not np.isfinite(pairs).all():
+            raise ValueError(
+                "the classifier's decisions overflow; the profiles or the model file may be damaged"
+            )
+        return _log_products(pairs, len(self.classes_))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Unnormalised log-probability of each type.
@@ -656,7 +661,7 @@ def evaluate(
         min_size = model.min_size
         signatures = "given model, which may have been learnt from images of the test halves too"
 
-    cells = list(open_images(images, labels, min_size=min_size))
+    cells = list(open_images(images, labels, min_size=min_size).read(n_threads))
     pixels = [cell.pixels for cell in cells]
     y = _check_labels([cell.label for cell in cells], len(cells), "images")
     splits = half_half_splits(y, repeats, seed)

@@ -169,6 +169,21 @@ class ImageSource:
 
         self.end_pass(n, skipped, converted)
 
+    def sample(self, most: int, n_threads: int | None = None) -> Iterator[np.ndarray]:
+        """Pixels of at most `most` images, spread over all; the others are not decoded, and those
+        that cannot be used are left to `read` to tell of."""
+        every = -(-self.n_hint // most)
+        chosen: list[_File | _Array | _Rows] = []
+        n = 0
+        for block in self._blocks():
+            chosen += [block.part(i, i + 1) for i in range(-n % every, len(block), every)]
+            n += len(block)
+        load = partial(self._load, change=None)
+        with closing(_outcomes(iter(chosen), load, resolve_threads(n_threads), False)) as outcomes:
+            for _, outcome in outcomes:
+                if not isinstance(outcome, Unusable):
+                    yield outcome[0]
+
     def end_pass(self, n: int, skipped: list[SkippedImage], converted: Counter[str]) -> None:
         """Note what became of the `n` images offered in a pass, and warn of it; for passes that go
         on elsewhere, such as on a cluster.
@@ -533,7 +548,7 @@ class _Stream:
         self._read = False
         if stop is None and isinstance(things, Sized):
             stop = len(things)
-        self.n = None if stop is None else stop - start
+        self.n: int | Any = None if stop is None else stop - start
 
     def blocks(self) -> Iterator[_File | _Array]:
         if isinstance(self._things, Iterator):
@@ -543,7 +558,11 @@ class _Stream:
                     "give a list or a folder to read them more than once."
                 )
             self._read = True
-        for index, thing in enumerate(islice(self._things, self._start, self._stop), self._start):
+        if isinstance(self._things, Sequence):
+            things = map(self._things.__getitem__, range(self._start, self._start + self.n))
+        else:
+            things = islice(self._things, self._start, self._stop)
+        for index, thing in enumerate(things, self._start):
             yield _unit(thing, index)
 
     def part(self, start: int, stop: int) -> _Stream:

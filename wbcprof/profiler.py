@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -226,9 +226,11 @@ class Profiler(TransformerMixin, BaseEstimator):
 
     def _learn_stain(self, source: ImageSource) -> StainNormaliser:
         """Colours of some of the images, spread over all."""
-        every = -(-source.n_hint // _STAIN_IMAGES)
-        cells = islice(source.read(self.n_threads), 0, None, every)
-        return StainNormaliser.learn((cell.pixels for cell in cells), self.stain)
+        sample = source.sample(_STAIN_IMAGES, self.n_threads)
+        first = list(islice(sample, 1))
+        if not first:  # these are all unusable; others may not be, or the error says why
+            sample = (cell.pixels for cell in source.read(self.n_threads))
+        return StainNormaliser.learn(chain(first, sample), self.stain)
 
     def _learn_layer(
         self, model, source, client, n_signatures, patch_size, step, n_patches

@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
@@ -46,6 +48,7 @@ _DRAWN_FROM = 4  # badly rebuilt patches, for each signature that is replaced by
 _DECAY = 0.95  # of the statistics of Z and X, per batch
 _CODING_GAP = 1e-2  # relative duality gap of the codes while learning
 _MIN_ENCODER_KAPPA = 0.1  # with kappa = 0 the encoder still follows the codes
+_NO_BETTER_THAN_NOTHING = 0.99  # relative error; that of zeros is 1
 SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
 _UPDATE_BLOCK = 64
 _UPDATE_EVERY = 2
@@ -634,6 +637,11 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ------
         ValueError
             NaN or infinite values, patches without signal, or a parameter out of range.
+
+        Warns
+        -----
+        ConvergenceWarning
+            What was learnt rebuilds patches no better than zeros do.
         """
         X = self._check(X, reset=True)
         with blas_threads(1):
@@ -649,11 +657,26 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 if identity is not None:
                     self._save(identity)
             self._finish(X)
+        self._warn_of_failure()
         return self
 
     def _settled(self) -> bool:
         last = [entry["objective"] for entry in self.history_[-3:]]
         return len(last) == 3 and all(a - b < self.tol * a for a, b in pairwise(last))
+
+    def _warn_of_failure(self) -> None:
+        errors = {name: self.history_[-1][f"error_{name}"] for name in ("optimal", "inferred")}
+        advice = {"optimal": f"an alpha below {self.alpha}",
+                  "inferred": f"a learning_rate below {self.learning_rate}"}  # fmt: skip
+        for name, error in errors.items():
+            if not error < _NO_BETTER_THAN_NOTHING:
+                warnings.warn(
+                    f"{name} codes rebuild patches no better than zeros do (relative error "
+                    f"{error:.3g}): use {advice[name]}",
+                    ConvergenceWarning,
+                    stacklevel=3,
+                )
+                return
 
     def _identity(self, X) -> dict[str, Any]:
         """What a checkpoint must agree in: parameters and patches, in JSON's types."""

@@ -89,8 +89,8 @@ def write_report(
     Raises
     ------
     ValueError
-        No image could be read, `calls` is unknown, or is "model" where the model has no
-        classifier of its profiles.
+        No image could be read, `samples` names none of them, `calls` is unknown, or is "model"
+        where the model has no classifier of its profiles.
     """
     if calls not in ("cross-validated", "model"):
         raise ValueError(f"calls must be 'cross-validated' or 'model', got {calls!r}")
@@ -103,6 +103,11 @@ def write_report(
     say("profiling")
     cells = _read(model, images, labels, random_state, n_threads)
     say(f"calling {len(cells.ids)} cells")
+    if samples is not None and samples.keys().isdisjoint(cells.ids):
+        raise ValueError(
+            f"samples names none of the {len(cells.ids)} images: expected ids such as "
+            f"{cells.ids[0]!r}, got {next(iter(samples), 'none')!r}"
+        )
     called = _call(model, cells, calls, random_state)
     say("drawing")
     html = _render(
@@ -182,7 +187,7 @@ def _read(model, images, labels, random_state, n_threads) -> _Cells:
 
     source = open_images(images, labels, min_size=model.min_size)
     if source.n_hint is None:
-        held = list(source)
+        held = list(source.read(n_threads))
         names = [cell.label for cell in held]
         source = open_images([cell.pixels for cell in held], names, min_size=model.min_size)
     n = source.n_hint
@@ -211,7 +216,7 @@ def _read(model, images, labels, random_state, n_threads) -> _Cells:
                 examples[index] = cell.pixels
             yield cell.pixels
 
-    profiles = model.profile(taken(iter(source)), n_threads=n_threads)
+    profiles = model.profile(taken(source.read(n_threads)), n_threads=n_threads)
     h = model.layers[-1].n_signatures
     values = profiles.values.astype(np.float64)
     return _Cells(
