@@ -485,8 +485,18 @@ class Profiles:
         return profiles
 
     def _write_h5ad(self, path: str | os.PathLike) -> None:
+        import h5py
+        from anndata.io import write_elem
+
+        data = self.to_anndata()
+        data.strings_to_categoricals()
+        # In memory first: files that HDF5 cannot finish on a full disk it cannot close either.
+        with h5py.File("profiles", "w", driver="core", backing_store=False) as file:
+            write_elem(file, "/", data)
+            file.flush()
+            image = file.id.get_file_image()
         with replacing(path) as temporary:
-            self.to_anndata().write_h5ad(temporary)
+            temporary.write_bytes(image)
 
     @classmethod
     def _read_h5ad(cls, path: Path) -> Self:
