@@ -41,7 +41,7 @@ def test_decompression_bomb_is_never_decoded(tmp_path, smooth, monkeypatch):
 
 def test_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
-    noise = np.random.default_rng(5).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    noise = np.random.default_rng(5).integers(0, 256, (600, 600, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path, quality=95)  # longer than a buffer
     opened = Image.open
 

@@ -75,6 +75,23 @@ def test_child_processes_compute_the_same(tmp_path, method, n_threads):
     run(tmp_path, code)
 
 
+@pytest.mark.parametrize("used, n_threads", [("", 2), ("work(2)", 1)])
+def test_children_of_a_fork_server_have_threads_unless_it_used_them(tmp_path, used, n_threads):
+    (tmp_path / "loaded.py").write_text(textwrap.dedent(SETUP) + used)
+    code = f"""
+        if __name__ == "__main__":
+            import multiprocessing
+            expected = work(2)[:-1]
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["loaded"])
+            import loaded
+            with context.Pool(2) as pool:
+                for result in pool.map(loaded.work, [2, 2]):
+                    check(result, {n_threads})
+    """
+    run(tmp_path, code)
+
+
 def test_a_fork_while_threads_are_in_the_kernels(tmp_path):
     code = """
         import os, threading

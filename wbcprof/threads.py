@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,6 +13,9 @@ import numpy as np
 _PRODUCT_ROWS = 256
 
 _forked = False
+_asked_for_several = False
+# The process that multiprocessing forks others from; since Python 3.14 it imports what they import.
+_is_fork_server = any("multiprocessing.forkserver" in word for word in sys.orig_argv)
 
 
 def resolve_threads(n_threads: int | None = None) -> int:
@@ -26,14 +30,15 @@ def resolve_threads(n_threads: int | None = None) -> int:
     Returns
     -------
     int
-        Always 1 in a forked child: OpenMP threads do not survive a fork, and the parent may have
-        used them. Start processes with "spawn" or "forkserver" to have threads in them.
+        Always 1 in a child that was forked from a process that may have used OpenMP, whose threads
+        do not survive a fork. Start processes with "spawn" or "forkserver" to have threads in them.
 
     Raises
     ------
     ValueError
         If the number asked for is not a positive integer.
     """
+    global _asked_for_several
     source = "n_threads"
     value: object = n_threads
     if n_threads is None:
@@ -45,7 +50,10 @@ def resolve_threads(n_threads: int | None = None) -> int:
         count = 0
     if count < 1:
         raise ValueError(f"{source} must be a positive integer, got {value!r}")
-    return 1 if _forked else count
+    if _forked:
+        return 1
+    _asked_for_several = _asked_for_several or count > 1
+    return count
 
 
 @contextmanager
@@ -86,8 +94,9 @@ def _available_cpus() -> int:
 
 
 def _note_fork() -> None:
-    global _forked
-    _forked = True
+    global _forked, _is_fork_server
+    _forked = _forked or _asked_for_several or not _is_fork_server
+    _is_fork_server = False
 
 
 if hasattr(os, "register_at_fork"):
