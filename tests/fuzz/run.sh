@@ -2,7 +2,8 @@
 # Fuzzes one target, guided by coverage, with the kernels under AddressSanitizer and UBSan:
 #     tests/fuzz/run.sh model|images|kernels [seconds, default 60] [libFuzzer options]
 # Needs clang with libomp, and the Python packages of wbcprof[test] and atheris. Grows the corpus in
-# build-fuzz/corpus/TARGET; what fails is kept in build-fuzz/findings/TARGET-*, to be given again as
+# build-fuzz/corpus/TARGET, from the one stored; what fails is kept in build-fuzz/findings/TARGET-*,
+# to be given again as
 #     tests/fuzz/run.sh TARGET 0 build-fuzz/findings/TARGET-...
 set -e
 target=$1 seconds=${2:-60}
@@ -13,7 +14,11 @@ cd "$(dirname "$0")/../.."
     -Dc_link_args=-fsanitize=address,undefined,fuzzer-no-link
 ninja -C build-fuzz
 package=build-fuzz/package
-mkdir -p $package build-fuzz/findings "build-fuzz/corpus/$target"
+mkdir -p $package build-fuzz/findings
+if [ ! -d "build-fuzz/corpus/$target" ]; then
+    mkdir -p "build-fuzz/corpus/$target"
+    tar -xJf "tests/fuzz/corpus/$target.tar.xz" -C "build-fuzz/corpus/$target"
+fi
 cp -r --remove-destination wbcprof build-fuzz/wbcprof/_*.abi3.so tests/*.py tests/fuzz $package
 mv -f $package/_*.abi3.so $package/wbcprof
 [ "$seconds" -gt 0 ] && set -- "build-fuzz/corpus/$target" "tests/fuzz/corpus/$target" "$@"
