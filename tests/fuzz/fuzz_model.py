@@ -86,11 +86,11 @@ def read_one(data):
         return
     try:
         values = model.profile(IMAGE, n_threads=1).values
+        assert np.isfinite(values).all(), values
+        if classifier is not None and len(classifier.mean_) == values.shape[1]:
+            assert set(classifier.predict(values)) <= set(classifier.classes_)
     except ValueError:
         return
-    assert np.isfinite(values).all(), values
-    if classifier is not None and len(classifier.mean_) == values.shape[1]:
-        assert set(classifier.predict(values)) <= set(classifier.classes_)
 
 
 with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
