@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
@@ -700,6 +701,20 @@ def test_16_bit_colour_tiff(tmp_path, values16, options):
     np.testing.assert_array_equal(pixels, to8(values16))
     damage(tmp_path / "c.tif", 0.7)
     assert len(reasons(open_images(tmp_path))) == 1
+
+
+def test_no_memory_is_taken_for_what_a_tiff_only_claims(tmp_path, values16):
+    """Four GB for a file of a few hundred bytes (found by fuzzing)."""
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "c.tif"
+    tifffile.imwrite(path, values16, photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["StripByteCounts"].overwrite(2**32 - 1)
+    tracemalloc.start()
+    assert reasons(open_images(tmp_path)) == ["truncated"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 << 20
 
 
 def test_other_16_bit_tiff(tmp_path, values16):

@@ -190,5 +190,8 @@ def _read_tiff_rgb16(path: Path, page: int) -> np.ndarray:
         found = tiff.pages[page]
         if any(kind != tifffile.EXTRASAMPLE.UNASSALPHA for kind in found.extrasamples):
             raise Unusable("16-bit TIFF with premultiplied alpha or extra channels")
+        strips = zip(found.dataoffsets, found.databytecounts, strict=True)
+        if max(map(sum, strips), default=0) > tiff.filehandle.size:
+            raise Unusable("truncated")  # before memory is taken for as much
         pixels = found.asarray()
         return np.moveaxis(pixels, 0, -1) if found.axes == "SYX" else pixels
