@@ -6,6 +6,7 @@ a change that is meant, write the list again:
     python tests/test_public_api.py > tests/public_api.txt
 """
 
+import ast
 import inspect
 from importlib import import_module
 from pathlib import Path
@@ -73,6 +74,13 @@ def test_public_names_and_signatures_are_those_stored():
         + "\n  ".join(new)
         + "\nIf this is meant: python tests/test_public_api.py > tests/public_api.txt"
     )
+
+
+def test_type_checkers_see_every_public_name():
+    tree = ast.parse(Path(wbcprof.__file__).read_text(encoding="utf-8"))
+    imported = [node.names for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    seen = {alias.asname for names in imported for alias in names}
+    assert set(wbcprof.__all__) - {"__version__"} <= seen
 
 
 if __name__ == "__main__":

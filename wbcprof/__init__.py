@@ -5,8 +5,27 @@
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from wbcprof import _core as _core  # here, so that a subinterpreter is refused at once
+
+if TYPE_CHECKING:  # what `__getattr__` gives
+    from wbcprof import compare as compare
+    from wbcprof import datasets as datasets
+    from wbcprof import figures as figures
+    from wbcprof.classify import TypeClassifier as TypeClassifier
+    from wbcprof.classify import evaluate as evaluate
+    from wbcprof.model import Model as Model
+    from wbcprof.profiler import Profiler as Profiler
+    from wbcprof.profiler import fit as fit
+    from wbcprof.profiler import profile as profile
+    from wbcprof.profiles import Profiles as Profiles
+    from wbcprof.psd import PSD as PSD
+    from wbcprof.sparse import sparse_encode as sparse_encode
+    from wbcprof.stain import StainNormaliser as StainNormaliser
+    from wbcprof.storage import load as load
+
+    __version__: str
 
 # Public name -> module that holds it, imported at first use: profiling needs NumPy alone.
 _PUBLIC = {
@@ -28,7 +47,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         value = import_module("importlib.metadata").version("wbcprof")
     elif name in _PUBLIC:

@@ -18,7 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -258,8 +258,8 @@ class TypeClassifier(ClassifierMixin, BaseEstimator):
         missing += [name for name in _PARAMETERS if name not in parameters]
         if missing:
             raise ValueError(f"stored classifier lacks {', '.join(missing)}")
-        for name, kinds in _PARAMETERS.items():
-            if not isinstance(parameters[name], kinds):
+        for name, accepted in _PARAMETERS.items():
+            if not isinstance(parameters[name], accepted):
                 raise ValueError(f"stored classifier: {name} is {parameters[name]!r}")
 
         classes = parameters["classes"]
@@ -369,7 +369,7 @@ def _calibrate(gram: np.ndarray, codes: np.ndarray, C: float, folds: StratifiedK
 
 
 _ARRAYS = ("mean", "scale", "support_vectors", "coef", "intercept")
-_PARAMETERS = {
+_PARAMETERS: dict[str, type | tuple[type, ...]] = {
     "classes": list,
     "C": (str, int, float),
     "random_state": (int, type(None)),
@@ -681,7 +681,7 @@ def evaluate(
             profiles = _profiles(learnt, pixels, n_threads)
             parameters = learnt.parameters
         runs.append(_score(profiles, y, train, test, split_seed, types))
-        if baseline:
+        if histograms is not None:
             baseline_runs.append(_score(histograms, y, train, test, split_seed, types))
         if progress is not None:
             progress(done, repeats)
@@ -809,7 +809,7 @@ def _check_labels(labels: Any, n: int, what: str) -> np.ndarray:
     return labels.astype(str) if labels.dtype.kind == "O" else labels
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 

@@ -243,14 +243,14 @@ def differential_signatures(
                 for cells in (inside, outside))  # fmt: skip
         rows.append((*_rank_test(a, b), a.mean(axis=0) - b.mean(axis=0), len(a), len(b)))
     effect, p_value, difference, n_in, n_out = zip(*rows, strict=True)
-    p_value = np.array(p_value)
+    p_values = np.array(p_value)
     return Differences(
         groups=tested,
         feature_names=names,
         effect=np.array(effect),
         difference=np.array(difference),
-        p_value=p_value,
-        q_value=false_discovery_control(p_value, axis=None).reshape(p_value.shape),
+        p_value=p_values,
+        q_value=false_discovery_control(p_values, axis=None).reshape(p_values.shape),
         n_in=list(n_in),
         n_out=list(n_out),
         unit="cells" if units is None else "samples",
@@ -376,10 +376,10 @@ def differential_count(
     with np.errstate(invalid="ignore", divide="ignore"):
         share = table / total[:, None]
         low, high = wilson_interval(table, total[:, None], confidence)
-        counted = [
-            _members(found, given, known)
-            for given, known in ((neutrophils, NEUTROPHILS), (lymphocytes, LYMPHOCYTES))
-        ]
+        counted = (
+            _members(found, neutrophils, NEUTROPHILS),
+            _members(found, lymphocytes, LYMPHOCYTES),
+        )
         n, m = (table[:, [column[name] for name in chosen]].sum(axis=1) for chosen in counted)
         ratio_low, ratio_high = (p / (1 - p) for p in wilson_interval(n, n + m, confidence))
         nlr = n / m

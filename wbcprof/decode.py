@@ -77,9 +77,10 @@ def count_pages(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             if image.format != "TIFF":
                 return 1, 0
+            frames: Iterator[Any] = ImageSequence.Iterator(image)
             pages = [
                 (page.size, page.mode, page.tag_v2.get(258), page.tag_v2.get(254, 0))
-                for page in ImageSequence.Iterator(image)
+                for page in frames
             ]
     except Exception:  # said when the file is read
         return 1, 0
@@ -100,8 +101,8 @@ def _reasons() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise Unusable(str(error)) from error
     except Exception as error:  # Pillow's decoders raise almost any kind on damaged files
-        if getattr(error, "strerror", None):
-            raise Unusable(error.strerror) from error
+        if reason := getattr(error, "strerror", None):
+            raise Unusable(reason) from error
         text = str(error) or type(error).__name__
         truncated = "truncated" in text.lower()
         raise Unusable("truncated" if truncated else f"cannot be decoded: {text}") from error
@@ -187,7 +188,7 @@ def _read_tiff_rgb16(path: Path, page: int) -> np.ndarray:
         raise Unusable("16-bit colour TIFF needs the package tifffile") from error
 
     with tifffile.TiffFile(path) as tiff:
-        found = tiff.pages[page]
+        found = tiff.pages[page].aspage()
         if any(kind != tifffile.EXTRASAMPLE.UNASSALPHA for kind in found.extrasamples):
             raise Unusable("16-bit TIFF with premultiplied alpha or extra channels")
         strips = zip(found.dataoffsets, found.databytecounts, strict=True)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .files import replacing
 
 N_PER_TYPE = 40
-LEARNING = {"n_signatures": 256, "patch_size": 16, "step": 4, "n_patches": 15_000, "max_iter": 6}
+LEARNING: dict[str, Any] = {
+    "n_signatures": 256,
+    "patch_size": 16,
+    "step": 4,
+    "n_patches": 15_000,
+    "max_iter": 6,
+}
 REPEATS = 5
 EXAMPLES_PER_TYPE = 6
 
@@ -76,7 +83,7 @@ def _draw(folder, model, profiles, evaluation, images, order) -> None:
         for index in np.flatnonzero(np.array(profiles.labels) == label)[:EXAMPLES_PER_TYPE]
     ]
     confusion = evaluation.confusion
-    pictures = {
+    pictures: dict[str, Any] = {
         "signatures": figures.signature_mosaic(model.signatures, order),
         "reconstructions": figures.reconstructions(
             [images[i] for i in examples],

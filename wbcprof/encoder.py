@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -122,7 +122,11 @@ def cook_toom_matrices(tile: int, taps: int) -> tuple[np.ndarray, np.ndarray, np
         input_rows.append([c / scale for c in _polynomial(others)] + [Fraction(0)])
     kernel = [_powers(point, taps) for point in [None, *finite]]
     output = np.transpose([_powers(point, tile) for point in [None, *finite]])
-    return tuple(np.array(rows, dtype=np.float64) for rows in (input_rows, kernel, output))
+    return (
+        np.array(input_rows, dtype=np.float64),
+        np.array(kernel, dtype=np.float64),
+        np.array(output, dtype=np.float64),
+    )
 
 
 def _powers(point: Fraction | None, n: int) -> list[Fraction]:
@@ -440,7 +444,7 @@ class Encoder:
         slope = self._mean_slope(**codes)
         reached = np.abs(slope) > _LEAST_SLOPE * np.abs(self._gain[: self.n_signatures])
 
-        def project(n_directions: int) -> Encoder:
+        def project(n_directions: int) -> tuple[Encoder, float]:
             encoder = copy.copy(self)
             encoder._forms = {k: form for k, form in self._forms.items() if form.cell == cell}
             basis = analysis[:, :n_directions], synthesis[:, :n_directions]
@@ -450,20 +454,19 @@ class Encoder:
             encoder._offset = self._offset + self._pad(shift.astype(np.float32))
             error = float(np.linalg.norm(encode(encoder)[0] - exact)) / norm
             encoder.approximation = Approximation(cell, *basis, tolerance, error)
-            return encoder
+            return encoder, error
 
         few, enough = 0, analysis.shape[1]
-        best = project(enough)
-        if best.approximation.relative_error > goal:
+        best, error = project(enough)
+        if error > goal:
             raise ValueError(
-                f"tolerance must be at least "
-                f"{best.approximation.relative_error / _TOLERANCE_KEPT:.1e}, what float32 "
+                f"tolerance must be at least {error / _TOLERANCE_KEPT:.1e}, what float32 "
                 f"reaches on these images, got {tolerance!r}; leave it out for exact profiles"
             )
         while enough - few > 1:
             middle = (few + enough) // 2
-            candidate = project(middle)
-            if candidate.approximation.relative_error <= goal:
+            candidate, error = project(middle)
+            if error <= goal:
                 best, enough = candidate, middle
             else:
                 few = middle
@@ -653,22 +656,20 @@ class Encoder:
                 n_threads,
             )
 
-        def trim(statistic: np.ndarray | None) -> np.ndarray | None:
-            if statistic is None:
-                return None
+        def trim(statistic: np.ndarray) -> np.ndarray:
             return statistic[..., : self.n_signatures]
 
         mean = variance = fraction = None
         divisor = count.astype(np.float32)
-        if moments:
+        if total is not None and shift is not None:
             mean = trim(total) / divisor
-        if square is not None:
-            variance = np.maximum(trim(square) / divisor - mean**2, 0)
-        if moments:
+            if square is not None:
+                variance = np.maximum(trim(square) / divisor - mean**2, 0)
             mean += trim(shift)
         if active is not None:
             fraction = trim(active) / divisor
-        largest = trim(largest)
+        if largest is not None:
+            largest = trim(largest)
         return _Statistics(count, mean, variance, largest, fraction)
 
     def _check_images(self, images: np.ndarray) -> np.ndarray:
@@ -705,9 +706,9 @@ class _Statistics:
     def merge(self, cells: np.ndarray) -> _Statistics:
         """Statistics (n, h) of the union of some cells, in a fixed order; zeros if none."""
         if len(cells) == 0:
-            return _Statistics(*(v if v is None else np.zeros_like(v[:, 0]) for v in self._all()))
+            return self._map(lambda v: np.zeros_like(v[:, 0]))
         if len(cells) == 1:
-            return _Statistics(*(v if v is None else v[:, cells[0]] for v in self._all()))
+            return self._map(lambda v: v[:, cells[0]])
         count = self.count[cells]
 
         def average(values: np.ndarray) -> np.ndarray:
@@ -726,17 +727,19 @@ class _Statistics:
             active = average(self.active[:, cells])
         return _Statistics(count.sum(), mean, variance, largest, active)
 
-    def _all(self) -> tuple[np.ndarray | None, ...]:
-        return self.count[None], self.mean, self.variance, self.max, self.active
+    def _map(self, change: Callable[[np.ndarray], np.ndarray]) -> _Statistics:
+        statistics = (self.mean, self.variance, self.max, self.active)
+        return _Statistics(
+            change(self.count[None]), *(v if v is None else change(v) for v in statistics)
+        )
 
     def pool(self, name: str) -> np.ndarray:
         """One pool of every cell, float32."""
+        values = getattr(self, {"std": "variance", "sqrt": "mean"}.get(name, name))
         if name == "std":
-            values = np.sqrt(self.variance)
+            values = np.sqrt(values)
         elif name == "sqrt":
-            values = np.sign(self.mean) * np.sqrt(np.abs(self.mean))
-        else:
-            values = getattr(self, name)
+            values = np.sign(values) * np.sqrt(np.abs(values))
         return values.astype(np.float32, copy=False)
 
 

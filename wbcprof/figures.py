@@ -25,7 +25,7 @@ from .profiles import sorted_types as _types
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 # Okabe and Ito (2008), then the muted scheme of Paul Tol: both safe for colour-blind readers.
 PALETTE = (
@@ -47,7 +47,7 @@ class Panels:
     parts: dict[str, Axes]
 
     @property
-    def figure(self) -> Figure:
+    def figure(self) -> Figure | SubFigure:
         return self.frame.figure
 
 
@@ -137,16 +137,16 @@ def signature_mosaic(
         full, rest = divmod(n_framed, width)
         corners = [(0, 0), (width, 0), (width, full), (rest, full), (rest, full + (rest > 0))]
         corners = np.array([*corners, (0, corners[-1][1])]) - (1 - p / pitch) / 2
-        style = {"edgecolor": FRAME_RED, "linewidth": 1.8, "clip_on": False}
+        style: dict[str, Any] = {"edgecolor": FRAME_RED, "linewidth": 1.8, "clip_on": False}
         ax.add_patch(Polygon(corners, fill=False, **style))
     _bare(ax, text)
     return ax
 
 
 def reconstructions(
-    originals: Sequence[ArrayLike],
-    rebuilt: Sequence[ArrayLike],
-    labels: Sequence[Any] | None = None,
+    originals: Sequence[ArrayLike] | np.ndarray,
+    rebuilt: Sequence[ArrayLike] | np.ndarray,
+    labels: Iterable[Any] | None = None,
     n_per_type: int = 6,
     ax: Axes | None = None,
 ) -> Axes:
@@ -199,7 +199,7 @@ def reconstructions(
 
 def mean_profiles(
     values: ArrayLike,
-    labels: Sequence[Any] | None,
+    labels: Iterable[Any] | None,
     order: ArrayLike | None = None,
     n_top: int = 256,
     ax: Axes | None = None,
@@ -237,7 +237,7 @@ def mean_profiles(
         panel.stairs(mean, np.arange(len(top) + 1) + 0.5, fill=True, color=colours[name])
         panel.set(xlim=(0.5, len(top) + 0.5), ylim=(low - margin * (low < 0), high + margin))
         panel.locator_params(axis="y", nbins=2)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.locator_params(axis="x", integer=True)
         panel.tick_params(labelsize=SMALL, labelbottom=name == shown[-1])
         _dress(panel, "", f"{_literal(name)}\n(n = {(names == name).sum():,})")
         panel.yaxis.label.set(rotation=0, ha="right", va="center")
@@ -248,7 +248,7 @@ def mean_profiles(
 
 def heatmap(
     values: ArrayLike,
-    labels: Sequence[Any] | None,
+    labels: Iterable[Any] | None,
     n_top: int = 256,
     order: ArrayLike | None = None,
     clip: float = 3.0,
@@ -302,7 +302,7 @@ def heatmap(
     scale = frame.inset_axes((1.03, 0, 0.022, 0.3))
     rows, columns = _draw_tree(row_tree, scores, True), _draw_tree(column_tree, scores.T, False)
 
-    style = {"aspect": "auto", "interpolation": "auto" if h > 100 else "nearest"}
+    style: dict[str, Any] = {"aspect": "auto", "interpolation": "auto" if h > 100 else "nearest"}
     style |= {"cmap": "RdBu_r", "vmin": -clip, "vmax": clip}
     picture = main.imshow(scores[np.ix_(rows, columns)], extent=(0, h, n, 0), **style)
     types, colours = _types(names), type_colours(names)
@@ -318,7 +318,7 @@ def heatmap(
 
 def embed(
     values: ArrayLike,
-    labels: Sequence[Any] | None = None,
+    labels: Iterable[Any] | None = None,
     method: str = "tsne",
     random_state: int = 0,
 ) -> np.ndarray:
@@ -384,7 +384,7 @@ def embed(
 
 def embedding(
     values: ArrayLike,
-    labels: Sequence[Any] | None,
+    labels: Iterable[Any] | None,
     method: str = "tsne",
     random_state: int = 0,
     ax: Axes | None = None,
@@ -400,7 +400,7 @@ def embedding(
 
 def draw_embedding(
     points: ArrayLike,
-    labels: Sequence[Any] | None,
+    labels: Iterable[Any] | None,
     method: str = "tsne",
     random_state: int = 0,
     ax: Axes | None = None,
@@ -411,12 +411,13 @@ def draw_embedding(
     types, colours = _types(names), type_colours(names)
     marker = {name: _marker(i) for i, name in enumerate(types)}
     ax = _axes(ax, (5.2, 4))
-    style = {"s": float(np.clip(6000 / len(points), 4, 25)), "lw": 0.2, "edgecolors": "white"}
+    size = float(np.clip(6000 / len(points), 4, 25))
     shuffled = np.random.default_rng(random_state).permutation(len(points))
     for shape in dict.fromkeys(marker.values()):
         chosen = [i for i in shuffled if marker[names[i]] == shape]
         fill = [colours[names[i]] for i in chosen]
-        ax.scatter(*points[chosen].T, c=fill, marker=shape, **style)
+        x, y = points[chosen].T
+        ax.scatter(x, y, s=size, c=fill, marker=shape, lw=0.2, edgecolors="white")
     one_discriminant = method == "lda" and len(set(types) - {UNLABELLED}) == 2
     axis = AXIS_NAMES[method]
     ax.set(xticks=[], yticks=[])
@@ -447,10 +448,10 @@ def f1_bars(
         isinstance(entry, Mapping) or (len(entry) > 0 and isinstance(entry[0], Mapping))
         for entry in per_type.values()
     )
-    methods = per_type if several else {"": per_type}
+    methods: Any = per_type if several else {"": per_type}
     if not methods or not all(methods.values()):
         raise ValueError("per_type is empty: expected the F1 of at least one type")
-    averages = average if several else {"": average}
+    averages: Any = average if several else {"": average}
     if average is not None and set(averages) != set(methods):
         raise ValueError(f"average must be given for {list(methods)}, got {list(averages)}")
     summaries = {method: _f1_summary(entry) for method, entry in methods.items()}
@@ -475,14 +476,15 @@ def f1_bars(
     ax.set(xlim=(-0.6, at[-1] + 0.6), ylim=(0, 1.1), yticks=np.linspace(0, 1, 6))
     _dress(ax, _more(types, shown), "F1")
     if several:
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": min(4, len(methods))}
+        columns = min(4, len(methods))
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns}
         ax.legend(drawn, map(_literal, methods), frameon=False, fontsize=SMALL, **place)
     return ax
 
 
 def confusion(
     matrix: ArrayLike,
-    type_names: Sequence[Any],
+    type_names: Iterable[Any],
     normalize: bool | str = False,
     ax: Axes | None = None,
 ) -> Axes:
@@ -515,7 +517,8 @@ def confusion(
     size = float(np.clip(0.5 * k + 1.5, 2.8, 9))
     ax = _axes(ax, (size + 0.9, size))
     picture = ax.imshow(shown, cmap="Blues", vmin=0, vmax=most)
-    style = {"ha": "center", "va": "center", "fontsize": SMALL if k <= 15 else SMALL - 2.5}
+    points = SMALL if k <= 15 else SMALL - 2.5
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": points}
     for (row, column), value in np.ndenumerate(shown) if k <= MAX_NUMBERS else ():
         text = f"{value:.2f}" if normalize else f"{value:,.0f}"
         colour = "white" if value > 0.55 * most else "black"
@@ -551,12 +554,13 @@ def learning_curve(
         if lacking is not None:
             raise ValueError(f"history needs the key {key!r} throughout, got {[*lacking]}")
         heights = [float(entry[key]) for entry in history]
-        style = {"marker": "o", "markersize": 3 if n <= 40 else 0, "lw": 1 if i else 1.6}
-        ax.plot(np.arange(1, n + 1), heights, color=PALETTE[i % len(PALETTE)], **style)
+        style: dict[str, Any] = {"marker": "o", "markersize": 3 if n <= 40 else 0}
+        style |= {"lw": 1 if i else 1.6, "color": PALETTE[i % len(PALETTE)]}
+        ax.plot(np.arange(1, n + 1), heights, **style)
     if terms:
         ax.legend(ax.lines, map(_literal, keys), frameon=False, fontsize=SMALL)
     ax.set_xlim(0.5, n + 0.5)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     _dress(ax, "iteration", "objective")
     return ax
 
@@ -598,13 +602,13 @@ def response_map(
     down, across = covers
     covering = np.outer(down.sum(axis=1), across.sum(axis=1))
     response = np.ma.masked_where(covering == 0, down @ codes @ across.T / np.maximum(covering, 1))
-    strength = np.abs(response).filled(0)
+    strength = np.abs(response.filled(0))
     most, signed = strength.max() or 1.0, codes.min() < 0
 
     ax = _axes(ax, (4.2, 3.6 * size[0] / size[1]))
     ax.imshow(image)
-    style = {"cmap": "PuOr_r" if signed else "viridis", "vmin": -most if signed else 0}
-    overlay = ax.imshow(response, vmax=most, alpha=0.85 * strength / most, **style)
+    cmap, low = ("PuOr_r", -most) if signed else ("viridis", 0.0)
+    overlay = ax.imshow(response, cmap=cmap, vmin=low, vmax=most, alpha=0.85 * strength / most)
     bar = _colour_bar(overlay, "mean code of the windows over a pixel", ax=ax, shrink=0.8)
     bar.solids.set_alpha(1)
     _bare(ax)
@@ -612,9 +616,9 @@ def response_map(
 
 
 def calibration(
-    y_true: Sequence[Any],
+    y_true: Iterable[Any],
     probabilities: ArrayLike,
-    class_names: Sequence[Any],
+    class_names: Iterable[Any],
     n_bins: int = 10,
     ax: Axes | None = None,
 ) -> Axes:
@@ -651,7 +655,7 @@ def calibration(
         lines += ax.plot(given, seen, color=colours[name], lw=0.9, alpha=0.8)
         texts.append(_literal(name))
     ax.plot([0, 1], [0, 1], color="0.6", lw=0.8, linestyle="--")
-    place = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
     ax.legend(lines, texts, frameon=False, fontsize=SMALL, **place)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     _dress(ax, "predicted probability", "observed frequency")
@@ -659,9 +663,9 @@ def calibration(
 
 
 def accuracy_coverage(
-    y_true: Sequence[Any],
+    y_true: Iterable[Any],
     probabilities: ArrayLike,
-    class_names: Sequence[Any],
+    class_names: Iterable[Any],
     ax: Axes | None = None,
 ) -> Axes:
     """Accuracy when only the surest calls are kept, against the share of cells kept.
@@ -678,7 +682,7 @@ def accuracy_coverage(
     ax = _axes(ax, (3.8, 2.8))
     marker = "o" if ends.sum() == 1 else None
     ax.plot(kept[ends] / len(order), accuracy, color=PALETTE[0], lw=1.6, marker=marker)
-    place = {"xytext": (-4, -12), "textcoords": "offset points", "ha": "right"}
+    place: dict[str, Any] = {"xytext": (-4, -12), "textcoords": "offset points", "ha": "right"}
     ax.annotate(f"all cells: {accuracy[-1]:.3f}", (1, accuracy[-1]), fontsize=SMALL, **place)
     room = max(1 - accuracy.min(), 0.02)
     ax.set(xlim=(0, 1.02), ylim=(1 - 1.3 * room, 1 + 0.05 * room))
@@ -733,7 +737,7 @@ def _type_legend(ax: Axes, types: Sequence[str], anchor: tuple[float, float] = (
     from matplotlib.lines import Line2D
 
     colours, texts = type_colours(types), [_literal(name) for name in types[:MAX_LEGEND]]
-    style = {"linestyle": "", "markersize": 5}
+    style: dict[str, Any] = {"linestyle": "", "markersize": 5}
     handles = [
         Line2D([], [], marker=_marker(i), color=colours[name], **style)
         for i, name in enumerate(types[:MAX_LEGEND])
@@ -741,14 +745,16 @@ def _type_legend(ax: Axes, types: Sequence[str], anchor: tuple[float, float] = (
     if len(types) > MAX_LEGEND:
         handles.append(Line2D([], [], **style))
         texts.append(f"+{len(types) - MAX_LEGEND:,} more")
-    place = {"loc": "upper left", "bbox_to_anchor": anchor, "borderaxespad": 0.2}
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": anchor, "borderaxespad": 0.2}
     ax.legend(handles, texts, frameon=False, fontsize=SMALL, handletextpad=0.3, **place)
 
 
 def _type_ticks(ax: Axes, side: str, at: np.ndarray, names: Sequence[str]) -> None:
     if len(names) > MAX_TICKS:
-        at, names = [], []
-    style = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if side == "x" else {}
+        at, names = at[:0], []
+    style: dict[str, Any] = (
+        {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if side == "x" else {}
+    )
     set_ticks = ax.set_xticks if side == "x" else ax.set_yticks
     set_ticks(at, [_literal(name) for name in names], fontsize=SMALL, **style)
 
@@ -774,7 +780,7 @@ def _draw_tree(ax: Axes, data: np.ndarray, sideways: bool) -> np.ndarray:
         node[n + i] = (a[0] + b[0]) / 2, height
     reach = 1.02 * linkage[-1, 2] or 1.0
     lines = brackets[..., ::-1] if sideways else brackets
-    ax.add_collection(LineCollection(lines, colors="0.3", linewidths=0.4))
+    ax.add_collection(LineCollection(list(lines), colors="0.3", linewidths=0.4))
     if sideways:
         ax.set(xlim=(reach, 0), ylim=(n, 0))
     else:
@@ -782,7 +788,7 @@ def _draw_tree(ax: Axes, data: np.ndarray, sideways: bool) -> np.ndarray:
     return leaves
 
 
-def _cells(values: ArrayLike, labels: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray]:
+def _cells(values: ArrayLike, labels: Iterable[Any] | None) -> tuple[np.ndarray, np.ndarray]:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"values must have shape (cells, signatures), got {values.shape}")
@@ -841,7 +847,7 @@ def _f1_summary(entry: Any) -> tuple[dict[str, tuple[float, float]], tuple[float
 
 
 def _calls(
-    y_true: Sequence[Any], probabilities: ArrayLike, class_names: Sequence[Any]
+    y_true: Iterable[Any], probabilities: ArrayLike, class_names: Iterable[Any]
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Index of each labelled cell's true class (-1: not a class), its probabilities, the names."""
     names = _names(class_names)

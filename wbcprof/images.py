@@ -28,7 +28,7 @@ import os
 import warnings
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -394,7 +394,7 @@ def open_images(
     if isinstance(images, str | os.PathLike):
         found, own = _from_path(images)
         return ImageSource(found, own if names is None else names, min_size, on_error)
-    array = None if isinstance(images, NOT_ONE_PER_IMAGE) else _as_array(images)
+    array: Any = None if isinstance(images, NOT_ONE_PER_IMAGE) else _as_array(images)
     if hasattr(array, "shape") and hasattr(array, "dtype") and len(array.shape) != 1:
         return ImageSource(_from_array(array), names, min_size, on_error)
     if not isinstance(images, Iterable) or isinstance(images, NOT_ONE_PER_IMAGE):
@@ -503,7 +503,7 @@ class _Rows:
             yield _Rows(self.array, start, stop)
             start = stop
 
-    def arrays(self) -> Sequence[np.ndarray]:
+    def arrays(self) -> np.ndarray:
         return np.asarray(self.array[self.start : self.stop])
 
     def load(self) -> list[Outcome]:
@@ -558,6 +558,7 @@ class _Stream:
                     "give a list or a folder to read them more than once."
                 )
             self._read = True
+        things: Iterator[Any]
         if isinstance(self._things, Sequence):
             things = map(self._things.__getitem__, range(self._start, self._start + self.n))
         else:
@@ -579,7 +580,7 @@ def _outcomes(
     load: Callable[[_File | _Array | _Rows], list[Outcome]],
     n_threads: int,
     changed: bool,
-) -> Iterator[tuple[str, Outcome]]:
+) -> Generator[tuple[str, Outcome], None, None]:
     """Id and pixels of every image, in order, whatever order threads finish in; arrays in memory
     go to threads only if they are changed."""
     if n_threads == 1:
@@ -596,21 +597,21 @@ def _outcomes(
             # Two blocks at least, however large, so that one is decoded while one is used.
             while more and (len(pending) < 2 or ahead < 2 * n_threads):
                 try:
-                    block = next(blocks, None)
+                    coming = next(blocks, None)
                 except Exception as error:  # of the user's iterator: its turn comes
-                    failure, block = error, None
-                if block is None:
+                    failure, coming = error, None
+                if coming is None:
                     more = False
                     continue
-                wait = partial(load, block)
-                if changed or not block.in_memory:
+                wait: Callable[[], list[Outcome]] = partial(load, coming)
+                if changed or not coming.in_memory:
                     if pool is None:
                         from concurrent.futures import ThreadPoolExecutor
 
                         pool = ThreadPoolExecutor(n_threads, "wbcprof-images")
                     wait = pool.submit(wait).result
-                pending.append((block, wait))
-                ahead += len(block)
+                pending.append((coming, wait))
+                ahead += len(coming)
             if pending:
                 block, wait = pending.popleft()
                 ahead -= len(block)
@@ -639,17 +640,19 @@ def _array_id(index: int) -> str:
     return f"image_{index:06d}"
 
 
+def _file(path: str | os.PathLike) -> _File:
+    name = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"No such image file or folder: '{name}'")
+    if os.path.isdir(path):
+        raise ValueError(f"'{name}' is a folder; give one folder by itself, or image files only.")
+    return _File(Path(path), name)
+
+
 def _unit(thing: Any, index: int) -> _File | _Array:
     """One image file or array of a collection; refuses what is neither."""
     if isinstance(thing, str | os.PathLike):
-        name = os.fspath(thing)
-        if not os.path.exists(thing):
-            raise FileNotFoundError(f"No such image file or folder: '{name}'")
-        if os.path.isdir(thing):
-            raise ValueError(
-                f"'{name}' is a folder; give one folder by itself, or image files only."
-            )
-        return _File(Path(thing), name)
+        return _file(thing)
     array = None if isinstance(thing, NOT_ONE_PER_IMAGE) else _as_array(thing)
     if array is None:
         raise TypeError(f"images must be {ACCEPTED}; item {index} is a {type(thing).__name__}.")
@@ -706,7 +709,7 @@ def _from_path(path: str | os.PathLike) -> tuple[_Listed | _Stream, list[str | N
             return _open_npy(Path(path))
     elif glob.has_magic(os.fspath(path)):
         return _from_glob(Path(path))
-    return _Listed([_with_pages(_unit(path, 0))]), None
+    return _Listed([_with_pages(_file(path))]), None
 
 
 def _with_pages(file: _File) -> _File:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .classify import TypeClassifier
     from .stain import StainNormaliser
 
+_T = TypeVar("_T")
+
 _BATCH_BYTES = 8 << 20  # images profiled in one kernel call
 _TOLERANCE_SAMPLE = 32  # images that an approximate encoder is chosen on
 _TILE_ROWS = 2048  # windows coded at a time where codes are kept
@@ -29,13 +31,13 @@ class ToleranceWarning(UserWarning):
     """Profiles made with a tolerance are further from the exact ones than it allows."""
 
 
-class _Deferred:
+class _Deferred(Generic[_T]):
     """A field, None by default, that may be set to a function: its result is made at first use."""
 
-    def __set_name__(self, owner, name):
+    def __set_name__(self, owner: type, name: str) -> None:
         self._name = f"_{name}"
 
-    def __get__(self, instance, owner):
+    def __get__(self, instance: object, owner: type) -> _T | None:
         if instance is None:
             return None
         value = getattr(instance, self._name)
@@ -44,7 +46,7 @@ class _Deferred:
             setattr(instance, self._name, value)
         return value
 
-    def __set__(self, instance, value):
+    def __set__(self, instance: object, value: _T | Callable[[], _T] | None) -> None:
         setattr(instance, self._name, value)
 
 
@@ -56,11 +58,11 @@ class Model:
     ----------
     layers : list of Layer
         The first reads pixels, each later one the pooled code map of the one before.
-    pools : tuple of str
+    pools : str or sequence of str
         Statistics of the codes over the windows: any of "mean", "max", "std", "active", "sqrt".
-    levels : tuple of int
+    levels : sequence of int
         Spatial pyramid: level L splits the image into L x L parts.
-    centres : tuple of float
+    centres : sequence of float
         Central discs, by diameter as a fraction of the image's shorter side.
     stain : StainNormaliser or None
         Every image is first brought to the colours of those that the model was learnt from.
@@ -76,13 +78,13 @@ class Model:
     """
 
     layers: list[Layer]
-    pools: tuple[str, ...] = ("mean",)
-    levels: tuple[int, ...] = (1,)
+    pools: Sequence[str] = ("mean",)
+    levels: Sequence[int] = (1,)
     parameters: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     history: list[list[dict[str, float]]] = field(default_factory=list, repr=False)
-    classifier: TypeClassifier | None = _Deferred()
-    centres: tuple[float, ...] = ()
+    classifier: _Deferred[TypeClassifier] = _Deferred()
+    centres: Sequence[float] = ()
     stain: StainNormaliser | None = None
 
     def __post_init__(self):
@@ -119,7 +121,7 @@ class Model:
         self,
         images,
         *,
-        labels: Sequence[str] | None = None,
+        labels: Iterable[Any] | None = None,
         step: int | None = None,
         inference: str = "feedforward",
         tolerance: float | None = None,
@@ -132,8 +134,8 @@ class Model:
         ----------
         images : folder, path, list of paths, array, or iterable of arrays
             See `wbcprof.images.open_images`. One (H, W, 3) array is one image.
-        labels : sequence of str, optional
-            Types of the images; a folder's sub-folders give them by default.
+        labels : iterable of (str or None), optional
+            Types of the images, where known; a folder's sub-folders give them by default.
         step : int, optional
             Distance between windows, px; the model's own by default.
         inference : {"feedforward", "sparse"}
@@ -168,8 +170,10 @@ class Model:
         source = open_images(images, labels, min_size=self.min_size)
         encoder = self.layers[-1].encoder(step if len(self.layers) == 1 else None)
         metadata = {"inference": inference, "step": step or self.layers[0].step, **self.provenance}
-        exact, checked = encoder, []
-        values, ids, known_labels = [], [], []
+        exact = encoder
+        checked: list[tuple[float, float]] = []
+        values: list[np.ndarray] = []
+        ids, known_labels = [], []
         for batch in _batches(self.read(source, n_threads)):
             pixels = np.stack([cell.pixels for cell in batch])
             if tolerance is not None and not values:
@@ -330,6 +334,7 @@ class Model:
             bottom edge, which no window covers, is covered by windows moved inward.
         """
         layer = self.layers[0]
+        assert layer.pixel_input is not None
         size = layer.patch_size
         step = layer.step if step is None else positive_integer("step", step)
         if step > size:

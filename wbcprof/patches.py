@@ -142,6 +142,7 @@ def sample_patches(
         columns = rng.integers(view.shape[1], size=count)
         patches[filled : filled + count] = view[rows, columns]
         filled += count
+    assert patches is not None
     return patches[:filled].reshape(filled, -1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Any
@@ -19,7 +19,7 @@ from .layer import Layer
 from .model import Model, smallest_side
 from .patches import PatchStream, crop_centre, pixel_table, positive_integer
 from .profiles import Profiles
-from .psd import PSD
+from .psd import PSD, RemotePatches
 from .stain import StainNormaliser, check_stain
 
 _STACK_DEFAULTS = {
@@ -205,8 +205,8 @@ class Profiler(TransformerMixin, BaseEstimator):
             )
         model = Model([], self.pools, self.levels, centres=self.centres)
         if self.stain is not None:
-            model.stain = self._learn_stain(source)
-        self.psd_ = []
+            model.stain = self._learn_stain(source, self.stain)
+        self.psd_: list[PSD] = []
 
         first = {name: getattr(self, name) for name in ("n_signatures", "patch_size", "step")}
         self._learn_layer(model, source, client, **first, n_patches=self.n_patches)
@@ -224,13 +224,13 @@ class Profiler(TransformerMixin, BaseEstimator):
         self.model_ = model
         return self
 
-    def _learn_stain(self, source: ImageSource) -> StainNormaliser:
+    def _learn_stain(self, source: ImageSource, method: str) -> StainNormaliser:
         """Colours of some of the images, spread over all."""
         sample = source.sample(_STAIN_IMAGES, self.n_threads)
         first = list(islice(sample, 1))
         if not first:  # these are all unusable; others may not be, or the error says why
             sample = (cell.pixels for cell in source.read(self.n_threads))
-        return StainNormaliser.learn(chain(first, sample), self.stain)
+        return StainNormaliser.learn(chain(first, sample), method)
 
     def _learn_layer(
         self, model, source, client, n_signatures, patch_size, step, n_patches
@@ -255,6 +255,7 @@ class Profiler(TransformerMixin, BaseEstimator):
             verbose=self.verbose,
             checkpoint=checkpoint,
         )
+        patches: PatchStream | RemotePatches
         drawing = (patch_size, n_patches, self.random_state, table)
         if client is None:
             patches = PatchStream(
@@ -400,7 +401,7 @@ def profile(
     step: int | None = None,
     n_threads: int | None = None,
     *,
-    labels: Sequence[str] | None = None,
+    labels: Iterable[Any] | None = None,
     inference: str = "feedforward",
     tolerance: float | None = None,
     progress: Callable[[int, int | None], None] | None = None,

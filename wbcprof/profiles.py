@@ -74,8 +74,8 @@ _FEATURE = re.compile(r"Cells_([A-Za-z]+)_Signature_(\d{4,})((?:_L\d+R\d+C\d+|_C
 
 def _feature_table(names: Sequence[str]) -> dict[str, list]:
     """Pool, signature and region of `feature_names`; nothing where one name is of other making."""
-    found = [_FEATURE.fullmatch(name) for name in names]
-    if not all(found):
+    found = [match for name in names if (match := _FEATURE.fullmatch(name))]
+    if len(found) < len(names):
         return {}
     return {
         "pool": [match[1].lower() for match in found],
@@ -256,7 +256,7 @@ class Profiles:
         """Ids and labels by column. Bytes of a file name that are no UTF-8 are spelt ``\\udcff``,
         as no table holds them."""
         self._check()
-        columns = {ID_COLUMN: self.ids}
+        columns: dict[str, Sequence[str | None]] = {ID_COLUMN: self.ids}
         if self.labels is not None:
             columns[LABEL_COLUMN] = self.labels
         return {
@@ -304,7 +304,7 @@ class Profiles:
         if foreign:
             raise ValueError(f"expected float features, got {', '.join(foreign[:5])}")
 
-        def texts(name: str) -> list[str | None]:
+        def texts(name: str) -> list[Any]:  # of str or None; such ids are refused by `_check`
             column = frame[name]
             return [
                 None if missing else str(text)
@@ -346,7 +346,8 @@ class Profiles:
             _check_columns(names)
             features = [i for i, name in enumerate(names) if not name.startswith(_METADATA)]
             at = {name: i for i, name in enumerate(names)}
-            values, ids, labels = [], [], []
+            values, labels = [], []
+            ids: list[Any] = []  # None, if there is any, is refused by `_check`
             for row in filter(None, rows):
                 if len(row) != len(names):
                     raise ValueError(
@@ -443,7 +444,8 @@ class Profiles:
                 raise ValueError(f"order must hold each of the {len(var)} features once")
             var["rank"] = 0
             var.iloc[order, -1] = np.arange(1, len(var) + 1)
-        simple, others = {}, {}
+        simple: dict[str, Any] = {}
+        others: dict[str, Any] = {}
         for key, value in self.metadata.items():
             fits = isinstance(value, str | int | float) and key != "json"
             (simple if fits else others)[key] = value

@@ -433,7 +433,8 @@ class _Learner(Coder):
 
     def _update(self) -> None:
         """Move the signatures."""
-        _learn.update_signatures(self.signatures, self.A, self.C, *self._scratch, self._threads)
+        gradient, moved = self._scratch
+        _learn.update_signatures(self.signatures, self.A, self.C, gradient, moved, self._threads)
         self._n_gathered = 0
         self._gram = None
 
@@ -644,18 +645,19 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             What was learnt rebuilds patches no better than zeros do.
         """
         X = self._check(X, reset=True)
+        path = self.checkpoint
         with blas_threads(1):
-            identity = None if self.checkpoint is None else self._identity(X)
-            if identity is not None and os.path.exists(self.checkpoint):
-                self._resume(identity)
+            identity = {} if path is None else self._identity(X)
+            if path is not None and os.path.exists(path):
+                self._resume(path, identity)
             else:
                 self._start(X)
             while len(self.history_) < self.max_iter and not self._settled():
                 self.history_.append(self._pass(X))
                 if self.verbose:
                     print(_describe(len(self.history_), self.history_[-1]), flush=True)
-                if identity is not None:
-                    self._save(identity)
+                if path is not None:
+                    self._save(path, identity)
             self._finish(X)
         self._warn_of_failure()
         return self
@@ -689,26 +691,27 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "patches": list(X.shape),
             "rounds": X.n_rounds if isinstance(X, PatchStream) else 1,
             "content of the patches": hashlib.blake2b(
-                np.ascontiguousarray(values), digest_size=16
+                np.ascontiguousarray(values).data, digest_size=16
             ).hexdigest(),
         }
 
-    def _save(self, identity: dict[str, Any]) -> None:
+    def _save(self, path: str | os.PathLike, identity: dict[str, Any]) -> None:
         arrays, values = self._learner.state()
         for name in _PREPROCESSING_ARRAYS:
             if getattr(self.preprocessing_, name) is not None:
                 arrays[f"preprocessing.{name}"] = getattr(self.preprocessing_, name)
         values |= {"scale": self.preprocessing_.scale, "history": self.history_}
-        write_checkpoint(self.checkpoint, arrays, {"identity": identity, **values})
+        write_checkpoint(path, arrays, {"identity": identity, **values})
 
     def _state_shapes(self) -> dict[str, tuple[int | str, ...]]:
         """Of the arrays of a checkpoint; "k" is the length of whitened patches."""
         h, m = self.n_components, self.n_features_in_
         learner = {"signatures": (h, m), "A": (h, h), "C": (h, m), "mean": (m,)}
+        encoder: dict[str, tuple[int | str, ...]]
         encoder = {"weights": (h, "k"), "bias": (h,), "gain": (h,)}
         if self.encoder == "soft_threshold":
             encoder["threshold"] = (h,)
-        preprocessing = {}
+        preprocessing: dict[str, tuple[int, ...]] = {}
         if self.whiten or self.preprocessing == "dataset_mean":
             preprocessing["preprocessing.mean"] = (m,)
         if self.whiten:
@@ -726,11 +729,11 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             **preprocessing,
         }
 
-    def _resume(self, identity: dict[str, Any]) -> None:
-        arrays, values = read_checkpoint(self.checkpoint, identity, self._state_shapes())
+    def _resume(self, path: str | os.PathLike, identity: dict[str, Any]) -> None:
+        arrays, values = read_checkpoint(path, identity, self._state_shapes())
         if len(values["history"]) > self.max_iter:
             raise ValueError(
-                f"the checkpoint {os.fspath(self.checkpoint)!r} is past max_iter "
+                f"the checkpoint {os.fspath(path)!r} is past max_iter "
                 f"({self.max_iter}): it holds {len(values['history'])} iterations"
             )
         self.history_ = values["history"]

@@ -81,10 +81,10 @@ def find_regions(
     about the image's middle, or else the windows nearest to the middle.
     """
     n_windows = (height - patch_size) // step + 1, (width - patch_size) // step + 1
-    masks = []
+    regions = []
     for level in levels:
         row_part, column_part = (np.arange(n) * level // n for n in n_windows)
-        masks += [
+        regions += [
             (row_part == row)[:, None] & (column_part == column)
             for row in range(level)
             for column in range(level)
@@ -96,18 +96,18 @@ def find_regions(
         )
         distance = np.hypot(y[:, None], x)
         nearest = distance.min()
-        masks += [distance <= max(c * min(height, width) / 2, nearest) for c in centres]
-    masks = np.array(masks)
+        regions += [distance <= max(c * min(height, width) / 2, nearest) for c in centres]
+    masks = np.array(regions)
     box = []
     for axis in (2, 1):
         inside = np.flatnonzero(masks.any(axis=(0, axis)))
         box.append(slice(int(inside[0]), int(inside[-1]) + 1))
-    pixels = tuple(slice(s.start * step, (s.stop - 1) * step + patch_size) for s in box)
-    masks = masks[:, box[0], box[1]]
+    rows, columns = (slice(s.start * step, (s.stop - 1) * step + patch_size) for s in box)
+    masks = masks[:, *box]
     # Sorted by the regions that a part belongs to, without sorting all windows of a large image.
     part_of_window = np.zeros(masks.shape[1:], np.int32)
     for mask in masks:
         split = 2 * part_of_window + mask
         part_of_window = (np.cumsum(np.bincount(split.ravel()) > 0, dtype=np.int32) - 1)[split]
     parts = [np.flatnonzero(np.bincount(part_of_window[mask])) for mask in masks]
-    return Regions(masks, pixels, part_of_window, tuple(parts))
+    return Regions(masks, (rows, columns), part_of_window, tuple(parts))

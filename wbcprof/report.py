@@ -15,7 +15,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BytesIO
@@ -48,7 +48,7 @@ def write_report(
     images: Any,
     path: str | os.PathLike,
     *,
-    labels: Sequence[str | None] | None = None,
+    labels: Iterable[Any] | None = None,
     samples: Mapping[str, str] | None = None,
     calls: str = "cross-validated",
     figure_folder: str | os.PathLike | None = None,
@@ -67,7 +67,7 @@ def write_report(
         See `wbcprof.images.open_images`.
     path : path
         File to write; it is whole or absent.
-    labels : sequence, optional
+    labels : iterable, optional
         Types of the images; a folder's sub-folders give them by default. None is unknown.
     samples : mapping from image id to sample name, optional
         The differential count is then made per sample.
@@ -161,9 +161,10 @@ class _Calls:
 
     note: str
     types: list[str] = field(default_factory=list)
-    called: np.ndarray | None = None  # (n,) index into types
-    rival: np.ndarray | None = None
-    probability: np.ndarray | None = None  # (n, k)
+    # Any for None, where no cell is called.
+    called: np.ndarray | Any = None  # (n,) index into types
+    rival: np.ndarray | Any = None
+    probability: np.ndarray | Any = None  # (n, k)
     reasons: list[list[tuple[int, float, float, int]]] = field(default_factory=list)
     folds: list[np.ndarray] = field(default_factory=list)  # labelled cells, scored fold by fold
 
@@ -188,16 +189,20 @@ def _read(model, images, labels, random_state, n_threads) -> _Cells:
     source = open_images(images, labels, min_size=model.min_size)
     if source.n_hint is None:
         held = list(source.read(n_threads))
-        names = [cell.label for cell in held]
-        source = open_images([cell.pixels for cell in held], names, min_size=model.min_size)
+        known = [cell.label for cell in held]
+        source = open_images([cell.pixels for cell in held], known, min_size=model.min_size)
     n = source.n_hint
-    drawn = range(n)
+    drawn: range | set[int] = range(n)
     if n > MAP_CELLS:
         rng = np.random.default_rng(random_state)
         drawn = set(rng.choice(n, MAP_CELLS, replace=False).tolist())
     side, quality = next((s, q) for most, s, q in THUMBNAILS if min(n, MAP_CELLS) <= most)
 
-    ids, names, shown, thumbnails, examples = [], [], [], [], {}
+    ids: list[str] = []
+    names: list[str] = []
+    shown: list[int] = []
+    thumbnails: list[np.ndarray] = []
+    examples: dict[int, np.ndarray] = {}
     per_type: Counter[str] = Counter()
 
     def taken(cells: Iterator[Cell]) -> Iterator[np.ndarray]:
@@ -229,7 +234,7 @@ def _read(model, images, labels, random_state, n_threads) -> _Cells:
 
 def _call(model: Model, cells: _Cells, how: str, random_state: int) -> _Calls:
     if how == "model":
-        return _call_by_model(model, cells)
+        return _call_by_model(model.classifier, cells)
     count = Counter(name for name in cells.labels if name != UNLABELLED)
     types = sorted(name for name, n in count.items() if n >= FOLDS)
     try:
@@ -245,18 +250,18 @@ def _call(model: Model, cells: _Cells, how: str, random_state: int) -> _Calls:
         reason = f"No cross-validation: {error}."
     if model.classifier is None:
         return _Calls(f"{reason} The model holds no classifier either: no cell is called.")
-    found = _call_by_model(model, cells)
+    found = _call_by_model(model.classifier, cells)
     found.note = f"{reason} {found.note}"
     return found
 
 
-def _call_by_model(model: Model, cells: _Cells) -> _Calls:
+def _call_by_model(classifier: Any, cells: _Cells) -> _Calls:
     found = _Calls(
         "Types are called by the classifier in the model file. If that was trained on these very "
         "cells, the figures below are better than they would be on new ones."
     )
-    _prepare(found, [str(name) for name in model.classifier.classes_], len(cells.ids))
-    _fill(found, model.classifier, cells, np.arange(len(cells.ids)))
+    _prepare(found, [str(name) for name in classifier.classes_], len(cells.ids))
+    _fill(found, classifier, cells, np.arange(len(cells.ids)))
     known = np.flatnonzero(np.isin(cells.labels, found.types))
     found.folds = [known] if len(known) else []
     if not len(known):
@@ -345,7 +350,8 @@ def _render(
     points, map_note = _map(cells, groups, random_state, figure_folder)
     sheet, tiles = _sheet(cells), _tiles(model)
     data, position = _data(cells, called, call_names, is_wrong, points, sheet, tiles)
-    wrong = sorted(np.flatnonzero(is_wrong), key=lambda i: -called.probability[i, called.called[i]])
+    wrong = np.flatnonzero(is_wrong).tolist()
+    wrong.sort(key=lambda i: -called.probability[i, called.called[i]])
     gallery = [i for i in wrong if i in position][:GALLERY]
     gallery_note = "No cell was scored." if not len(scored) else (
         f"{len(wrong):,} of {len(scored):,} scored cells were called another type than given; "

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, issparse
 
 from wbcprof import _core
@@ -41,8 +42,8 @@ class SparseCodes(NamedTuple):
 
 
 def sparse_encode(
-    patches: np.ndarray,
-    signatures: np.ndarray,
+    patches: ArrayLike,
+    signatures: ArrayLike,
     alpha: float,
     *,
     positive: bool = False,
@@ -138,11 +139,11 @@ def gram_matrix(
 
 
 def sparse_code(
-    patches: np.ndarray,
-    components: np.ndarray,
+    patches: ArrayLike,
+    components: ArrayLike,
     alpha: float,
     kappa: float = 0.0,
-    prediction: np.ndarray | None = None,
+    prediction: ArrayLike | None = None,
     init: csr_array | np.ndarray | None = None,
     *,
     positive: bool = False,
@@ -227,7 +228,9 @@ def sparse_code(
         prediction = _rows(prediction, "prediction")
         if prediction.shape != (n, h):
             raise ValueError(f"prediction must have shape {(n, h)}, got {prediction.shape}")
-    start = None if init is None else _warm_start(init, (n, h))
+    start, start_index, start_value = (
+        (None, None, None) if init is None else _warm_start(init, (n, h))
+    )
     if not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}")
     if max_iter < 1:
@@ -260,9 +263,9 @@ def sparse_code(
         here = slice(at % tile, at % tile + rows.stop - rows.start)
         x = np.ascontiguousarray(patches[rows], np.float32)
         energy[here] = _energy(x, "patches", at)
-        if products is None:
+        if signatures is not None:
             _core.correlate(x, signatures, linear[here])
-        else:
+        elif products is not None:
             linear[here, :h] = products[rows]
             if not np.isfinite(linear[here, :h]).all():
                 raise ValueError("products must be finite in float32, got NaN or infinity")
@@ -276,12 +279,13 @@ def sparse_code(
             rows = slice(i, min(i + tile, n))
             size = rows.stop - rows.start
             list(pool.map(prepare, range(i, rows.stop, BLOCK)))
-            warm = (None,) * 3 if start is None else (start[0][i : rows.stop + 1], *start[1:])
             _core.sparse_code(
                 gram,
                 linear[:size],
                 energy[:size],
-                *warm,
+                None if start is None else start[i : rows.stop + 1],
+                start_index,
+                start_value,
                 index[:size],
                 value[:size],
                 count[rows],
@@ -313,7 +317,7 @@ def _padded(h: int) -> int:
     return -(-h // _core.SIGNATURE_BLOCK) * _core.SIGNATURE_BLOCK
 
 
-def _rows(array: np.ndarray, name: str) -> np.ndarray:
+def _rows(array: ArrayLike, name: str) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim != 2:
         raise ValueError(f"{name} must have 2 dimensions, got shape {array.shape}")

@@ -137,8 +137,7 @@ def _load(path: str | os.PathLike, name: str | os.PathLike) -> Model:
                 if name.startswith(_CLASSIFIER)
             }
             _check_classifier(parameters, own, _count_features(model))
-            make = partial(_build_classifier, name, parameters, own)
-            model.classifier = make  # type: ignore[assignment]  # made at first use
+            model.classifier = partial(_build_classifier, name, parameters, own)
         return model
 
 
