@@ -62,6 +62,8 @@ def test_sampled_patches_reach_every_corner():
 def test_fewer_images_than_expected_give_fewer_patches():
     image = np.zeros((9, 9, 3), np.uint8)
     assert len(sample_patches([image, image], 4, 5, 40, random_state=0)) == 20
+    with pytest.raises(ValueError, match="images to draw patches from, got none"):
+        sample_patches([], 0, 5, 40, random_state=0)
 
 
 @pytest.mark.parametrize("whiten", [False, True])

@@ -128,6 +128,11 @@ def sample_patches(
     Returns
     -------
     ndarray of shape (n_patches, patch_size**2 * channels), dtype of the images
+
+    Raises
+    ------
+    ValueError
+        There are no images.
     """
     patches = None
     filled = 0
@@ -142,7 +147,8 @@ def sample_patches(
         columns = rng.integers(view.shape[1], size=count)
         patches[filled : filled + count] = view[rows, columns]
         filled += count
-    assert patches is not None
+    if patches is None:
+        raise ValueError("expected images to draw patches from, got none")
     return patches[:filled].reshape(filled, -1)
 
 
