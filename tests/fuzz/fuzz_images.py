@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Any bytes as an image file: it is skipped with a reason, or it gives RGB pixels of 8 bits."""
 
 import os

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Any shapes and options: the kernels agree with their twins of `wbcprof.reference`."""
 
 import sys

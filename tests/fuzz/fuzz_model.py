@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Any bytes as a model file: it is refused with `ModelFileError`, or it profiles finite numbers."""
 
 import copy
