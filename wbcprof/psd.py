@@ -667,14 +667,15 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return len(last) == 3 and all(a - b < self.tol * a for a, b in pairwise(last))
 
     def _warn_of_failure(self) -> None:
-        errors = {name: self.history_[-1][f"error_{name}"] for name in ("optimal", "inferred")}
-        advice = {"optimal": f"an alpha below {self.alpha}",
-                  "inferred": f"a learning_rate below {self.learning_rate}"}  # fmt: skip
-        for name, error in errors.items():
+        for name, advice in (
+            ("optimal", f"an alpha below {self.alpha}"),
+            ("inferred", f"a learning_rate below {self.learning_rate}"),
+        ):
+            error = self.history_[-1][f"error_{name}"]
             if not error < _NO_BETTER_THAN_NOTHING:
                 warnings.warn(
                     f"{name} codes rebuild patches no better than zeros do (relative error "
-                    f"{error:.3g}): use {advice[name]}",
+                    f"{error:.3g}): use {advice}",
                     ConvergenceWarning,
                     stacklevel=3,
                 )
