@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import sys
 import types as python_types
 from pathlib import Path
 
@@ -17,18 +16,10 @@ from sklearn.metrics import f1_score, log_loss
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from wbcprof import classify
-from wbcprof.classify import (
-    FewImagesWarning,
-    TypeClassifier,
-    colour_histograms,
-    evaluate,
-    evaluation_metrics,
-    half_half_splits,
-    rank_signatures,
-)
-from wbcprof.images import ImageWarning
-from wbcprof.profiler import preset_parameters
+from wbcprof import evaluation
+from wbcprof.classify import FewImagesWarning, TypeClassifier, rank_signatures
+from wbcprof.evaluation import colour_histograms, evaluate, evaluation_metrics, half_half_splits
+from wbcprof.images import ImageWarning, open_images
 
 PBC = Path(__file__).resolve().parents[2] / "shared" / "data" / "pbc"
 METRIC_KEYS = {
@@ -427,10 +418,7 @@ def profilers(monkeypatch):
             fitted.append(self)
             return self
 
-    module = python_types.ModuleType("wbcprof.profiler")
-    module.Profiler = Profiler
-    module.preset_parameters = preset_parameters
-    monkeypatch.setitem(sys.modules, "wbcprof.profiler", module)
+    monkeypatch.setattr(evaluation, "Profiler", Profiler)
     return fitted
 
 
@@ -591,7 +579,7 @@ def test_histogram_baseline_on_real_cells():
         by_type.setdefault(row["label"], []).append(PBC / row["path"])
     paths = [path for of_type in by_type.values() for path in of_type[:30]]
     labels = np.repeat(list(by_type), 30)
-    pixels = [cell.pixels for cell in classify.open_images(paths)]
+    pixels = [cell.pixels for cell in open_images(paths)]
     values = colour_histograms(pixels)
     np.testing.assert_allclose((values**2).sum(axis=1), 1, rtol=1e-5)
     scores = []

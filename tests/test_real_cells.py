@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import wbcprof
-from wbcprof.classify import evaluate
+from wbcprof.evaluation import evaluate
 from wbcprof.images import open_images
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof import datasets as datasets
     from wbcprof import figures as figures
     from wbcprof.classify import TypeClassifier as TypeClassifier
-    from wbcprof.classify import evaluate as evaluate
+    from wbcprof.evaluation import evaluate as evaluate
     from wbcprof.model import Model as Model
     from wbcprof.profiler import Profiler as Profiler
     from wbcprof.profiler import fit as fit
@@ -37,7 +37,7 @@ _PUBLIC = {
     "TypeClassifier": "classify",
     "compare": "compare",
     "datasets": "datasets",
-    "evaluate": "classify",
+    "evaluate": "evaluation",
     "figures": "figures",
     "fit": "profiler",
     "load": "storage",

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import read_arrays, write_arrays
-from .files import replacing
+from wbcprof.arrays import read_arrays, write_arrays
+from wbcprof.files import replacing
 
 _KEY = "wbcprof_checkpoint"
 

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from . import __version__
+    from wbcprof import __version__
 
     parser = argparse.ArgumentParser(
         prog="wbcprof",
@@ -209,7 +209,7 @@ _LEARNING_NUMBERS = (
 
 
 def _add_learning(parser) -> None:
-    from .stain import STAINS
+    from wbcprof.stain import STAINS
 
     parser.add_argument(
         "--preset",
@@ -284,8 +284,8 @@ def _say(text: str) -> None:
 
 
 def _fit(options) -> None:
-    from .files import check_output
-    from .profiler import fit
+    from wbcprof.files import check_output
+    from wbcprof.profiler import fit
 
     check_output(options.output)
     _say(f"learning signatures from {options.images}")
@@ -302,7 +302,7 @@ def _fit(options) -> None:
         if client is None:
             profiles = model.profile(options.images, n_threads=options.threads, progress=progress)
         else:
-            from .cluster import profile_on_cluster
+            from wbcprof.cluster import profile_on_cluster
 
             profiles = profile_on_cluster(client, model, options.images, progress)
     last = model.history[0][-1]
@@ -315,7 +315,7 @@ def _fit(options) -> None:
     known = [index for index, label in enumerate(labels) if label is not None]
     types = [labels[index] for index in known]
     if len(set(types)) > 1:
-        from .classify import TypeClassifier
+        from wbcprof.classify import TypeClassifier
 
         model.classifier = TypeClassifier().fit(profiles.values[known], types)
         _say(f"classifier trained on the {len(known)} of {len(profiles)} images that have a type")
@@ -326,8 +326,8 @@ def _fit(options) -> None:
 
 
 def _profile(options) -> None:
-    from .profiles import check_table
-    from .storage import load
+    from wbcprof.profiles import check_table
+    from wbcprof.storage import load
 
     if not Path(options.output).suffix or Path(options.output).is_dir():
         _profile_to_shards(options)
@@ -352,8 +352,8 @@ def _profile(options) -> None:
 
 
 def _profile_to_shards(options) -> None:
-    from .shards import profile_to_shards
-    from .storage import load
+    from wbcprof.shards import profile_to_shards
+    from wbcprof.storage import load
 
     if options.tolerance is not None:
         raise ValueError("--tolerance is for one table, such as profiles.parquet, not for shards")
@@ -376,14 +376,14 @@ def _cluster(options):
     """The Dask cluster asked for, as a context; of None where none was."""
     if options.dask is None:
         return nullcontext()
-    from .cluster import connected
+    from wbcprof.cluster import connected
 
     return connected(options.dask)
 
 
 def _classify(options) -> None:
-    from .files import check_output, csv_text, replacing
-    from .storage import load
+    from wbcprof.files import check_output, csv_text, replacing
+    from wbcprof.storage import load
 
     if options.output is not None:
         check_output(options.output)
@@ -422,14 +422,14 @@ def _classify(options) -> None:
 
 
 def _evaluate(options) -> None:
-    from .classify import evaluate
-    from .files import check_output
+    from wbcprof.evaluation import evaluate
+    from wbcprof.files import check_output
 
     if options.json is not None:
         check_output(options.json)
     parameters = _learning_parameters(options)
     if options.model is not None:
-        from .storage import load
+        from wbcprof.storage import load
 
         without_effect = sorted(parameters.keys() - {"preset", "n_threads"})
         if without_effect or options.preset != "default":
@@ -451,9 +451,9 @@ def _evaluate(options) -> None:
 
 
 def _report(options) -> None:
-    from .files import from_csv_text
-    from .report import write_report
-    from .storage import load
+    from wbcprof.files import from_csv_text
+    from wbcprof.report import write_report
+    from wbcprof.storage import load
 
     samples = None
     if options.samples is not None:
@@ -477,15 +477,15 @@ def _report(options) -> None:
 
 
 def _info(options) -> None:
-    from . import __version__, _core
-    from .threads import resolve_threads
+    from wbcprof import __version__, _core
+    from wbcprof.threads import resolve_threads
 
     if options.model is None:
         print(f"wbcprof {__version__}")
         print(f"instruction set {_core.instruction_set()} of {', '.join(_core.instruction_sets())}")
         print(f"threads {resolve_threads(None)}")
         return
-    from .storage import load
+    from wbcprof.storage import load
 
     model = load(options.model)
     for index, layer in enumerate(model.layers):
@@ -506,6 +506,6 @@ def _info(options) -> None:
 
 
 def _demo(options) -> None:
-    from .demo import run_demo
+    from wbcprof.demo import run_demo
 
     run_demo(Path(options.out), options.threads, _say)

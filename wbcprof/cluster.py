@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from .images import ImageSource, open_images
-from .model import Model
-from .profiles import Profiles
-from .shards import PIECE, PartProfiles, join, profile_part
+from wbcprof.images import ImageSource, open_images
+from wbcprof.model import Model
+from wbcprof.profiles import Profiles
+from wbcprof.shards import PIECE, PartProfiles, join, profile_part
 
 try:
     import distributed

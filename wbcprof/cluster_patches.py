@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import distributed
 import numpy as np
 
-from .cluster import ModelHolder, check_seen, cluster_errors, held_by_workers, held_model
-from .images import ImageSource, SkippedImage
-from .model import Model
-from .patches import PatchRows, sample_patches
-from .profiler import layer_inputs
-from .psd import SAMPLE_PATCHES, Coder, Measured, RemotePatches
-from .threads import blas_threads
+from wbcprof.cluster import ModelHolder, check_seen, cluster_errors, held_by_workers, held_model
+from wbcprof.images import ImageSource, SkippedImage
+from wbcprof.model import Model
+from wbcprof.patches import PatchRows, sample_patches
+from wbcprof.profiler import layer_inputs
+from wbcprof.psd import SAMPLE_PATCHES, Coder, Measured, RemotePatches
+from wbcprof.threads import blas_threads
 
 _BLOCK_PATCHES = 5000  # of a block at least, where there are fewer than `_MOST_BLOCKS`
 _MOST_BLOCKS = 64  # which limits how many workers learning can use

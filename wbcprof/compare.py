@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .profiles import UNLABELLED, label_names, sorted_types
+from wbcprof.profiles import UNLABELLED, label_names, sorted_types
 
 NEUTROPHILS = "neutrophil segmented_neutrophil band_neutrophil seg band".split()
 LYMPHOCYTES = (

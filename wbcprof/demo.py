@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import replacing
+from wbcprof.files import replacing
 
 N_PER_TYPE = 40
 LEARNING: dict[str, Any] = {
@@ -33,10 +33,11 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     say : callable
         Receives one line per stage.
     """
-    from .classify import TypeClassifier, evaluate, rank_signatures
-    from .datasets import make_leukocytes
-    from .profiler import fit
-    from .report import write_report
+    from wbcprof.classify import TypeClassifier, rank_signatures
+    from wbcprof.datasets import make_leukocytes
+    from wbcprof.evaluation import evaluate
+    from wbcprof.profiler import fit
+    from wbcprof.report import write_report
 
     folder.mkdir(parents=True, exist_ok=True)
     cells = make_leukocytes(N_PER_TYPE)
@@ -75,7 +76,7 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
 
 
 def _draw(folder, model, profiles, evaluation, images, order) -> None:
-    from . import figures
+    from wbcprof import figures
 
     examples = [
         index

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .profiles import UNLABELLED
-from .profiles import label_names as _names
-from .profiles import sorted_types as _types
+from wbcprof.profiles import UNLABELLED
+from wbcprof.profiles import label_names as _names
+from wbcprof.profiles import sorted_types as _types
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

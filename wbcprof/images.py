@@ -39,8 +39,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .decode import Outcome, Unusable, count_pages, read_array, read_file
-from .threads import resolve_threads
+from wbcprof.decode import Outcome, Unusable, count_pages, read_array, read_file
+from wbcprof.threads import resolve_threads
 
 __all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
 

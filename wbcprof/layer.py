@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .encoder import Encoder
-from .patches import Preprocessing, correlate, pixel_table
+from wbcprof.encoder import Encoder
+from wbcprof.patches import Preprocessing, correlate, pixel_table
 
 _PACKING = threading.Lock()
 
@@ -125,7 +125,7 @@ class Layer:
 
     def optimal(self, rows: np.ndarray, n_threads: int | None = None) -> np.ndarray:
         """Optimal sparse codes (n, h) of preprocessed rows (n, m)."""
-        from .sparse import sparse_code
+        from wbcprof.sparse import sparse_code
 
         result = sparse_code(
             rows, self.signatures, self.alpha, positive=self.positive, n_threads=n_threads

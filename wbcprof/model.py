@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from .images import Cell, ImageSource, open_images
-from .layer import Layer
-from .patches import pixel_table, positive_integer, windows
-from .profiles import Profiles, feature_names
-from .regions import check_regions, find_regions
+from wbcprof.images import Cell, ImageSource, open_images
+from wbcprof.layer import Layer
+from wbcprof.patches import pixel_table, positive_integer, windows
+from wbcprof.profiles import Profiles, feature_names
+from wbcprof.regions import check_regions, find_regions
 
 if TYPE_CHECKING:
-    from .classify import TypeClassifier
-    from .stain import StainNormaliser
+    from wbcprof.classify import TypeClassifier
+    from wbcprof.stain import StainNormaliser
 
 _T = TypeVar("_T")
 
@@ -367,7 +367,7 @@ class Model:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the model to a file that `wbcprof.load` reads; see `wbcprof.storage`."""
-        from .storage import save
+        from wbcprof.storage import save
 
         save(self, path)
 

@@ -13,14 +13,14 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from . import __version__
-from .images import ImageSource, open_images
-from .layer import Layer
-from .model import Model, smallest_side
-from .patches import PatchStream, crop_centre, pixel_table, positive_integer
-from .profiles import Profiles
-from .psd import PSD, RemotePatches
-from .stain import StainNormaliser, check_stain
+from wbcprof import __version__
+from wbcprof.images import ImageSource, open_images
+from wbcprof.layer import Layer
+from wbcprof.model import Model, smallest_side
+from wbcprof.patches import PatchStream, crop_centre, pixel_table, positive_integer
+from wbcprof.profiles import Profiles
+from wbcprof.psd import PSD, RemotePatches
+from wbcprof.stain import StainNormaliser, check_stain
 
 _STACK_DEFAULTS = {
     "n_signatures": 256,
@@ -266,7 +266,7 @@ class Profiler(TransformerMixin, BaseEstimator):
             )
             psd.fit(patches)
         else:
-            from .cluster_patches import patches_on_cluster
+            from wbcprof.cluster_patches import patches_on_cluster
 
             with patches_on_cluster(client, source, model, self.learn_centre, *drawing) as patches:
                 psd.fit(patches)

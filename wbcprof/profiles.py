@@ -16,8 +16,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from .files import check_output, csv_text, from_csv_text, json_value, replacing
-from .regions import region_names
+from wbcprof.files import check_output, csv_text, from_csv_text, json_value, replacing
+from wbcprof.regions import region_names
 
 ID_COLUMN = "Metadata_ImageId"
 LABEL_COLUMN = "Metadata_Label"
@@ -454,7 +454,7 @@ class Profiles:
         return AnnData(self.values.copy(), obs, var, uns={_METADATA_KEY: simple})
 
     def _order_for(self, types: list[str | None]) -> np.ndarray:
-        from .classify import rank_signatures
+        from wbcprof.classify import rank_signatures
 
         if len(types) != len(self):
             raise ValueError(

@@ -33,13 +33,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from . import __version__, _learn
-from .checkpoint import read_checkpoint, write_checkpoint
-from .encoder import NONLINEARITIES
-from .layer import activate, predict
-from .patches import PatchRows, PatchStream, Preprocessing, positive_integer
-from .sparse import LARGEST_NORM, gram_matrix, sparse_code
-from .threads import blas_threads, product, resolve_threads
+from wbcprof import __version__, _learn
+from wbcprof.checkpoint import read_checkpoint, write_checkpoint
+from wbcprof.encoder import NONLINEARITIES
+from wbcprof.layer import activate, predict
+from wbcprof.patches import PatchRows, PatchStream, Preprocessing, positive_integer
+from wbcprof.sparse import LARGEST_NORM, gram_matrix, sparse_code
+from wbcprof.threads import blas_threads, product, resolve_threads
 
 _DUPLICATE_COSINE = 0.95
 _DEAD_ENERGY = 1e-4  # of the median energy of a signature's codes

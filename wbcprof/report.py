@@ -24,12 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, figures
-from .compare import DifferentialCount, differential_count, differential_signatures, explain_calls
-from .files import check_output, replacing
-from .images import Cell, open_images
-from .model import Model
-from .profiles import UNLABELLED, label_names, sorted_types
+from wbcprof import __version__, figures
+from wbcprof.compare import (
+    DifferentialCount,
+    differential_count,
+    differential_signatures,
+    explain_calls,
+)
+from wbcprof.files import check_output, replacing
+from wbcprof.images import Cell, open_images
+from wbcprof.model import Model
+from wbcprof.profiles import UNLABELLED, label_names, sorted_types
 
 MAP_CELLS = 10_000
 THUMBNAILS = ((2_000, 96, 80), (5_000, 64, 78), (MAP_CELLS, 48, 75))  # up to n cells: px, quality
@@ -272,7 +277,7 @@ def _call_by_model(classifier: Any, cells: _Cells) -> _Calls:
 def _cross_validate(cells: _Cells, types: list[str], random_state: int) -> _Calls:
     from sklearn.model_selection import StratifiedKFold
 
-    from .classify import TypeClassifier
+    from wbcprof.classify import TypeClassifier
 
     labels = np.array(cells.labels, dtype=object)
     known = np.flatnonzero(np.isin(labels, types))
@@ -553,7 +558,7 @@ def _data(cells, called, call_names, is_wrong, points, sheet, tiles) -> tuple[di
 def _rank(cells: _Cells, groups: np.ndarray, random_state: int) -> np.ndarray:
     """Signatures, most important first: random-forest importance added over a signature's pools
     and pyramid cells; by variance where types are missing, or too many to learn."""
-    from .classify import rank_signatures
+    from wbcprof.classify import rank_signatures
 
     known = np.flatnonzero(groups != UNLABELLED)
     if not 2 <= len(set(groups[known])) <= len(known) / 2:
@@ -568,7 +573,7 @@ def _rank(cells: _Cells, groups: np.ndarray, random_state: int) -> np.ndarray:
 
 def _scores(labels: np.ndarray, call_names: np.ndarray, called: _Calls) -> list[dict[str, str]]:
     """Rows of the table of scores: over all scored cells, the spread over folds."""
-    from .classify import evaluation_metrics
+    from wbcprof.evaluation import evaluation_metrics
 
     if not called.folds:
         return []
@@ -731,7 +736,7 @@ def _methods(model: Model, cells: _Cells) -> list[str]:
 
 def _figures(model, cells, called, labels, call_names, groups, order, figure_folder, n_threads):
     """All figures by name, as PNG data URIs, or with the reason why one could not be drawn."""
-    from .classify import evaluation_metrics
+    from wbcprof.evaluation import evaluation_metrics
 
     found: dict[str, _Figure] = {}
 

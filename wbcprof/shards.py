@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import __version__
-from .files import csv_text, replacing
-from .images import ImageSource, ImageWarning, SkippedImage, open_images
-from .model import Model
-from .patches import positive_integer
-from .profiles import Profiles, check_table
+from wbcprof import __version__
+from wbcprof.files import csv_text, replacing
+from wbcprof.images import ImageSource, ImageWarning, SkippedImage, open_images
+from wbcprof.model import Model
+from wbcprof.patches import positive_integer
+from wbcprof.profiles import Profiles, check_table
 
 MANIFEST, SKIPPED = "manifest.json", "skipped.csv"
 PIECE = 64  # images of a shard that a worker of a cluster profiles at a time
@@ -214,7 +214,7 @@ def _make_here(model, shards, step, inference, n_threads, advance):
 
 
 def _make_on_cluster(client, model, shards, step, inference, advance):
-    from .cluster import profile_parts
+    from wbcprof.cluster import profile_parts
 
     being_made: dict[int, tuple[ImageSource, int, dict[int, PartProfiles]]] = {}
 

@@ -27,16 +27,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import ArrayFileError, read_arrays, write_arrays
-from .encoder import NONLINEARITIES
-from .files import json_value, replacing
-from .layer import Layer
-from .model import Model
-from .patches import Preprocessing, pixel_table
-from .stain import StainNormaliser
+from wbcprof.arrays import ArrayFileError, read_arrays, write_arrays
+from wbcprof.encoder import NONLINEARITIES
+from wbcprof.files import json_value, replacing
+from wbcprof.layer import Layer
+from wbcprof.model import Model
+from wbcprof.patches import Preprocessing, pixel_table
+from wbcprof.stain import StainNormaliser
 
 if TYPE_CHECKING:
-    from .classify import TypeClassifier
+    from wbcprof.classify import TypeClassifier
 
 FORMAT_VERSION = 1
 _KEY = "wbcprof"
@@ -240,7 +240,7 @@ def _check_classifier(
 def _build_classifier(
     path: str | os.PathLike, parameters: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> TypeClassifier:
-    from .classify import TypeClassifier
+    from wbcprof.classify import TypeClassifier
 
     with _named(path):
         return TypeClassifier.from_arrays(arrays, parameters)

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from wbcprof.classify import colour_histograms
+from wbcprof.evaluation import colour_histograms
 from wbcprof.patches import crop_centre
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from scipy import ndimage
 from study import HERE, IMAGES, PER_TYPE, draw_rows
 
-from wbcprof.classify import TypeClassifier, colour_histograms, evaluation_metrics, half_half_splits
+from wbcprof.classify import TypeClassifier
+from wbcprof.evaluation import colour_histograms, evaluation_metrics, half_half_splits
 from wbcprof.images import open_images
 from wbcprof.patches import crop_centre
 from wbcprof.profiler import Profiler

@@ -28,7 +28,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import wbcprof
-from wbcprof.classify import TypeClassifier, evaluation_metrics, half_half_splits
+from wbcprof.classify import TypeClassifier
+from wbcprof.evaluation import evaluation_metrics, half_half_splits
 from wbcprof.files import replacing
 from wbcprof.images import open_images
 from wbcprof.profiler import Profiler, preset_parameters
