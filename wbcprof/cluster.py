@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from wbcprof.images import ImageSource, open_images
 from wbcprof.model import Model
+from wbcprof.parts import PIECE, PartProfiles, join, profile_part
 from wbcprof.profiles import Profiles
-from wbcprof.shards import PIECE, PartProfiles, join, profile_part
 
 try:
     import distributed

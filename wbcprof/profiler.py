@@ -343,19 +343,6 @@ class Profiler(TransformerMixin, BaseEstimator):
         return np.array(self.model_.feature_names, dtype=object)
 
 
-def layer_inputs(
-    model: Model, source: ImageSource, centre: float, patch_size: int, n_threads: int | None
-) -> Iterator[np.ndarray]:
-    """What the next layer of `model` reads: code maps, or, where there is no layer yet, the middle
-    of each image, the fraction `centre` of its sides."""
-    if model.layers:
-        for cell in source.read(n_threads):
-            yield model.code_map(cell.pixels, n_threads=n_threads)
-    else:
-        for cell in model.read(source, n_threads):
-            yield crop_centre(cell.pixels, centre, patch_size)
-
-
 def fit(
     images,
     n_signatures: int | None = None,

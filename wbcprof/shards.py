@@ -17,9 +17,9 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,13 +28,13 @@ import numpy as np
 
 from wbcprof import __version__
 from wbcprof.files import csv_text, replacing
-from wbcprof.images import ImageSource, ImageWarning, SkippedImage, open_images
+from wbcprof.images import ImageSource, ImageWarning, open_images
 from wbcprof.model import Model
+from wbcprof.parts import PIECE, PartProfiles, join, profile_part
 from wbcprof.patches import positive_integer
 from wbcprof.profiles import Profiles, check_table
 
 MANIFEST, SKIPPED = "manifest.json", "skipped.csv"
-PIECE = 64  # images of a shard that a worker of a cluster profiles at a time
 
 
 class ShardedProfiles(NamedTuple):
@@ -45,57 +45,6 @@ class ShardedProfiles(NamedTuple):
     n_profiles: int
     n_skipped: int
     n_shards: int
-
-
-@dataclass
-class PartProfiles:
-    """Profiles of part of a source: values, ids and labels of the images that could be read; the
-    others with reasons; and what images were converted from, counted."""
-
-    values: np.ndarray
-    ids: list[str]
-    labels: list[str | None]
-    skipped: list[SkippedImage]
-    converted: Counter[str]
-
-
-def profile_part(
-    model: Model,
-    part: ImageSource,
-    step: int | None,
-    inference: str,
-    n_threads: int | None,
-    progress: Callable[[int, int | None], None] | None = None,
-) -> PartProfiles:
-    """Profiles of a part; none where no image of it can be read."""
-    try:
-        profiles = model.profile(
-            part, step=step, inference=inference, n_threads=n_threads, progress=progress
-        )
-        values, ids, labels = profiles.values, profiles.ids, profiles.labels
-    except ValueError:
-        if len(part.skipped) < part.n_hint:
-            raise
-        values, ids, labels = np.empty((0, len(model.feature_names)), np.float32), [], []
-    return PartProfiles(
-        values,
-        ids,
-        [None] * len(ids) if labels is None else labels,
-        part.skipped,
-        part.converted,
-    )
-
-
-def join(numbered: Mapping[int, PartProfiles]) -> PartProfiles:
-    """Profiles of parts, in the order of their numbers, as those of one."""
-    parts = [numbered[number] for number in sorted(numbered)]
-    return PartProfiles(
-        np.concatenate([part.values for part in parts]),
-        [image_id for part in parts for image_id in part.ids],
-        [label for part in parts for label in part.labels],
-        [image for part in parts for image in part.skipped],
-        sum((part.converted for part in parts), Counter()),
-    )
 
 
 def profile_to_shards(
