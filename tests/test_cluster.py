@@ -12,8 +12,8 @@ import wbcprof
 from wbcprof.cli import main
 from wbcprof.datasets import make_leukocytes, write_folder
 from wbcprof.images import ImageSource, ImageWarning, open_images
+from wbcprof.model import layer_inputs
 from wbcprof.patches import pixel_table, sample_patches
-from wbcprof.profiler import layer_inputs
 from wbcprof.shards import profile_to_shards
 
 distributed = pytest.importorskip("distributed")

@@ -15,8 +15,8 @@ import wbcprof
 
 # What README.md and docstrings name; the other modules may change without notice.
 MODULES = (
-    "classify", "compare", "datasets", "evaluation", "figures", "images", "model", "profiler", "profiles",
-    "psd", "report", "sparse", "stain", "storage", "threads",
+    "classify", "compare", "datasets", "evaluation", "figures", "images", "model", "profiler",
+    "profiles", "psd", "report", "sparse", "stain", "storage", "threads",
 )  # fmt: skip
 STORED = Path(__file__).parent / "public_api.txt"
 

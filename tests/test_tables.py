@@ -368,20 +368,17 @@ def test_anndata_of_other_features_and_of_others():
     assert Profiles.from_anndata(foreign).ids == ["p", "q"]
 
 
-def test_ranks_are_those_of_the_random_forest_and_only_if_asked_for(model, cells):
+def test_ranks_are_in_the_order_given_and_only_if_asked_for(model, cells):
     pytest.importorskip("anndata")
     profiles = model.profile(cells.images, labels=cells.labels)
-    types = [None, *cells.labels[1:]]
-    order, _ = rank_signatures(profiles.values[1:], cells.labels[1:])
-    for data in (profiles.to_anndata(types=types), profiles.to_anndata(order=order)):
-        assert data.var["rank"].iloc[order].tolist() == list(range(1, len(order) + 1))
-        assert_same(Profiles.from_anndata(data), profiles)
+    order, _ = rank_signatures(profiles.values, cells.labels)
+    data = profiles.to_anndata(order)
+    assert data.var["rank"].iloc[order].tolist() == list(range(1, len(order) + 1))
+    assert_same(Profiles.from_anndata(data), profiles)
 
 
 def test_ranks_that_cannot_be(profiles):
     pytest.importorskip("anndata")
-    with pytest.raises(ValueError, match=r"Length of types \(1\) must match number of profiles"):
-        profiles.to_anndata(types=["x"])
     with pytest.raises(ValueError, match="order must hold each of the 24 features once"):
         profiles.to_anndata(order=[0] * 24)
 

@@ -49,7 +49,7 @@ __all__ = ["__version__", *_PUBLIC]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        value = import_module("importlib.metadata").version("wbcprof")
+        value = import_module("wbcprof._version").version()
     elif name in _PUBLIC:
         module = import_module(f".{_PUBLIC[name]}", __name__)
         value = module if name == _PUBLIC[name] else getattr(module, name)

@@ -41,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from wbcprof import __version__
+    from wbcprof._version import version
 
     parser = argparse.ArgumentParser(
         prog="wbcprof",
         description="Learn visual signatures of white blood cells, profile cells, name their type.",
         epilog="example: wbcprof demo --out wbcprof-demo",
     )
-    parser.add_argument("--version", action="version", version=f"wbcprof {__version__}")
+    parser.add_argument("--version", action="version", version=f"wbcprof {version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name, run, summary, example):
@@ -477,11 +477,12 @@ def _report(options) -> None:
 
 
 def _info(options) -> None:
-    from wbcprof import __version__, _core
+    from wbcprof import _core
+    from wbcprof._version import version
     from wbcprof.threads import resolve_threads
 
     if options.model is None:
-        print(f"wbcprof {__version__}")
+        print(f"wbcprof {version()}")
         print(f"instruction set {_core.instruction_set()} of {', '.join(_core.instruction_sets())}")
         print(f"threads {resolve_threads(None)}")
         return

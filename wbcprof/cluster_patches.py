@@ -19,9 +19,8 @@ import numpy as np
 
 from wbcprof.cluster import ModelHolder, check_seen, cluster_errors, held_by_workers, held_model
 from wbcprof.images import ImageSource, SkippedImage
-from wbcprof.model import Model
+from wbcprof.model import Model, layer_inputs
 from wbcprof.patches import PatchRows, sample_patches
-from wbcprof.profiler import layer_inputs
 from wbcprof.psd import SAMPLE_PATCHES, Coder, Measured, RemotePatches
 from wbcprof.threads import blas_threads
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from wbcprof.images import Cell, ImageSource, open_images
 from wbcprof.layer import Layer
-from wbcprof.patches import pixel_table, positive_integer, windows
+from wbcprof.patches import crop_centre, pixel_table, positive_integer, windows
 from wbcprof.profiles import Profiles, feature_names
 from wbcprof.regions import check_regions, find_regions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Any
@@ -13,11 +13,11 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from wbcprof import __version__
+from wbcprof._version import version
 from wbcprof.images import ImageSource, open_images
 from wbcprof.layer import Layer
-from wbcprof.model import Model, smallest_side
-from wbcprof.patches import PatchStream, crop_centre, pixel_table, positive_integer
+from wbcprof.model import Model, layer_inputs, smallest_side
+from wbcprof.patches import PatchStream, pixel_table, positive_integer
 from wbcprof.profiles import Profiles
 from wbcprof.psd import PSD, RemotePatches
 from wbcprof.stain import StainNormaliser, check_stain
@@ -215,7 +215,7 @@ class Profiler(TransformerMixin, BaseEstimator):
             self._learn_layer(model, source, client, **settings)
         model.parameters = {k: v for k, v in self.get_params().items() if k != "checkpoint"}
         model.provenance = {
-            "wbcprof": __version__,
+            "wbcprof": version(),
             "learnt": datetime.now(UTC).isoformat(timespec="seconds"),
             "n_images": source.n_hint - len(source.skipped),
             "n_patches": self.psd_[0].history_[-1]["patches"],

@@ -399,16 +399,13 @@ class Profiles:
             profiles.metadata = json.loads(metadata)
         return profiles
 
-    def to_anndata(self, types: Iterable[str | None] | None = None, order: Any = None):
+    def to_anndata(self, order: Any = None):
         """An `anndata.AnnData` that scanpy takes as it is.
 
         Parameters
         ----------
-        types : iterable of (str or None), optional
-            Rank the features by a random forest that tells these types apart, one for each cell,
-            such as `labels`; cells without one are left out. Takes minutes for thousands of cells.
         order : array-like of shape (n_features,), optional
-            Or rank them in this order, from most to least important, as
+            Rank the features in this order, from most to least important, as
             `wbcprof.classify.rank_signatures` gives it.
 
         Returns
@@ -424,8 +421,7 @@ class Profiles:
         Raises
         ------
         ValueError
-            See `save`; not one type for each cell, fewer than two types, or `order` does not hold
-            each feature once.
+            See `save`; or `order` does not hold each feature once.
         """
         import pandas as pd
         from anndata import AnnData
@@ -436,8 +432,6 @@ class Profiles:
             obs[LABEL_COLUMN] = obs[LABEL_COLUMN].astype("category")
         obs.index = make_index_unique(pd.Index(obs[ID_COLUMN].tolist(), dtype=str))
         var = pd.DataFrame(_feature_table(self.feature_names), index=self.feature_names)
-        if types is not None:
-            order = self._order_for(list(types))
         if order is not None:
             order = np.asarray(order)
             if sorted(order.tolist()) != list(range(len(var))):
@@ -452,16 +446,6 @@ class Profiles:
         if others:
             simple["json"] = json.dumps(others, default=json_value)
         return AnnData(self.values.copy(), obs, var, uns={_METADATA_KEY: simple})
-
-    def _order_for(self, types: list[str | None]) -> np.ndarray:
-        from wbcprof.classify import rank_signatures
-
-        if len(types) != len(self):
-            raise ValueError(
-                f"Length of types ({len(types)}) must match number of profiles ({len(self)})"
-            )
-        known = [i for i, name in enumerate(types) if name is not None]
-        return rank_signatures(self.values[known], [types[i] for i in known])[0]
 
     @classmethod
     def from_anndata(cls, adata) -> Self:

@@ -33,7 +33,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from wbcprof import __version__, _learn
+from wbcprof import _learn
+from wbcprof._version import version
 from wbcprof.checkpoint import read_checkpoint, write_checkpoint
 from wbcprof.encoder import NONLINEARITIES
 from wbcprof.layer import activate, predict
@@ -687,7 +688,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         values = first.levels if isinstance(first, PatchRows) else first
         parameters = {k: v for k, v in self.get_params().items() if k not in _FREE_PARAMETERS}
         return {
-            "wbcprof": __version__,
+            "wbcprof": version(),
             **json.loads(json.dumps(parameters, default=lambda value: value.item())),
             "patches": list(X.shape),
             "rounds": X.n_rounds if isinstance(X, PatchStream) else 1,

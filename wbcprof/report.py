@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from wbcprof import __version__, figures
+from wbcprof import figures
+from wbcprof._version import version
 from wbcprof.compare import (
     DifferentialCount,
     differential_count,
@@ -395,7 +396,7 @@ def _render(
         title=title,
         note=note,
         summary=(
-            f"Made by wbcprof {__version__} on {datetime.now(UTC):%Y-%m-%d}, with a model learnt "
+            f"Made by wbcprof {version()} on {datetime.now(UTC):%Y-%m-%d}, with a model learnt "
             f"from {model.provenance.get('n_images', 'an unknown number of')} images."
         ),
         facts=facts,

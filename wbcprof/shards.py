@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wbcprof import __version__
+from wbcprof._version import version
 from wbcprof.files import csv_text, replacing
 from wbcprof.images import ImageSource, ImageWarning, open_images
 from wbcprof.model import Model
@@ -105,7 +105,7 @@ def profile_to_shards(
     source = open_images(images, labels, min_size=model.min_size)
     identity = {
         "format": 1,
-        "wbcprof": __version__,
+        "wbcprof": version(),
         "model": _model_digest(model),
         "step": step or model.layers[0].step,
         "inference": inference,
