@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -25,7 +26,9 @@ def resolve_threads(n_threads: int | None = None) -> int:
     ----------
     n_threads : int or None
         At least 1. None takes the environment variable ``WBCPROF_NUM_THREADS`` or, where that is
-        unset, every CPU that this process may use.
+        unset, every CPU that this process may use: those of its affinity mask, and no more than
+        the CPU quota of its control groups allows (``docker run --cpus``), rounded up. The quota
+        is read once per process.
 
     Returns
     -------
@@ -87,10 +90,57 @@ def _blas_controller():
     return ThreadpoolController()
 
 
-def _available_cpus() -> int:
+def _available_cpus(root: Path = Path("/")) -> int:
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cpus = len(os.sched_getaffinity(0))
+    else:
+        cpus = os.cpu_count() or 1
+    return min([cpus, *_cpu_quotas(root)])
+
+
+@lru_cache(maxsize=1)
+def _cpu_quotas(root: Path) -> tuple[int, ...]:
+    """CPUs, rounded up, granted by each control group that has a quota and this process in it."""
+    quotas = []
+    for group in _control_groups(root):
+        for names in ["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]:
+            words = "".join(_read(group / name) for name in names).split()
+            try:  # "max" and -1: no quota here
+                quota, period = map(int, words)
+            except ValueError:
+                continue
+            if quota > 0 and period > 0:
+                quotas.append(-(-quota // period))
+    return tuple(quotas)
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """Folders of the groups around this process, of version 2 and of version 1's CPU controller."""
+    folder = "/sys/fs/cgroup"
+    mounts = [("cgroup2", "/", folder), ("cgroup2", "/", f"{folder}/unified")]
+    mounts += [("cgroup", "/", f"{folder}/cpu"), ("cgroup", "/", f"{folder}/cpu,cpuacct")]
+    for line in _read(root / "proc/self/mountinfo").splitlines():
+        match [part.split() for part in line.split(" - ")]:
+            case [[_, _, _, top, point, *_], [kind, _, options]]:
+                if kind == "cgroup2" or "cpu" in options.split(","):
+                    mounts.append((kind, top, point))
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for kind, top, point in mounts:
+            if kind == ("cgroup" if controllers else "cgroup2"):
+                group = PurePosixPath(path)  # unseen from here where it is not below `top`
+                inside = group.relative_to(top).parts if group.is_relative_to(top) else ()
+                for depth in range(0 if ".." in inside else len(inside), -1, -1):
+                    yield root.joinpath(point.lstrip("/"), *inside[:depth])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8") + "\n"
+    except (OSError, ValueError):
+        return ""
 
 
 def _note_fork() -> None:
