@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wbcprof import decode
 from wbcprof.datasets import make_leukocytes
+from wbcprof.images import decode
 
 MOST = 200  # files
 

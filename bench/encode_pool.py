@@ -47,8 +47,8 @@ import sizes  # noqa: E402
 
 import wbcprof  # noqa: E402
 from wbcprof import _core  # noqa: E402
-from wbcprof.encoder import Encoder  # noqa: E402
-from wbcprof.images import open_images  # noqa: E402
+from wbcprof.images.source import open_images  # noqa: E402
+from wbcprof.model.encoder import Encoder  # noqa: E402
 
 PEER_BATCH = (
     4  # images at a time: the fastest of 1, 4, 16 for the peers, and their memory is bounded
@@ -277,7 +277,7 @@ def approximate(repeats: int) -> None:
         cells = np.stack([pixels for pixels in cells if pixels.shape == cells[0].shape])
         for tolerance in (1e-2, 1e-3, 1e-4):
             compare_approximate(
-                "given", model.layers[0].encoder(), cells, model.pools, tolerance, 3
+                "given", model.layers[0].encoder(), cells, model.pooling, tolerance, 3
             )
 
 
@@ -294,12 +294,12 @@ def compare_approximate(
     others = np.delete(images, sample, axis=0)
     runs = {
         "exact": encoder,
-        "approximate": encoder.approximate(images[sample], tolerance, pools=pools),
+        "approximate": encoder.approximate(images[sample], tolerance, pooling),
     }
-    exact, approximate = (run.encode_pool(others, pools=pools) for run in runs.values())
+    exact, approximate = (run.encode_pool(others, pooling) for run in runs.values())
     error = np.linalg.norm(approximate - exact) / np.linalg.norm(exact)
     seconds = take_turns(
-        {n: (lambda e=e: e.encode_pool(others, pools=pools, n_threads=1)) for n, e in runs.items()},
+        {n: (lambda e=e: e.encode_pool(others, pooling, n_threads=1)) for n, e in runs.items()},
         repeats,
     )
     medians = {n: 1e3 * statistics.median(s) / len(others) for n, s in seconds.items()}

@@ -36,18 +36,12 @@ from cells import PBC, training_cells
 from sparse_code import PATCH
 from threadpoolctl import threadpool_limits
 
-from wbcprof.encoder import NONLINEARITIES
-from wbcprof.patches import (
-    PatchRows,
-    PatchStream,
-    Preprocessing,
-    crop_centre,
-    pixel_table,
-    sample_patches,
-)
-from wbcprof.profiler import PRESETS, Profiler
-from wbcprof.psd import PSD
-from wbcprof.sparse import sparse_code
+from wbcprof.learning.profiler import PRESETS, Profiler
+from wbcprof.learning.psd import PSD
+from wbcprof.learning.sample import PatchRows, PatchStream, crop_centre, sample_patches
+from wbcprof.model.encoder import NONLINEARITIES
+from wbcprof.model.preprocessing import Preprocessing, pixel_table
+from wbcprof.model.sparse import sparse_code
 
 ALPHA, BATCH, HELD_OUT = 0.05, 512, 1000
 CONTENDERS = ("wbcprof", "spams", "scikit-learn")

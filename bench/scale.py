@@ -27,8 +27,8 @@ from start import save_generated_model
 
 import wbcprof
 from wbcprof import _core
-from wbcprof.images import SUFFIXES, open_images
-from wbcprof.shards import profile_to_shards
+from wbcprof.images.source import SUFFIXES, open_images
+from wbcprof.scale.shards import profile_to_shards
 
 MEASUREMENTS = ("parts", "threads", "dask", "memory", "bytes")
 SHARD = 1000

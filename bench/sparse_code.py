@@ -23,7 +23,7 @@ from cells import PBC, training_cells
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
-from wbcprof.sparse import gram_matrix, sparse_code
+from wbcprof.model.sparse import gram_matrix, sparse_code
 
 PATCH, SIGNATURES = 20, 1024
 

@@ -20,8 +20,8 @@ import numpy as np
 from sizes import CHANNELS, N_SIGNATURES, PATCH, STEP, encoder_arrays
 
 import wbcprof
-from wbcprof.layer import Layer
-from wbcprof.patches import Preprocessing
+from wbcprof.model.layer import Layer
+from wbcprof.model.preprocessing import Preprocessing
 
 SIDE = 120
 PROCESS = """

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import sizes
 
 from wbcprof import reference
-from wbcprof.encoder import Encoder
+from wbcprof.model.encoder import Encoder
 
 
 @pytest.mark.parametrize("side", sizes.IMAGE_SIDES)

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 import wbcprof
-from wbcprof import figures
-from wbcprof.classify import rank_signatures
+from wbcprof.analysis import figures
+from wbcprof.analysis.classify import rank_signatures
 from wbcprof.datasets import LEUKOCYTE_TYPES, make_leukocytes
 from wbcprof.demo import LEARNING
 

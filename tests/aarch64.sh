@@ -39,4 +39,4 @@ printf 'Metadata-Version: 2.1\nName: wbcprof\nVersion: 0\n' > "$info/METADATA"
 cd "$package"
 export QEMU_LD_PREFIX="$root" PYTHONHOME="$root/usr" PYTHONPATH="$package:$root/site"
 exec qemu-aarch64 "$(ls "$root"/usr/bin/python3.*[0-9])" -m pytest -q -p no:cacheprovider \
-    "${@:-tests/test_encode_pool.py}"
+    "${@:-tests/model/test_encode_pool.py}"

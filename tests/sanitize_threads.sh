@@ -19,7 +19,7 @@ export OMP_TOOL_LIBRARIES="$archer" OMP_TOOL=enabled PYTHONPATH="$PWD" OPENBLAS_
 export TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:exitcode=66
 runtime=$(gcc -print-file-name=libtsan.so) # that of clang cannot be loaded into a foreign program
 [ $# -gt 0 ] || set -- -k "threads or every_instruction_set" tests/test_minimal.py \
-    tests/test_encode_pool.py tests/test_encoder.py tests/test_sparse_code.py tests/test_psd.py
+    tests/model/test_encode_pool.py tests/model/test_encoder.py tests/model/test_sparse.py tests/learning/test_psd.py
 python="setarch -R env LD_PRELOAD=$runtime python"
 $python -c "$here"
 exec $python -m pytest -q --capture=sys "$@"

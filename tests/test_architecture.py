@@ -2,71 +2,80 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = {path.stem: path for path in (ROOT / "wbcprof").glob("*.py")}
-PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PACKAGE = ROOT / "wbcprof"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py*")
+    if path.suffix in (".py", ".pyx") and path.name != "__init__.py"
+}
+TABLE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n\n")[2]
+
+
+def room(module):
+    """The folder of a module, or the module itself where it lies in none."""
+    return module.split(".")[0]
 
 
 def rows():
-    """Row of the table, counted from the top, of every module in it."""
-    lines = [line.split("|") for line in PAGE.splitlines() if line.startswith("| ")][1:]
-    return {name: i for i, line in enumerate(lines) for name in re.findall(r"`(\w+)`", line[2])}
+    """Row of the table, the ground 0, of every folder and module beside the folders."""
+    lines = TABLE.splitlines()[:1:-1]
+    return {
+        name: row for row, line in enumerate(lines)
+        for name in re.findall(r"`(\w+)/?`", line.split("|")[2])
+    }  # fmt: skip
 
 
-def imports(path):
-    """Pairs (module of the package, whether at import time)."""
-
-    def visit(node, at_import):
-        for child in ast.iter_child_nodes(node):
-            deferred = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or (
-                isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
-            )
-            names = []
-            if isinstance(child, ast.Import):
-                names = [alias.name for alias in child.names]
-            elif isinstance(child, ast.ImportFrom):
-                source = f"{'wbcprof.' * (child.level > 0)}{child.module or ''}".strip(".")
-                names = [source]
-                if source == "wbcprof":
-                    names = [f"wbcprof.{alias.name}" for alias in child.names]
-            for name in names:
-                if name.startswith("wbcprof.") and name != "wbcprof.__version__":
-                    yield name.split(".")[1], at_import
-            yield from visit(child, at_import and not deferred)
-
-    return set(visit(ast.parse(path.read_text(encoding="utf-8")), True))
+def imports(module):
+    """Modules of the package that a module imports, wherever in its code."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    if MODULES[module].suffix == ".pyx":
+        return set()
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        for name in names:
+            name = name.removeprefix("wbcprof.")
+            if name in MODULES:
+                found.add(name)
+            elif name.split(".")[0] in rows() and "." in name:
+                assert name.rpartition(".")[0] in MODULES, f"{module}: {name} goes by a folder"
+    return found
 
 
-def test_every_module_has_one_place_in_the_table():
-    in_table = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| \w+ \|([^|]*)\|", PAGE, re.M)))
-    extensions = {path.stem for path in (ROOT / "wbcprof").glob("*.pyx")}
-    assert sorted(in_table) == sorted((MODULES.keys() - {"__init__"}) | extensions)
+def test_every_file_has_a_row():
+    assert rows().keys() == {room(module) for module in MODULES}
 
 
-@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"__init__"}))
-def test_imports_point_up_the_table(module):
+def test_imports_point_down():
     row = rows()
-    exceptions = set(re.findall(r"^- `(\w+)` -> `(\w+)`:", PAGE, re.M))
-    downward = {
-        (imported, at_import)
-        for imported, at_import in imports(MODULES[module])
-        if row[imported] >= row[module]
-    }
-    assert not {name for name, at_import in downward if at_import}
-    assert {(module, name) for name, _ in downward} == {e for e in exceptions if e[0] == module}
+    up = [
+        f"{module} -> {other}"
+        for module in MODULES
+        for other in imports(module)
+        if row[room(other)] > row[room(module)]
+    ]
+    assert not up
+
+
+def test_there_is_no_circle():
+    TopologicalSorter({module: imports(module) for module in MODULES}).prepare()
 
 
 def test_every_file_of_the_package_is_installed():
     """An editable install would not notice."""
-    listed = set(re.findall(r"'([\w/.]+)'", (ROOT / "wbcprof" / "meson.build").read_text()))
-    package = ROOT / "wbcprof"
+    listed = set(re.findall(r"'([\w/.]+)'", (PACKAGE / "meson.build").read_text()))
     present = {
-        str(path.relative_to(package))
+        str(path.relative_to(PACKAGE))
         for pattern in ("*.py", "*.pyi", "*.pyx", "py.typed", "templates/*")
-        for path in package.glob(pattern)
+        for path in PACKAGE.rglob(pattern)
     }
     assert present <= listed

@@ -4,15 +4,17 @@ import csv
 import inspect
 import json
 import re
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 import wbcprof
+from wbcprof import PSD, Profiler
 from wbcprof.cli import main
 from wbcprof.datasets import write_folder
-from wbcprof.profiler import Profiler
+from wbcprof.learning.profiler import DEFAULT_SIGNATURES
 
 LEARN = ["--signatures", "12", "--patch-size", "8", "--patches", "1500", "--max-iter", "2"]
 
@@ -99,7 +101,9 @@ def test_csv_holds_no_formula_and_samples_may_be_made_from_it(
         (row,) = csv.DictReader(stream)
     assert row["image"] == "'=1+1.png"
     given = {}
-    monkeypatch.setattr("wbcprof.report.write_report", lambda *_, **options: given.update(options))
+    monkeypatch.setattr(
+        "wbcprof.report.page.write_report", lambda *_, **options: given.update(options)
+    )
     (tmp_path / "s.csv").write_text(f"image,sample\n{row['image']},blood\n")
     assert (
         main(["report", model, images, "-o", "r.html", "--samples", str(tmp_path / "s.csv")]) == 0
@@ -132,7 +136,7 @@ def test_evaluate_refuses_settings_that_a_given_model_makes_idle(folder, model_f
 
 def test_evaluate_learns_with_the_stain_normalisation_told(folder, monkeypatch):
     evaluate = Mock(**{"return_value.to_text.return_value": ""})
-    monkeypatch.setattr("wbcprof.classify.evaluate", evaluate)
+    monkeypatch.setattr("wbcprof.analysis.evaluation.evaluate", evaluate)
     for option in ([], ["--stain", "none"], ["--stain", "macenko"]):
         assert main(["evaluate", str(folder), *option]) == 0
     default, *told = (call.kwargs for call in evaluate.call_args_list)
@@ -185,7 +189,9 @@ def test_missing_folder_and_missing_output_folder(folder, model_file, tmp_path, 
 
 
 def test_outputs_are_checked_before_the_work(folder, model_file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("wbcprof.images.open_images", lambda *a, **k: pytest.fail("worked first"))
+    monkeypatch.setattr(
+        "wbcprof.images.source.open_images", lambda *a, **k: pytest.fail("worked first")
+    )
     assert "does not exist" in complain(["fit", folder, "-o", tmp_path / "no" / "m"], capsys)
     assert "is a folder" in complain(["fit", folder, "-o", tmp_path], capsys)
     target = tmp_path / "t.xlsx"
@@ -208,7 +214,7 @@ def test_interrupt_exits_with_130_and_leaves_nothing(folder, tmp_path, monkeypat
     def interrupt(*arguments, **keywords):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("wbcprof.profiler.fit", interrupt)
+    monkeypatch.setattr("wbcprof.learning.profiler.fit", interrupt)
     assert main(["fit", str(folder), "-o", str(tmp_path / "m"), *LEARN]) == 130
     assert "interrupted" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
@@ -262,11 +268,12 @@ def test_help_states_the_defaults_of_learning(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    told = re.findall(r"--([\w-]+) [^-]* default ([\w,]+)", text)
+    told = re.findall(r"--([\w-]+) [^-]* default ([\w,.]*\w)", text)
     names = {"signatures": "n_signatures", "patches": "n_patches", "seed": "random_state"}
     defaults = {names.get(option, option.replace("-", "_")): default for option, default in told}
-    assert len(defaults) == 8
-    parameters = inspect.signature(Profiler).parameters
+    assert len(defaults) == 9
+    parameters = {**inspect.signature(PSD).parameters, **inspect.signature(Profiler).parameters}
+    parameters["n_signatures"] = SimpleNamespace(default=DEFAULT_SIGNATURES)
     for name, default in defaults.items():
         expected = parameters[name].default
         assert default == (",".join(expected) if name == "pools" else str(expected)), name

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 import wbcprof
-from wbcprof import checkpoint
-from wbcprof.classify import TypeClassifier
+from wbcprof.analysis.classify import TypeClassifier
 from wbcprof.cli import main
 from wbcprof.datasets import write_folder
-from wbcprof.psd import PSD
-from wbcprof.report import write_report
+from wbcprof.learning import checkpoint
+from wbcprof.learning.psd import PSD
+from wbcprof.report.page import write_report
 
 LEARN = ["--signatures", "12", "--patch-size", "8", "--patches", "1500", "--max-iter", "2"]
 
@@ -35,8 +35,9 @@ def folder(cells, tmp_path_factory):
 def model_file(model, cells, tmp_path_factory):
     copied = copy.copy(model)
     copied.classifier = TypeClassifier(C=1.0).fit(model.profile(cells.images), cells.labels)
-    copied.save(tmp_path_factory.mktemp("model") / "m.wbcprof")
-    return tmp_path_factory.getbasetemp() / "model0" / "m.wbcprof"
+    path = tmp_path_factory.mktemp("model") / "m.wbcprof"
+    copied.save(path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def quick_figures(monkeypatch):
     def draw(picture, target, **options):
         target.write(b"%PDF" + bytes(2000))
 
-    monkeypatch.setattr("wbcprof.report._draw", draw)
+    monkeypatch.setattr("wbcprof.report.pictures._draw", draw)
 
 
 # What each writes into the folder "out", as the last argument.
@@ -155,7 +156,9 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_the_work(
     else:  # root writes where permissions forbid it
         out = request.getfixturevalue("mounted")
         subprocess.run(["mount", "-o", "remount,ro", str(out)], check=True)
-    monkeypatch.setattr("wbcprof.images.open_images", lambda *a, **k: pytest.fail("worked first"))
+    monkeypatch.setattr(
+        "wbcprof.images.source.open_images", lambda *a, **k: pytest.fail("worked first")
+    )
     names = {"cells": folder, "few": few, "model": model_file, "out": out, "other": tmp_path}
     for what in ("model", "csv", "parquet", "types", "json", "report"):
         error = complain([word.format(**names) for word in WRITES[what]], capsys)
@@ -277,7 +280,7 @@ def learning(tmp_path_factory):
         lambda arrays, document: document.update(rng=[10**6, 0, 0.0]),
         lambda arrays, document: document.update(rng=[]),
         lambda arrays, document: document.update(steps=-1),
-        lambda arrays, document: document.update(scale=float("nan")),
+        lambda arrays, document: document["preprocessing"].update(scale=float("nan")),
         lambda arrays, document: document.update(history=[{}]),
         lambda arrays, document: document.update(history={}),
         lambda arrays, document: document.update(identity=3),

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import wbcprof
-from wbcprof import layer as layer_module
-from wbcprof.encoder import Encoder
+from wbcprof.model import layer as layer_module
+from wbcprof.model.encoder import Encoder
 
 PROFILE = """
 import json, sys
@@ -29,7 +29,7 @@ print(json.dumps([[name for name in heavy.split() if name in sys.modules], value
 def classifying(model, cells):
     """The small model with a classifier."""
     profiles = model.profile(cells.images)
-    copied = wbcprof.Model(**{name: getattr(model, name) for name in ("layers", "pools", "levels")})
+    copied = wbcprof.Model(model.layers, model.pooling)
     copied.classifier = wbcprof.TypeClassifier(C=1.0).fit(profiles.values, cells.labels)
     return copied
 

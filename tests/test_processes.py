@@ -16,8 +16,8 @@ SETUP = """
     import numpy as np
     import wbcprof
     from wbcprof import _core
-    from wbcprof.encoder import Encoder
-    from wbcprof.sparse import gram_matrix, sparse_code
+    from wbcprof.model.encoder import Encoder
+    from wbcprof.model.sparse import gram_matrix, sparse_code
     from wbcprof.threads import blas_threads, resolve_threads
 
     rng = np.random.default_rng(0)

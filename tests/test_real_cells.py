@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import wbcprof
-from wbcprof.evaluation import evaluate
-from wbcprof.images import open_images
+from wbcprof.analysis.evaluation import evaluate
+from wbcprof.images.source import open_images
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,5 @@
-"""The version, stated once, in meson.build: read from the installed distribution when asked for."""
+"""The version, stated once, in meson.build; importing this takes longer than all of wbcprof."""
 
-from functools import cache
+from importlib.metadata import version
 
-
-@cache
-def version() -> str:
-    """Version of the installed package; importing what tells it takes longer than the package."""
-    from importlib.metadata import version
-
-    return version("wbcprof")
+__version__ = version("wbcprof")

@@ -13,16 +13,22 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any, TextIO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    warnings.showwarning = _show_warning
+    with warnings.catch_warnings():  # which puts back what shows them
+        warnings.showwarning = _show_warning
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         options.run(options)
     except BrokenPipeError:
@@ -41,57 +47,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from wbcprof._version import version
+    from wbcprof._version import __version__
 
     parser = argparse.ArgumentParser(
         prog="wbcprof",
         description="Learn visual signatures of white blood cells, profile cells, name their type.",
         epilog="example: wbcprof demo --out wbcprof-demo",
     )
-    parser.add_argument("--version", action="version", version=f"wbcprof {version()}")
+    parser.add_argument("--version", action="version", version=f"wbcprof {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name, run, summary, example):
+    for name, (run, add_options, summary, example) in _COMMANDS.items():
         sub = commands.add_parser(
-            name, help=summary, description=summary, epilog=f"example: {example}"
+            name, help=summary, description=summary, epilog=f"example: wbcprof {name} {example}"
         )
         sub.set_defaults(run=run)
-        return sub
+        add_options(sub)
+    return parser
 
-    demo = command(
-        "demo",
-        _demo,
-        "Run the whole job on generated cells: learn, profile, evaluate, draw.",
-        "wbcprof demo --out wbcprof-demo",
-    )
-    demo.add_argument("--out", default="wbcprof-demo", metavar="DIR", help="folder for the results")
-    _add_threads(demo)
 
-    fit = command(
-        "fit",
-        _fit,
-        "Learn signatures from images; where their types are known, train a classifier too.",
-        "wbcprof fit cells/ -o cells.wbcprof",
+def _demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", default="wbcprof-demo", metavar="DIR", help="folder for the results"
     )
-    fit.add_argument("images", metavar="IMAGES", help="folder, one sub-folder per type, or image")
-    fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="model file to write")
-    fit.add_argument(
+    _add_threads(parser)
+
+
+def _fit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", metavar="IMAGES", help="folder, one sub-folder per type, or image"
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="file to write")
+    parser.add_argument(
         "--checkpoint",
         metavar="FILE",
         help="keep the state of learning in this file; where it exists, go on from it",
     )
-    _add_dask(fit, "learn and profile on the workers of this Dask scheduler")
-    _add_learning(fit)
+    _add_dask(parser, "learn and profile on the workers of this Dask scheduler")
+    _add_learning(parser)
 
-    profile = command(
-        "profile",
-        _profile,
-        "Describe every image by its signatures; write a table.",
-        "wbcprof profile cells.wbcprof cells/ -o profiles.csv",
-    )
-    profile.add_argument("model", metavar="MODEL", help="model file")
-    profile.add_argument("images", metavar="IMAGES", help="folder or image")
-    profile.add_argument(
+
+def _profile_options(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, "model file")
+    parser.add_argument("images", metavar="IMAGES", help="folder or image")
+    parser.add_argument(
         "-o",
         "--output",
         required=True,
@@ -100,102 +98,94 @@ def _parser() -> argparse.ArgumentParser:
         "parquet shards, written as they fill; the same command again goes on after an "
         "interruption",
     )
-    profile.add_argument(
+    parser.add_argument(
         "--shard-size",
         type=int,
         metavar="N",
         help="images for each shard of a folder; default 1000",
     )
-    _add_dask(profile, "profile into a folder on the workers of this Dask scheduler")
-    profile.add_argument("--step", type=int, metavar="PX", help="distance between windows")
-    profile.add_argument(
-        "--inference",
-        choices=("feedforward", "sparse"),
-        default="feedforward",
-        help="codes by the encoder (default) or optimal sparse codes",
-    )
-    profile.add_argument(
-        "--tolerance",
-        type=float,
-        metavar="E",
-        help="allow this relative error of the profiles for speed, such as 1e-3; default: exact",
-    )
-    _add_threads(profile)
+    _add_dask(parser, "profile into a folder on the workers of this Dask scheduler")
+    _add_settings(parser, "Coding")
+    _add_threads(parser)
 
-    classify = command(
-        "classify",
-        _classify,
-        "Name the type of every image, with probabilities, as CSV.",
-        "wbcprof classify cells.wbcprof new-cells/ -o types.csv",
-    )
-    classify.add_argument("model", metavar="MODEL", help="model file with a classifier")
-    classify.add_argument("images", metavar="IMAGES", help="folder or image")
-    classify.add_argument("-o", "--output", metavar="CSV", help="file to write (default: print)")
-    classify.add_argument(
+
+def _classify_options(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, "model file with a classifier")
+    parser.add_argument("images", metavar="IMAGES", help="folder or image")
+    parser.add_argument("-o", "--output", metavar="CSV", help="file to write (default: print)")
+    parser.add_argument(
         "--reject-below",
         type=float,
         default=0.0,
         metavar="P",
         help="name a cell 'unsure' where its most probable type has less than this; default 0",
     )
-    _add_threads(classify)
+    _add_threads(parser)
 
-    evaluate = command(
-        "evaluate",
-        _evaluate,
-        "Half-half protocol: train on half of each type, test on the other half, repeated.",
-        "wbcprof evaluate cells/ --repeats 10 --json evaluation.json",
-    )
-    evaluate.add_argument("images", metavar="IMAGES", help="folder with one sub-folder per type")
-    evaluate.add_argument(
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="IMAGES", help="folder with one sub-folder per type")
+    parser.add_argument(
         "--model",
         metavar="M",
         help="use this model's signatures; by default signatures are learnt from the training "
         "half of each repeat",
     )
-    evaluate.add_argument("--repeats", type=int, default=10, metavar="N", help="default 10")
-    evaluate.add_argument("--json", metavar="FILE", help="write the figures as JSON")
-    _add_learning(evaluate)
+    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="default 10")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
+    _add_learning(parser)
 
-    report = command(
-        "report",
-        _report,
-        "Write one HTML file about a set of cells: map, calls, differential count, signatures.",
-        "wbcprof report cells.wbcprof cells/ -o report.html",
-    )
-    report.add_argument("model", metavar="MODEL", help="model file")
-    report.add_argument("images", metavar="IMAGES", help="folder, or one sub-folder per type")
-    report.add_argument("-o", "--output", required=True, metavar="HTML", help="file to write")
-    report.add_argument(
+
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, "model file")
+    parser.add_argument("images", metavar="IMAGES", help="folder, or one sub-folder per type")
+    parser.add_argument("-o", "--output", required=True, metavar="HTML", help="file to write")
+    parser.add_argument(
         "--calls",
         choices=("cross-validated", "model"),
         default="cross-validated",
         help="types by cross-validation on these images (default), or by the model's classifier",
     )
-    report.add_argument(
+    parser.add_argument(
         "--samples", metavar="CSV", help="columns image and sample: a differential count of each"
     )
-    report.add_argument(
+    parser.add_argument(
         "--figures", metavar="DIR", help="folder to write every figure to as a PDF too"
     )
-    report.add_argument("--title", metavar="TEXT", help="heading of the page")
-    _add_threads(report)
-
-    info = command(
-        "info", _info, "Show the package, or what a model file holds.", "wbcprof info cells.wbcprof"
-    )
-    info.add_argument("model", nargs="?", metavar="MODEL", help="model file")
-    return parser
+    parser.add_argument("--title", metavar="TEXT", help="heading of the page")
+    _add_threads(parser)
 
 
-def _add_threads(parser) -> None:
+def _info_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="model file")
+
+
+def _add_model(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("model", metavar="MODEL", help=what)
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="default: all CPUs that this process may use"
     )
 
 
-def _add_dask(parser, what: str) -> None:
+def _add_dask(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--dask", metavar="ADDRESS", help=f"{what}, such as tcp://host:8786")
+
+
+def _add_settings(parser: argparse.ArgumentParser, name: str) -> None:
+    """An option for each field of a class of settings that has a help text."""
+    from wbcprof.model import settings
+
+    for entry in settings.options(getattr(settings, name)):
+        parser.add_argument(
+            "--" + entry.name.replace("_", "-"),
+            type=entry.type,
+            metavar=entry.metavar,
+            choices=entry.choices,
+            help=entry.help,
+        )
 
 
 # Option, parameter of `Profiler`, its default, which importing it only for this help would be slow.
@@ -203,13 +193,13 @@ _LEARNING_NUMBERS = (
     ("--signatures", "n_signatures", 512, "N"),
     ("--patch-size", "patch_size", 6, "PX"),
     ("--step", "step", 3, "PX"),
-    ("--max-iter", "max_iter", 100, "N"),
     ("--patches", "n_patches", 50_000, "N"),
 )
 
 
-def _add_learning(parser) -> None:
-    from wbcprof.stain import STAINS
+def _add_learning(parser: argparse.ArgumentParser) -> None:
+    from wbcprof.model.pooling import STATISTICS
+    from wbcprof.smear.stain import STAINS
 
     parser.add_argument(
         "--preset",
@@ -220,11 +210,12 @@ def _add_learning(parser) -> None:
     )
     for option, name, default, metavar in _LEARNING_NUMBERS:
         parser.add_argument(option, dest=name, type=int, metavar=metavar, help=f"default {default}")
+    _add_settings(parser, "LayerSettings")
     parser.add_argument(
         "--pools",
         type=lambda text: tuple(pool.strip() for pool in text.split(",")),
         metavar="A,B",
-        help="of mean, max, std, active, sqrt; default sqrt,std,max",
+        help=f"of {', '.join(STATISTICS)}; default sqrt,std,max",
     )
     parser.add_argument(
         "--stain",
@@ -235,13 +226,31 @@ def _add_learning(parser) -> None:
     _add_threads(parser)
 
 
-def _learning_parameters(options) -> dict:
-    names = (*(name for _, name, *_ in _LEARNING_NUMBERS), "pools", "stain")
-    given = {name: getattr(options, name) for name in names} | {"n_threads": options.threads}
-    parameters = {name: value for name, value in given.items() if value is not None}
+def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """The options of these names that were given."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _learning_parameters(options: argparse.Namespace) -> dict[str, Any]:
+    from wbcprof.model.settings import LayerSettings
+    from wbcprof.model.settings import options as options_of
+
+    names = [name for _, name, *_ in _LEARNING_NUMBERS]
+    names += [entry.name for entry in options_of(LayerSettings)]
+    parameters = _given(options, (*names, "pools", "stain"))
+    if options.threads is not None:
+        parameters["n_threads"] = options.threads
     if options.stain == "none":
         parameters["stain"] = None
     return {"preset": options.preset, **parameters}
+
+
+def _coding(options: argparse.Namespace) -> dict[str, Any]:
+    from wbcprof.model.settings import Coding
+    from wbcprof.model.settings import options as options_of
+
+    return _given(options, (entry.name for entry in options_of(Coding)))
 
 
 class _Progress:
@@ -275,7 +284,14 @@ def _speed(n: int, seconds: float, done: int, total: int | None) -> str:
     return f"{text}, {hours}:{minutes:02}:{left:02} left"
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     print(f"{category.__name__}: {message}", file=sys.stderr)
 
 
@@ -283,9 +299,9 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _fit(options) -> None:
+def _fit(options: argparse.Namespace) -> None:
     from wbcprof.files import check_output
-    from wbcprof.profiler import fit
+    from wbcprof.learning.profiler import fit
 
     check_output(options.output)
     _say(f"learning signatures from {options.images}")
@@ -302,7 +318,7 @@ def _fit(options) -> None:
         if client is None:
             profiles = model.profile(options.images, n_threads=options.threads, progress=progress)
         else:
-            from wbcprof.cluster import profile_on_cluster
+            from wbcprof.scale.cluster import profile_on_cluster
 
             profiles = profile_on_cluster(client, model, options.images, progress)
     last = model.history[0][-1]
@@ -315,7 +331,7 @@ def _fit(options) -> None:
     known = [index for index, label in enumerate(labels) if label is not None]
     types = [labels[index] for index in known]
     if len(set(types)) > 1:
-        from wbcprof.classify import TypeClassifier
+        from wbcprof.analysis.classify import TypeClassifier
 
         model.classifier = TypeClassifier().fit(profiles.values[known], types)
         _say(f"classifier trained on the {len(known)} of {len(profiles)} images that have a type")
@@ -325,9 +341,9 @@ def _fit(options) -> None:
     _say(f"model written to {options.output}")
 
 
-def _profile(options) -> None:
-    from wbcprof.profiles import check_table
-    from wbcprof.storage import load
+def _profile(options: argparse.Namespace) -> None:
+    from wbcprof.model.model import load
+    from wbcprof.model.profiles import check_table
 
     if not Path(options.output).suffix or Path(options.output).is_dir():
         _profile_to_shards(options)
@@ -339,11 +355,9 @@ def _profile(options) -> None:
     check_table(options.output)
     profiles = load(options.model).profile(
         options.images,
-        step=options.step,
-        inference=options.inference,
-        tolerance=options.tolerance,
         n_threads=options.threads,
         progress=_Progress("profiling"),
+        **_coding(options),
     )
     profiles.save(options.output)
     if options.tolerance is not None:
@@ -351,9 +365,9 @@ def _profile(options) -> None:
     _say(f"{len(profiles)} profiles of {profiles.values.shape[1]} features: {options.output}")
 
 
-def _profile_to_shards(options) -> None:
-    from wbcprof.shards import profile_to_shards
-    from wbcprof.storage import load
+def _profile_to_shards(options: argparse.Namespace) -> None:
+    from wbcprof.model.model import load
+    from wbcprof.scale.shards import profile_to_shards
 
     if options.tolerance is not None:
         raise ValueError("--tolerance is for one table, such as profiles.parquet, not for shards")
@@ -362,28 +376,27 @@ def _profile_to_shards(options) -> None:
             load(options.model),
             options.images,
             options.output,
-            step=options.step,
-            inference=options.inference,
             n_threads=options.threads,
             client=client,
             progress=_Progress("profiling"),
-            **({} if options.shard_size is None else {"shard_size": options.shard_size}),
+            **_given(options, ["shard_size"]),
+            **_coding(options),
         )
     _say(f"{made.n_profiles} profiles in {made.n_shards} shards: {made.folder}")
 
 
-def _cluster(options):
+def _cluster(options: argparse.Namespace) -> AbstractContextManager[Any]:
     """The Dask cluster asked for, as a context; of None where none was."""
     if options.dask is None:
         return nullcontext()
-    from wbcprof.cluster import connected
+    from wbcprof.scale.cluster import connected
 
     return connected(options.dask)
 
 
-def _classify(options) -> None:
+def _classify(options: argparse.Namespace) -> None:
     from wbcprof.files import check_output, csv_text, replacing
-    from wbcprof.storage import load
+    from wbcprof.model.model import load
 
     if options.output is not None:
         check_output(options.output)
@@ -421,15 +434,15 @@ def _classify(options) -> None:
     _say(f"{len(profiles)} images classified: {options.output}")
 
 
-def _evaluate(options) -> None:
-    from wbcprof.evaluation import evaluate
+def _evaluate(options: argparse.Namespace) -> None:
+    from wbcprof.analysis.evaluation import evaluate
     from wbcprof.files import check_output
 
     if options.json is not None:
         check_output(options.json)
     parameters = _learning_parameters(options)
     if options.model is not None:
-        from wbcprof.storage import load
+        from wbcprof.model.model import load
 
         without_effect = sorted(parameters.keys() - {"preset", "n_threads"})
         if without_effect or options.preset != "default":
@@ -450,10 +463,10 @@ def _evaluate(options) -> None:
         evaluation.to_json(options.json)
 
 
-def _report(options) -> None:
+def _report(options: argparse.Namespace) -> None:
     from wbcprof.files import from_csv_text
-    from wbcprof.report import write_report
-    from wbcprof.storage import load
+    from wbcprof.model.model import load
+    from wbcprof.report.page import write_report
 
     samples = None
     if options.samples is not None:
@@ -471,32 +484,32 @@ def _report(options) -> None:
         figure_folder=options.figures,
         n_threads=options.threads,
         say=_say,
-        **({} if options.title is None else {"title": options.title}),
+        **_given(options, ["title"]),
     )
     _say(f"report written to {options.output}; it opens in any browser, without a network")
 
 
-def _info(options) -> None:
+def _info(options: argparse.Namespace) -> None:
     from wbcprof import _core
-    from wbcprof._version import version
+    from wbcprof._version import __version__
     from wbcprof.threads import resolve_threads
 
     if options.model is None:
-        print(f"wbcprof {version()}")
+        print(f"wbcprof {__version__}")
         print(f"instruction set {_core.instruction_set()} of {', '.join(_core.instruction_sets())}")
         print(f"threads {resolve_threads(None)}")
         return
-    from wbcprof.storage import load
+    from wbcprof.model.model import load
 
     model = load(options.model)
     for index, layer in enumerate(model.layers):
         print(
             f"layer {index}: {layer.n_signatures} signatures of {layer.patch_size} x "
-            f"{layer.patch_size} x {layer.channels}, {layer.nonlinearity} encoder, "
+            f"{layer.patch_size} x {layer.channels}, {layer.settings.nonlinearity} encoder, "
             f"step {layer.step}, preprocessing {layer.preprocessing.kind}"
         )
     print(f"stain normalisation: {'none' if model.stain is None else model.stain.method}")
-    print(f"features: {len(model.feature_names)} ({', '.join(model.pools)})")
+    print(f"features: {len(model.feature_names)} ({', '.join(model.pooling.pools)})")
     types = (
         "none"
         if model.classifier is None
@@ -506,7 +519,55 @@ def _info(options) -> None:
     print(json.dumps({"parameters": model.parameters, "provenance": model.provenance}, indent=2))
 
 
-def _demo(options) -> None:
+def _demo(options: argparse.Namespace) -> None:
     from wbcprof.demo import run_demo
 
     run_demo(Path(options.out), options.threads, _say)
+
+
+_Options = Callable[[argparse.ArgumentParser], None]
+_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], _Options, str, str]] = {
+    "demo": (
+        _demo,
+        _demo_options,
+        "Run the whole job on generated cells: learn, profile, evaluate, draw.",
+        "--out wbcprof-demo",
+    ),
+    "fit": (
+        _fit,
+        _fit_options,
+        "Learn signatures from images; where their types are known, train a classifier too.",
+        "cells/ -o cells.wbcprof",
+    ),
+    "profile": (
+        _profile,
+        _profile_options,
+        "Describe every image by its signatures; write a table.",
+        "cells.wbcprof cells/ -o profiles.csv",
+    ),
+    "classify": (
+        _classify,
+        _classify_options,
+        "Name the type of every image, with probabilities, as CSV.",
+        "cells.wbcprof new-cells/ -o types.csv",
+    ),
+    "evaluate": (
+        _evaluate,
+        _evaluate_options,
+        "Half-half protocol: train on half of each type, test on the other half, repeated.",
+        "cells/ --repeats 10 --json evaluation.json",
+    ),
+    "report": (
+        _report,
+        _report_options,
+        "Write one HTML file about a set of cells: map, calls, differential count, signatures.",
+        "cells.wbcprof cells/ -o report.html",
+    ),
+    "info": (
+        _info,
+        _info_options,
+        "Show the package, or what a model file holds.",
+        "cells.wbcprof",
+    ),
+}
+"""Of each command: what runs it, what adds its options, what it does, an example."""

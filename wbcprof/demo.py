@@ -33,11 +33,11 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     say : callable
         Receives one line per stage.
     """
-    from wbcprof.classify import TypeClassifier, rank_signatures
+    from wbcprof.analysis.classify import TypeClassifier, rank_signatures
+    from wbcprof.analysis.evaluation import evaluate
     from wbcprof.datasets import make_leukocytes
-    from wbcprof.evaluation import evaluate
-    from wbcprof.profiler import fit
-    from wbcprof.report import write_report
+    from wbcprof.learning.profiler import fit
+    from wbcprof.report.page import write_report
 
     folder.mkdir(parents=True, exist_ok=True)
     cells = make_leukocytes(N_PER_TYPE)
@@ -76,7 +76,8 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
 
 
 def _draw(folder, model, profiles, evaluation, images, order) -> None:
-    from wbcprof import figures
+    from wbcprof.analysis import figures
+    from wbcprof.analysis.embedding import embed
 
     examples = [
         index
@@ -91,7 +92,7 @@ def _draw(folder, model, profiles, evaluation, images, order) -> None:
             [model.reconstruct(images[i]) for i in examples],
             [profiles.labels[i] for i in examples],
         ),
-        "embedding": figures.embedding(profiles.values, profiles.labels),
+        "embedding": figures.embedding(embed(profiles.values), profiles.labels),
         "confusion": figures.confusion(
             np.array(confusion["mean_counts"]), confusion["types"], normalize=True
         ),

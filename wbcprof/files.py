@@ -44,7 +44,16 @@ def json_value(value: Any) -> Any:
     return repr(value)
 
 
-def check_output(path: str | os.PathLike) -> Path:
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Say in a ValueError what it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+
+
+def check_output(path: str | os.PathLike[str]) -> Path:
     """The path of an output that can be written: worth asking before long work.
 
     Raises
@@ -75,7 +84,7 @@ def check_output(path: str | os.PathLike) -> Path:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it to `path` on success.
 
     On any exception the temporary file is removed and `path` is left as it was.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+
+from wbcprof.model.pooling import STATISTICS, Pooling
+
+_MEAN = Pooling()
 
 
 def encode_pool(
@@ -18,9 +20,7 @@ def encode_pool(
     step: int,
     contrast_epsilon: float | None = None,
     pixel_table: np.ndarray | None = None,
-    pools: Sequence[str] = ("mean",),
-    levels: Sequence[int] = (1,),
-    centres: Sequence[float] = (),
+    pooling: Pooling = _MEAN,
 ) -> np.ndarray:
     """Encode every window of every image, pool the codes; all in float64.
 
@@ -29,9 +29,8 @@ def encode_pool(
     images : (n, height, width, channels) array, uint8 or float
         uint8 pixels are looked up in `pixel_table`, floats are taken as they are.
     filters, offset, gain, threshold, nonlinearity, step, contrast_epsilon, pixel_table
-        As `wbcprof.encoder.Encoder` takes them.
-    pools, levels, centres
-        As `wbcprof.encoder.Encoder.encode_pool` takes them.
+        As `wbcprof.model.encoder.Encoder` takes them.
+    pooling : Pooling
 
     Returns
     -------
@@ -45,28 +44,28 @@ def encode_pool(
             contrast_epsilon=contrast_epsilon, pixel_table=pixel_table,
         )  # fmt: skip
         n_rows, n_columns = codes.shape[:2]
-        cell_codes, cell_active = [], []
-        for level in levels:
-            row_cell = np.arange(n_rows) * level // n_rows
-            column_cell = np.arange(n_columns) * level // n_columns
+        part_codes, part_active = [], []
+        for level in pooling.levels:
+            row_part = np.arange(n_rows) * level // n_rows
+            column_part = np.arange(n_columns) * level // n_columns
             for row in range(level):
                 for column in range(level):
-                    inside = np.ix_(row_cell == row, column_cell == column)
-                    cell_codes.append(codes[inside].reshape(-1, codes.shape[2]))
-                    cell_active.append(active[inside].reshape(-1, codes.shape[2]))
+                    inside = np.ix_(row_part == row, column_part == column)
+                    part_codes.append(codes[inside].reshape(-1, codes.shape[2]))
+                    part_active.append(active[inside].reshape(-1, codes.shape[2]))
         patch, (height, width) = filters.shape[1], image.shape[:2]
         down = np.arange(n_rows)[:, None] * step + patch / 2 - height / 2
         across = np.arange(n_columns) * step + patch / 2 - width / 2
         distance = np.sqrt(down**2 + across**2)
-        for centre in centres:
+        for centre in pooling.centres:
             inside = distance <= max(centre * min(height, width) / 2, distance.min())
-            cell_codes.append(codes[inside])
-            cell_active.append(active[inside])
+            part_codes.append(codes[inside])
+            part_active.append(active[inside])
         rows.append(
             [
-                pool_codes(c, a, pool)
-                for pool in pools
-                for c, a in zip(cell_codes, cell_active, strict=True)
+                STATISTICS[pool].of_codes(c, a) if len(c) else np.zeros(c.shape[1])
+                for pool in pooling.pools
+                for c, a in zip(part_codes, part_active, strict=True)
             ]
         )
     return np.array(rows).reshape(len(images), -1)
@@ -117,20 +116,6 @@ def encode_windows(
         s = np.sign(a) * np.maximum(np.abs(a) - threshold, 0)
         active = np.abs(a) > threshold
     return gain * s, active
-
-
-def pool_codes(codes: np.ndarray, active: np.ndarray, pool: str) -> np.ndarray:
-    """One statistic over the windows of a pooling cell, 0 where the cell has no window."""
-    if len(codes) == 0:
-        return np.zeros(codes.shape[1])
-    if pool == "max":
-        return codes.max(axis=0)
-    if pool == "std":
-        return codes.std(axis=0)
-    if pool == "active":
-        return active.mean(axis=0)
-    mean = codes.mean(axis=0)
-    return np.sign(mean) * np.sqrt(np.abs(mean)) if pool == "sqrt" else mean
 
 
 def correlate(patches: np.ndarray, signatures: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from wbcprof.evaluation import colour_histograms
-from wbcprof.patches import crop_centre
+from wbcprof.analysis.evaluation import colour_histograms
+from wbcprof.learning.sample import crop_centre
 
 
 def histogram(images, crop=1.0):

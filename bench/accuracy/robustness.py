@@ -16,12 +16,12 @@ import numpy as np
 from scipy import ndimage
 from study import HERE, IMAGES, PER_TYPE, draw_rows
 
-from wbcprof.classify import TypeClassifier
-from wbcprof.evaluation import colour_histograms, evaluation_metrics, half_half_splits
-from wbcprof.images import open_images
-from wbcprof.patches import crop_centre
-from wbcprof.profiler import Profiler
-from wbcprof.stain import STAINS, StainNormaliser
+from wbcprof.analysis.classify import TypeClassifier
+from wbcprof.analysis.evaluation import colour_histograms, evaluation_metrics, half_half_splits
+from wbcprof.images.source import open_images
+from wbcprof.learning.profiler import Profiler
+from wbcprof.learning.sample import crop_centre
+from wbcprof.smear.stain import STAINS, StainNormaliser
 
 CHANGES = {
     "hue, degrees": (-20, -10, 0, 10, 20),

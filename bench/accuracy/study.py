@@ -28,11 +28,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import wbcprof
-from wbcprof.classify import TypeClassifier
-from wbcprof.evaluation import evaluation_metrics, half_half_splits
+from wbcprof.analysis.classify import TypeClassifier
+from wbcprof.analysis.evaluation import evaluation_metrics, half_half_splits
 from wbcprof.files import replacing
-from wbcprof.images import open_images
-from wbcprof.profiler import Profiler, preset_parameters
+from wbcprof.images.source import open_images
+from wbcprof.learning.profiler import Profiler, preset_parameters
 
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE.parents[2] / "shared/data/pbc"

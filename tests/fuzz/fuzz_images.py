@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["wbcprof", "PIL", "tifffile"]):
     import PIL.WebPImagePlugin
     import tifffile  # noqa: F401
 
-    from wbcprof.images import open_images
+    from wbcprof.images.source import open_images
 
 PIL.Image.MAX_IMAGE_PIXELS = 1 << 18  # quick; the check is the same at any limit
 PNG = b"\x89PNG\r\n\x1a\n"

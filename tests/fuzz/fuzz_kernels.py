@@ -9,9 +9,11 @@ from test_encode_pool import TOLERANCE, assert_close, random_encoder, random_ima
 
 with atheris.instrument_imports(include=["wbcprof"]):
     from wbcprof import _core, _learn, reference
-    from wbcprof.encoder import NONLINEARITIES, POOLS, Encoder, list_forms
-    from wbcprof.patches import pack_signatures
-    from wbcprof.sparse import sparse_code
+    from wbcprof.model.encoder import NONLINEARITIES, Encoder
+    from wbcprof.model.forms import list_forms
+    from wbcprof.model.pooling import STATISTICS, Pooling
+    from wbcprof.model.preprocessing import pack_signatures
+    from wbcprof.model.sparse import sparse_code
 
 EDGE = 1e-4  # responses this near to a threshold may count as active or not
 TOL, ROUNDING = 1e-3, 1e-4  # of duality gaps
@@ -50,16 +52,16 @@ def encode(data):
             for row, column in np.ndindex(codes.shape[:2]):
                 inside = tuple(slice(k * region, (k + 1) * region) for k in (row, column))
                 part = codes_of_windows[inside].reshape(-1, n_signatures)
-                wanted = reference.pool_codes(part, active, pool)
+                wanted = STATISTICS[pool].of_codes(part, active)
                 np.testing.assert_allclose(codes[row, column], wanted, rtol=0, atol=TOLERANCE[pool])
         return
-    pools = some(data, list(POOLS), 5)
+    pools = some(data, list(STATISTICS), 5)
     regions = {
         "levels": some(data, [1, 2, 3, 7], 2) if data.ConsumeBool() else (),
         "centres": some(data, [0.01, 0.33, 0.61, 1.0], 2),
     }
-    got = encoder.encode_pool(images, pools=pools, **regions, n_threads=n_threads)
-    again = encoder.encode_pool(images, pools=pools, **regions, n_threads=1)
+    got = encoder.encode_pool(images, pooling=Pooling(pools, **regions), n_threads=n_threads)
+    again = encoder.encode_pool(images, pooling=Pooling(pools, **regions), n_threads=1)
     np.testing.assert_array_equal(got, again)
     if len(images) == 0:
         return
@@ -69,7 +71,9 @@ def encode(data):
         shifted = (offset + nearer, gain, None)
         if threshold is not None:
             shifted = (offset, gain, threshold - nearer)
-        return reference.encode_pool(images, filters, *shifted, **options, pools=names, **regions)
+        return reference.encode_pool(
+            images, filters, *shifted, **options, pooling=Pooling(names, **regions)
+        )
 
     parts = np.split(got, len(pools), axis=1)
     for pool, part in zip(pools, parts, strict=True):

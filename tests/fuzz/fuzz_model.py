@@ -14,7 +14,7 @@ import numpy as np
 
 with atheris.instrument_imports(include=["wbcprof"]):
     import wbcprof
-    from wbcprof.storage import ModelFileError
+    from wbcprof.model.storage import ModelFileError
 
 LENGTH_BYTES = 8
 VALUES = [

@@ -39,7 +39,7 @@ def write_models(folder):
     folder.mkdir(parents=True, exist_ok=True)
     cells = make_leukocytes(3, size=48)
     settings = {"patch_size": 3, "step": 2, "n_patches": 200, "max_iter": 1, "levels": (1,)}
-    signed = {"positive": False, "encoder": "soft_threshold", "preprocessing": "contrast"}
+    signed = {"positive": False, "nonlinearity": "soft_threshold", "preprocessing": "contrast"}
     for name, extra in {
         "plain": {"pools": ("mean",), "centres": (), "stain": "macenko"},
         "whitened": {"whiten": True, "centres": (0.5,), **signed},

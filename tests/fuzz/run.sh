@@ -19,7 +19,7 @@ if [ ! -d "build-fuzz/corpus/$target" ]; then
     mkdir -p "build-fuzz/corpus/$target"
     tar -xJf "tests/fuzz/corpus/$target.tar.xz" -C "build-fuzz/corpus/$target"
 fi
-cp -r --remove-destination wbcprof build-fuzz/wbcprof/_*.abi3.so tests/*.py tests/fuzz $package
+cp -r --remove-destination wbcprof build-fuzz/wbcprof/_*.abi3.so tests/*.py tests/model/*.py tests/fuzz $package
 mv -f $package/_*.abi3.so $package/wbcprof
 [ "$seconds" -gt 0 ] && set -- "build-fuzz/corpus/$target" "tests/fuzz/corpus/$target" "$@"
 export PYTHONPATH=$package OPENBLAS_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1

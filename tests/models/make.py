@@ -3,8 +3,8 @@
     python tests/models/make.py
 
 For each, ``format-F-VERSION-NAME.wbcprof`` and, with the extension .npz, images, their profiles,
-and the probabilities of their types. tests/test_storage.py holds every later version to them. A
-stored file is never made again: a release that changes the format, or profiles, adds its own; one
+and the probabilities of their types. tests/model/test_storage.py holds every later version to them.
+A stored file is never made again: a release that changes the format, or profiles, adds its own; one
 that changes profiles of an old model says so in CHANGELOG.md and states by how much in the test.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 import wbcprof
 from wbcprof.datasets import make_leukocytes
-from wbcprof.storage import FORMAT_VERSION
+from wbcprof.model.storage import FORMAT_VERSION
 
 MODELS = {
     "discs": {
@@ -24,7 +24,8 @@ MODELS = {
     "paper": {"preset": "paper", "n_signatures": 20, "patch_size": 12},
     "stacked": {
         "n_signatures": 16, "patch_size": 4, "step": 2, "preprocessing": "contrast",
-        "whiten": True, "encoder": "soft_threshold", "positive": False, "pools": ("mean", "std"),
+        "whiten": True, "nonlinearity": "soft_threshold", "positive": False,
+        "pools": ("mean", "std"),
         "levels": (1, 2), "centres": (), "stain": "macenko",
         "stack": [{"n_signatures": 12, "n_patches": 2000}],
     },

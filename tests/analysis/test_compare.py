@@ -1,0 +1,261 @@
+"""Differential signatures, endpoints, differential count: against scipy and by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from wbcprof.analysis.classify import TypeClassifier
+from wbcprof.analysis.compare import (
+    associate,
+    differential_count,
+    differential_signatures,
+    explain_calls,
+    wilson_interval,
+)
+from wbcprof.model.profiles import Profiles
+
+
+@pytest.fixture
+def table(rng):
+    """60 cells of three types and 5 features: the first rises with the type, the last is 0."""
+    groups = np.repeat(["a", "b", "c"], 20)
+    values = rng.normal(size=(60, 5))
+    values[:, 0] += np.repeat([0, 1, 3], 20)
+    values[:, 4] = 0
+    return values, groups
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(3)
+
+
+# ---- differential signatures ----
+
+
+def test_rank_test_effect_and_fdr_are_scipys(table):
+    values, groups = table
+    found = differential_signatures(values, groups)
+    assert found.groups == ["a", "b", "c"] and found.unit == "cells"
+    assert found.n_in == [20] * 3 and found.n_out == [40] * 3
+    for i, name in enumerate(found.groups):
+        for j in range(4):
+            a, b = values[groups == name, j], values[groups != name, j]
+            expected = stats.mannwhitneyu(a, b, method="asymptotic")
+            assert found.p_value[i, j] == pytest.approx(expected.pvalue)
+            delta = np.sign(a[:, None] - b).mean()
+            assert found.effect[i, j] == pytest.approx(delta)
+            assert found.difference[i, j] == pytest.approx(a.mean() - b.mean())
+    expected = stats.false_discovery_control(found.p_value.ravel()).reshape(3, 5)
+    np.testing.assert_allclose(found.q_value, expected)
+    assert found.top("c", 2)[0] == 0
+
+
+def test_constant_feature_shows_nothing(table):
+    found = differential_signatures(*table)
+    assert (found.effect[:, 4] == 0).all() and (found.p_value[:, 4] == 1).all()
+
+
+def test_small_groups_are_exact_column_by_column():
+    values = np.column_stack([np.arange(6.0), [0, 0, 1, 2, 3, 4]])
+    found = differential_signatures(values, list("aaabbb"), against="b")
+    assert found.groups == ["a"]
+    assert found.p_value[0, 0] == pytest.approx(2 / 20)  # 1 of 20 orders on either side
+    tied = stats.mannwhitneyu([0, 0, 1], [2, 3, 4], method="asymptotic")
+    assert found.p_value[0, 1] == pytest.approx(tied.pvalue)
+    assert found.effect[0].tolist() == [-1, -1]
+
+
+def test_with_samples_the_sample_is_the_unit(rng):
+    # Many cells in each of 4 samples: the cells differ, the samples are too few to say so.
+    samples = np.repeat(["p1", "p2", "p3", "p4"], 50)
+    groups = np.repeat(["ill", "well"], 100)
+    values = rng.normal(size=(200, 3)) + (groups == "ill")[:, None]
+    cells = differential_signatures(values, groups)
+    persons = differential_signatures(values, groups, samples=samples)
+    assert persons.unit == "samples" and persons.n_in == [2, 2]
+    assert cells.p_value.max() < 0.001 and persons.p_value.min() == pytest.approx(2 / 6)
+    mean = values[groups == "ill"].mean(axis=0) - values[groups == "well"].mean(axis=0)
+    np.testing.assert_allclose(persons.difference[0], mean)
+
+
+def test_unknown_cells_are_left_out_and_names_come_from_profiles(table):
+    values, groups = table
+    labels = [None if i % 2 else str(name) for i, name in enumerate(groups)]
+    profiles = Profiles(values, [f"s{i}" for i in range(5)], [""] * 60)
+    found = differential_signatures(profiles, labels)
+    assert found.n_in == [10] * 3 and found.n_out == [20] * 3
+    half = differential_signatures(values[::2], groups[::2])
+    np.testing.assert_array_equal(found.effect, half.effect)
+    frame = found.to_pandas()
+    assert len(frame) == 15 and frame["feature"].tolist()[:5] == profiles.feature_names
+    assert frame["effect"].to_numpy() == pytest.approx(found.effect.ravel())
+
+
+def test_a_group_of_one_cell():
+    found = differential_signatures(np.arange(10.0)[:, None], ["x"] + ["y"] * 9)
+    assert found.effect[0, 0] == -1 and found.p_value[0, 0] == pytest.approx(0.2)
+
+
+def test_bad_groups(table):
+    values, groups = table
+    with pytest.raises(ValueError, match=r"at least two groups, got \['a'\]"):
+        differential_signatures(values, ["a"] * 60)
+    with pytest.raises(ValueError, match="against must be one of"):
+        differential_signatures(values, groups, against="z")
+    with pytest.raises(ValueError, match=r"Length of labels \(59\) must match number of cells"):
+        differential_signatures(values, groups[1:])
+    with pytest.raises(ValueError, match="finite"):
+        differential_signatures(values * np.nan, groups)
+    with pytest.raises(ValueError, match=r"feature_names \(2\)"):
+        differential_signatures(values, groups, feature_names=["a", "b"])
+
+
+# ---- endpoints ----
+
+
+def test_association_is_spearman_of_sample_means(rng):
+    samples = np.repeat([f"p{i:02d}" for i in range(12)], 7)
+    values = rng.normal(size=(84, 4))
+    endpoint = {f"p{i:02d}": float(i) for i in range(12)} | {"p03": np.nan, "other": 1.0}
+    values[:, 1] += 3 * np.repeat(np.arange(12.0), 7)
+    values[:, 3] = 1
+    found = associate(values, samples, endpoint)
+    assert found.left_out == ["p03"] and len(found.samples) == 11
+    means = values.reshape(12, 7, 4).mean(axis=1)
+    used = [i for i in range(12) if i != 3]
+    for j in range(3):
+        expected = stats.spearmanr(means[used, j], used)
+        assert found.correlation[j] == pytest.approx(expected.statistic)
+        assert found.p_value[j] == pytest.approx(max(expected.pvalue, 2 / 39916800))
+    assert found.correlation[3] == 0 and found.p_value[3] == 1
+    np.testing.assert_allclose(found.q_value, stats.false_discovery_control(found.p_value))
+    assert found.to_pandas()["feature"].tolist()[0] == "feature_0001"
+
+
+def test_association_of_few_samples_is_exact():
+    # Perfect order among 5: 2 of 120 permutations are as extreme.
+    found = associate(np.arange(5.0)[:, None], list("abcde"), dict(zip("abcde", range(5))))
+    assert found.correlation[0] == pytest.approx(1)
+    assert found.p_value[0] == pytest.approx(2 / 120)
+
+
+def test_bad_endpoints():
+    values, samples = np.arange(5.0)[:, None], list("abcde")
+    with pytest.raises(ValueError, match="at least 4 samples, got 3 of 5"):
+        associate(values, samples, {"a": 1, "b": 2, "c": 3})
+    with pytest.raises(ValueError, match="differ between samples"):
+        associate(values, samples, dict.fromkeys("abcde", 1.0))
+
+
+# ---- differential count ----
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_wilson_is_scipys(confidence):
+    for n in (1, 7, 200):
+        for k in {0, 1, n // 3, n}:
+            expected = stats.binomtest(k, n).proportion_ci(confidence, "wilson")
+            assert wilson_interval(k, n, confidence) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_wilson_by_hand():
+    assert wilson_interval(50, 100) == pytest.approx((0.4038315, 0.5961685), abs=1e-7)
+    low, high = wilson_interval(0, 0)
+    assert np.isnan(low) and np.isnan(high)
+
+
+def test_counts_shares_and_nlr_per_sample():
+    types = ["Neutrophils"] * 60 + ["lymphocyte"] * 30 + ["xyz"] * 10
+    types += [None, "", float("nan"), "lymphocyte"]
+    samples = ["s1"] * 103 + ["s2"]
+    found = differential_count(types, samples)
+    assert found.samples == ["s1", "s2"] and found.types == ["Neutrophils", "lymphocyte", "xyz"]
+    assert found.counts.tolist() == [[60, 30, 10], [0, 1, 0]]
+    assert found.n_unknown.tolist() == [3, 0]
+    assert found.share[0].tolist() == [0.6, 0.3, 0.1]
+    assert found.neutrophils == ["Neutrophils"] and found.lymphocytes == ["lymphocyte"]
+    assert found.nlr.tolist() == [2.0, 0.0]
+    low, high = stats.binomtest(60, 90).proportion_ci(0.95, "wilson")
+    assert found.nlr_low[0] == pytest.approx(low / (1 - low))
+    assert found.nlr_high[0] == pytest.approx(high / (1 - high))
+    assert found.to_pandas().shape == (6, 10)
+
+
+def test_nlr_covers_the_truth_as_often_as_it_says(rng):
+    hits = 0
+    for _ in range(400):
+        types = rng.choice(["neutrophil", "lymphocyte", "monocyte"], 100, p=[0.6, 0.3, 0.1])
+        found = differential_count(types)
+        hits += found.nlr_low[0] <= 2 <= found.nlr_high[0]
+    assert hits / 400 > 0.92
+
+
+def test_nlr_without_lymphocytes_or_either():
+    found = differential_count(["band neutrophil"] * 5)
+    assert found.nlr[0] == np.inf and found.nlr_high[0] == np.inf and found.nlr_low[0] > 1
+    found = differential_count(["monocyte", None])
+    assert np.isnan([found.nlr[0], found.nlr_low[0], found.nlr_high[0]]).all()
+    assert found.share.tolist() == [[1.0]]
+    found = differential_count([None, None])
+    assert found.types == [] and found.counts.shape == (1, 0) and found.n_unknown[0] == 2
+
+
+def test_own_names_for_the_ratio_and_cells_that_are_not_leukocytes():
+    types = ["PMN"] * 4 + ["LY"] * 2 + ["smudge"] * 4
+    assert np.isnan(differential_count(types).nlr[0])
+    found = differential_count(types, neutrophils=["PMN"], lymphocytes=["LY"], exclude=["smudge"])
+    assert found.nlr[0] == 2 and found.share[0].tolist() == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_bad_counts():
+    with pytest.raises(ValueError, match="at least one cell"):
+        differential_count([])
+    with pytest.raises(ValueError, match="excluded"):
+        differential_count(["a"], exclude=["a"])
+    with pytest.raises(ValueError, match="confidence"):
+        differential_count(["a"], confidence=95)
+    with pytest.raises(ValueError, match=r"Length of labels \(1\)"):
+        differential_count(["a", "b"], ["s"])
+
+
+# ---- what made a call ----
+
+
+def three_sigma_apart(rng, types):
+    y = np.repeat(list(types), 15)
+    x = rng.normal(size=(len(y), 6))
+    x[np.arange(len(y)), np.repeat(np.arange(len(types)), 15)] += 3
+    return x, y
+
+
+def pair_margin(classifier, x, called, rival):
+    """Decision of a cell's pair of types, positive towards the called one."""
+    a, b = sorted((called, rival))
+    n_types = len(classifier.classes_)
+    pair = list(zip(*np.triu_indices(n_types, 1), strict=True)).index((a, b))
+    x = (x - classifier.mean_) / classifier.scale_
+    if classifier.gamma_:
+        distance = ((x - classifier.support_vectors_) ** 2).sum(axis=1)
+        x = np.exp(-classifier.gamma_ * distance)
+    decision = x @ classifier.coef_[pair] + classifier.intercept_[pair]
+    return decision if called == a else -decision
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+@pytest.mark.parametrize("types", ["ab", "abcd"])
+def test_a_contribution_is_what_the_average_feature_would_lose(rng, types, kernel):
+    x, y = three_sigma_apart(rng, types)
+    classifier = TypeClassifier(C=1.0, kernel=kernel).fit(x, y)
+    called, rival, contribution = explain_calls(classifier, x)
+    assert (classifier.classes_[called] == classifier.predict(x)).all() and (called != rival).all()
+    for i in range(0, len(y), 4):
+        margin = pair_margin(classifier, x[i], called[i], rival[i])
+        for j in range(6):
+            moved = x[i].copy()
+            moved[j] = classifier.mean_[j]
+            loss = margin - pair_margin(classifier, moved, called[i], rival[i])
+            assert contribution[i, j] == pytest.approx(loss, abs=1e-5)
+    # The feature that makes the called type, or the rival's missing one, speaks for the call.
+    strongest = contribution.argmax(axis=1)
+    assert ((strongest == called) | (strongest == rival)).mean() > 0.9

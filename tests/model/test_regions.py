@@ -1,0 +1,65 @@
+"""Regions that codes are pooled over."""
+
+import numpy as np
+import pytest
+
+from wbcprof import reference
+from wbcprof.model.encoder import Encoder
+from wbcprof.model.pooling import STATISTICS, Pooling
+from wbcprof.model.regions import find_regions, region_names
+
+
+def test_a_centre_holds_the_windows_whose_middle_lies_in_the_disc():
+    regions = find_regions(60, 80, 8, 4, (), (0.5,))
+    (mask,) = regions.masks
+    rows, columns = np.nonzero(mask)
+    y = rows * 4 + regions.pixels[0].start + 4 - 30
+    x = columns * 4 + regions.pixels[1].start + 4 - 40
+    assert np.hypot(y, x).max() <= 15
+    assert mask.sum() == pytest.approx(np.pi * 15**2 / 16, rel=0.1)
+    assert mask.any(axis=0).all() and mask.any(axis=1).all(), "the box is the smallest"
+
+
+def test_a_tiny_centre_takes_the_nearest_windows():
+    assert find_regions(20, 20, 8, 4, (), (0.01,)).masks.sum() == 4
+    assert find_regions(8, 8, 8, 4, (), (0.01,)).masks.sum() == 1
+
+
+def test_a_level_takes_the_whole_image():
+    regions = find_regions(60, 80, 8, 4, (1, 2), (0.5,))
+    assert regions.masks.shape == (6, 14, 19) and regions.masks[0].all()
+    np.testing.assert_array_equal(regions.masks[1:5].sum(axis=0), 1)
+
+
+def test_names():
+    assert region_names((1, 2), (0.33, 1))[-3:] == ["_L2R1C1", "_Centre33", "_Centre100"]
+    names = Pooling("sqrt", (), (0.33,)).feature_names(2)
+    assert names == ["Cells_Sqrt_Signature_0001_Centre33", "Cells_Sqrt_Signature_0002_Centre33"]
+
+
+@pytest.mark.parametrize(
+    ("levels", "centres", "message"),
+    [
+        ((0,), (), "levels must be .* each item an integer from 1 to 64, got"),
+        ((1.5,), (), "levels must be .* each item an integer from 1 to 64, got"),
+        ((), (0,), "centres must be .* above 0 and at most 1, got"),
+        ((), (1.1,), "centres must be .* above 0 and at most 1, got"),
+        ((), (), "no levels, no centres"),
+    ],
+)
+def test_errors(levels, centres, message):
+    with pytest.raises(ValueError, match=message):
+        Pooling("mean", levels, centres)
+
+
+@pytest.mark.parametrize("levels", [(), (1,), (2, 1)])
+def test_kernel_pools_centres_as_the_reference_does(levels):
+    rng = np.random.default_rng(3)
+    images = rng.integers(0, 256, (2, 41, 52, 3)).astype(np.uint8)
+    filters = rng.normal(size=(5, 6, 6, 3)) / 6
+    offset, gain = rng.normal(size=(2, 5))
+    settings = {"nonlinearity": "rectified", "step": 3}
+    pooling = Pooling(tuple(STATISTICS), levels, (0.4, 0.8))
+    profile = Encoder(filters, offset, gain, **settings).encode_pool(images, pooling)
+    expected = reference.encode_pool(images, filters, offset, gain, **settings, pooling=pooling)
+    np.testing.assert_allclose(profile, expected, rtol=1e-4, atol=1e-4)

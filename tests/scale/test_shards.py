@@ -1,0 +1,287 @@
+"""Shards: the same profiles as in memory, resumed after kill -9, refused where they would mix."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import wbcprof
+from wbcprof.cli import _speed, main
+from wbcprof.datasets import write_folder
+from wbcprof.files import from_csv_text
+from wbcprof.images.source import ImageWarning
+from wbcprof.model.pooling import Pooling
+from wbcprof.scale.shards import profile_to_shards
+
+pd = pytest.importorskip("pandas")
+
+
+def read(folder):
+    """The table of all shards, and the names of every file in the folder."""
+    frames = [pd.read_parquet(path) for path in sorted(folder.glob("part-*.parquet"))]
+    return pd.concat(frames, ignore_index=True), sorted(path.name for path in folder.iterdir())
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def images(cells, tmp_path_factory):
+    """A folder of 48 images, a truncated and an empty one among them."""
+    folder = write_folder(cells, tmp_path_factory.mktemp("shards") / "cells")
+    files = sorted(folder.rglob("*.png"))
+    files[5].write_bytes(files[5].read_bytes()[:300])
+    files[40].write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(model, images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "profiles"
+    with pytest.warns(ImageWarning, match=r"skipped 2 of 48 images; skipped\.csv lists them"):
+        made = profile_to_shards(model, images, folder, shard_size=10)
+    assert made == (folder, 48, 46, 2, 5)
+    return folder
+
+
+def test_shards_hold_the_profiles_of_one_table(model, images, whole):
+    table, names = read(whole)
+    with pytest.warns(ImageWarning):
+        expected = model.profile(images)
+    pd.testing.assert_frame_equal(table, expected.to_pandas())
+    tables = [f"part-{index:06d}.parquet" for index in range(5)]
+    records = [f"part-{index:06d}.json" for index in range(5)]
+    assert names == sorted([*tables, *records, "manifest.json", "skipped.csv"])
+    assert [len(pd.read_parquet(whole / name)) for name in tables] == [9, 10, 10, 10, 7]
+
+
+def test_skipped_images_are_listed_with_reasons(images, whole):
+    files = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+    with open(whole / "skipped.csv", newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert [row[0] for row in rows] == ["image", files[5], files[40]]
+    assert "truncated" in rows[1][1] and "empty" in rows[2][1]
+
+
+@pytest.mark.filterwarnings("ignore::wbcprof.images.ImageWarning")
+def test_a_shard_that_is_missing_is_made_alone(model, images, whole, tmp_path, monkeypatch):
+    folder = tmp_path / "profiles"
+    profile_to_shards(model, images, folder, shard_size=10)
+    assert contents(folder) == contents(whole)
+    (folder / "part-000000.json").unlink()
+    (folder / "part-000003.parquet").unlink()
+    (folder / ".part-000003-x1y2.parquet").write_bytes(b"half")  # of a killed run
+    profiled, shown = [], []
+    profile = wbcprof.Model.profile_source
+
+    def watched(self, source, *arguments):
+        profiled.append(source.n_hint)
+        return profile(self, source, *arguments)
+
+    monkeypatch.setattr(wbcprof.Model, "profile_source", watched)
+    profile_to_shards(
+        model, images, folder, shard_size=10, progress=lambda *counts: shown.append(counts)
+    )
+    assert contents(folder) == contents(whole)
+    assert sum(profiled) == 20 and shown[-1] == (48, 48)
+    assert [n for n, _ in shown] == sorted(n for n, _ in shown)
+
+
+@pytest.mark.filterwarnings("ignore::wbcprof.images.ImageWarning")
+def test_arrays_and_iterators_give_the_same_profiles(model, cells, tmp_path):
+    labels = list(cells.labels)
+    kinds = {
+        "array": cells.images,
+        "list": list(cells.images),
+        "iterator": iter(cells.images),
+        "generator": (image for image in cells.images),
+    }
+    for name, images in kinds.items():
+        profile_to_shards(model, images, tmp_path / name, shard_size=20, labels=labels)
+        table, _ = read(tmp_path / name)
+        pd.testing.assert_frame_equal(table, model.profile(cells.images, labels=labels).to_pandas())
+    (tmp_path / "generator" / "part-000001.parquet").unlink()
+    again = (image for image in cells.images)
+    profile_to_shards(model, again, tmp_path / "generator", shard_size=20, labels=labels)
+    assert contents(tmp_path / "generator") == contents(tmp_path / "iterator")
+
+
+def test_a_folder_without_a_usable_image_is_an_error_that_says_where_to_look(model, tmp_path):
+    (tmp_path / "cells").mkdir()
+    names = ["'=3.png", "+2.png", "-1.png", "4.png", "=0.png"]
+    for name in names:
+        (tmp_path / "cells" / name).write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"No usable image among the 5 given.*skipped.csv"):
+        profile_to_shards(model, tmp_path / "cells", tmp_path / "out", shard_size=2)
+    with open(tmp_path / "out" / "skipped.csv", newline="") as stream:
+        _, *rows = csv.reader(stream)
+    assert [name for name, _ in rows] == ["''=3.png", "'+2.png", "'-1.png", "4.png", "'=0.png"]
+    assert [from_csv_text(name) for name, _ in rows] == names
+
+
+def test_conversions_are_told(model, cells, tmp_path):
+    grey = cells.images[:6, :, :, :1]
+    with pytest.warns(ImageWarning, match="converted 6 of 6 images to 8-bit RGB: 6 grey"):
+        profile_to_shards(model, grey, tmp_path / "out", shard_size=4)
+
+
+# ---- refused ----
+
+
+@pytest.mark.filterwarnings("ignore::wbcprof.images.ImageWarning")
+def test_going_on_with_something_else_is_refused_by_name(model, cells, tmp_path):
+    folder, images, labels = tmp_path / "out", list(cells.images[:20]), ["a", "b"] * 10
+    go = {"shard_size": 5, "labels": labels}
+    profile_to_shards(model, images, folder, **go)
+    (folder / "part-000002.parquet").unlink()
+    before = contents(folder)
+    done = {"skipped.csv": before["skipped.csv"]}
+    other = wbcprof.Model(model.layers, Pooling("max", model.pooling.levels))
+
+    def refused(match, model=model, images=images, **changed):
+        with pytest.raises(ValueError, match=match):
+            profile_to_shards(model, images, folder, **{**go, **changed})
+        assert contents(folder) | done == before | done
+
+    refused("of another run: step was 3, now it is 5", step=5)
+    refused("inference was feedforward, now it is sparse", inference="sparse")
+    refused("shard_size was 5, now it is 6", shard_size=6)
+    refused("model was .*, now it is ", model=other)
+    refused("n_images was 20, now it is 21", images=[*images, images[0]], labels=[*labels, "a"])
+    changed = [images[0], images[7], *images[2:]]
+    refused("part-000000.parquet .* was made from other images", images=changed)
+    refused("was made from other labels than those now given", labels=["a", "c"] * 10)
+    (folder / "manifest.json").write_text("{")
+    before["manifest.json"] = b"{"
+    refused(r"manifest.json' is damaged")
+
+
+def test_the_labels_must_be_one_for_each_image(model, cells, tmp_path):
+    for labels, n in ((["a"] * 47, 47), (["a"] * 49, 49)):
+        message = rf"Length of labels \({n}\) must match number of images \((at least )?48\)"
+        with pytest.raises(ValueError, match=message):
+            profile_to_shards(model, cells.images, tmp_path / "out", labels=labels)
+        assert not (tmp_path / "out").exists()
+        with pytest.raises(ValueError, match=message):
+            profile_to_shards(model, iter(cells.images), tmp_path / "lazy", labels=labels)
+        assert not (tmp_path / "lazy" / "skipped.csv").exists()
+        (tmp_path / "lazy" / "manifest.json").unlink()
+
+
+def test_fewer_images_of_an_iterator_than_before_are_refused(model, cells, tmp_path):
+    profile_to_shards(model, iter(cells.images[:12]), tmp_path / "out", shard_size=4)
+    with pytest.raises(ValueError, match="holds 3 shards, but the images now given make 2"):
+        profile_to_shards(model, iter(cells.images[:8]), tmp_path / "out", shard_size=4)
+    with pytest.raises(ValueError, match="was made from other images"):
+        profile_to_shards(model, iter(cells.images[:6]), tmp_path / "out", shard_size=4)
+    with pytest.raises(ValueError, match="the iterator was empty"):
+        profile_to_shards(model, iter([]), tmp_path / "none")
+
+
+def test_a_folder_of_something_else_is_left_alone(model, images, cells, tmp_path):
+    with pytest.raises(ValueError, match=r"is not empty and holds no manifest\.json"):
+        profile_to_shards(model, cells.images, images)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        profile_to_shards(model, cells.images, tmp_path / "no" / "out")
+
+
+def test_two_runs_into_one_folder_at_a_time_are_refused(model, cells, tmp_path):
+    pytest.importorskip("fcntl")
+
+    def meddling():
+        yield cells.images[0]
+        with pytest.raises(ValueError, match="another run is writing into"):
+            profile_to_shards(model, cells.images, tmp_path / "out")
+
+    profile_to_shards(model, meddling(), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"shard_size": 0}, "shard_size must be a positive integer, got 0"),
+        ({"step": 0}, "step must be None or a positive integer, got 0"),
+        ({"inference": "both"}, "inference must be one of .*got 'both'"),
+    ],
+)
+def test_parameters_out_of_range_are_named_before_the_work(
+    model, cells, tmp_path, parameters, message
+):
+    with pytest.raises(ValueError, match=message):
+        profile_to_shards(model, cells.images, tmp_path / "out", **parameters)
+    assert not (tmp_path / "out").exists()
+
+
+# ---- the command ----
+
+
+@pytest.fixture(scope="module")
+def model_file(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.wbcprof"
+    model.save(path)
+    return path
+
+
+COMMAND = "from wbcprof.cli import main; raise SystemExit(main())"
+
+
+def command(model_file, images, folder):
+    return ["profile", str(model_file), str(images), "-o", str(folder), "--shard-size", "2"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
+def test_killed_command_goes_on_to_the_same_files(model_file, images, tmp_path):
+    assert main(command(model_file, images, tmp_path / "whole")) == 0
+    folder = tmp_path / "killed"
+    random = np.random.default_rng()
+    killed_with = []
+    for target in (1, 4, 9, 15):
+        run = subprocess.Popen(
+            [sys.executable, "-c", COMMAND, *command(model_file, images, folder)],
+            stderr=subprocess.DEVNULL,
+            cwd=tmp_path,
+        )
+        while run.poll() is None and len(list(folder.glob("part-*.parquet"))) < target:
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.03))
+        run.kill()
+        run.wait()
+        killed_with.append(len(list(folder.glob("part-*.parquet"))))
+        for path in folder.glob("part-*.parquet"):
+            assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes()
+    assert 0 < killed_with[0] < 24
+    assert main(command(model_file, images, folder)) == 0
+    assert contents(folder) == contents(tmp_path / "whole"), killed_with
+
+
+def test_the_command_tells_what_it_made_and_goes_on(model_file, images, tmp_path, capsys):
+    folder = tmp_path / "profiles"
+    assert main(command(model_file, images, folder)) == 0
+    told = capsys.readouterr().err
+    assert "46 profiles in 24 shards" in told and "skipped 2 of 48 images" in told
+    made = {path: path.stat().st_mtime_ns for path in folder.glob("part-*")}
+    assert main(command(model_file, images, folder)) == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("part-*")} == made
+    assert main([*command(model_file, images, folder), "--step", "7"]) == 1
+    assert "step was 3, now it is 7" in capsys.readouterr().err
+
+
+def test_options_that_do_not_go_together_are_refused(model_file, images, tmp_path, capsys):
+    profile = ["profile", str(model_file), str(images), "-o"]
+    assert main([*profile, str(tmp_path / "out"), "--tolerance", "0.1"]) == 1
+    assert "--tolerance is for one table" in capsys.readouterr().err
+    for option in (["--shard-size", "5"], ["--dask", "tcp://127.0.0.1:1"]):
+        assert main([*profile, str(tmp_path / "t.csv"), *option]) == 1
+        assert "are for a folder of shards" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_has_a_rate_and_the_time_left():
+    assert _speed(0, 1.0, 500, 1000) == ""
+    assert _speed(300, 10.0, 800, 4400) == ", 30 a second, 0:02:00 left"
+    assert _speed(300, 10.0, 800, None) == _speed(300, 10.0, 800, 800) == ", 30 a second"

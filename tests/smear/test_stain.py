@@ -1,0 +1,56 @@
+"""Stain normalisation brings changed colours back."""
+
+import numpy as np
+import pytest
+
+from wbcprof.smear.stain import STAINS, StainNormaliser
+
+
+def distance(images, others):
+    return np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(images, others)])
+
+
+@pytest.mark.parametrize("method", ["reinhard", "macenko"])
+def test_a_stronger_stain_is_brought_back(cells, method):
+    originals = list(cells.images[:8])
+    stronger = [
+        np.clip(256 * ((i.astype(float) + 1) / 256) ** 1.4 - 1, 0, 255).astype(np.uint8)
+        for i in originals
+    ]
+    normalise = StainNormaliser.learn(originals, method).normalise
+    restored = [normalise(image) for image in stronger]
+    assert all(i.dtype == np.uint8 and i.shape == o.shape for i, o in zip(restored, originals))
+    assert distance(restored, originals) < 0.75 * distance(stronger, originals)
+    assert distance(map(normalise, originals), originals) < distance(stronger, originals)
+
+
+@pytest.mark.parametrize("method", STAINS)
+def test_another_light_source_is_brought_back(cells, method):
+    originals = list(cells.images[:8])
+    darker = [np.rint(i * np.array([0.8, 0.7, 0.75])).astype(np.uint8) for i in originals]
+    normalise = StainNormaliser.learn(iter(originals), method).normalise
+    assert distance(map(normalise, darker), map(normalise, originals)) < 1.5
+
+
+@pytest.mark.parametrize("method", STAINS)
+def test_an_unstained_image_gets_the_background_alone(cells, method):
+    normaliser = StainNormaliser.learn(cells.images[:4], method)
+    image = normaliser.normalise(np.full((40, 40, 3), 250, np.uint8))
+    np.testing.assert_array_equal(
+        image, np.broadcast_to(np.rint(normaliser.background), (40, 40, 3))
+    )
+
+
+def test_errors(cells):
+    with pytest.raises(ValueError, match="stain method must be one of"):
+        StainNormaliser.learn(cells.images[:2], "vahadane")
+    with pytest.raises(ValueError, match="stained pixels"):
+        StainNormaliser.learn([np.full((40, 40, 3), 250, np.uint8)])
+    with pytest.raises(ValueError, match="got none"):
+        StainNormaliser.learn([])
+    with pytest.raises(ValueError, match="centre must be"):
+        StainNormaliser("reinhard", [230, 220, 210])
+    with pytest.raises(ValueError, match="spread must be"):
+        StainNormaliser("reinhard", [230, 220, 210], [1, 2, 3], [1, 2, np.nan])
+    with pytest.raises(ValueError, match="strength does not go with"):
+        StainNormaliser("background", [230, 220, 210], strength=[1, 2])

@@ -1,0 +1,26 @@
+"""Profiles to meaning: types, differences, counts, figures."""
+
+from typing import TYPE_CHECKING
+
+from wbcprof._lazy import attach
+
+if TYPE_CHECKING:  # what `__getattr__` gives
+    from wbcprof.analysis import compare as compare
+    from wbcprof.analysis import figures as figures
+    from wbcprof.analysis.classify import FewImagesWarning as FewImagesWarning
+    from wbcprof.analysis.classify import TypeClassifier as TypeClassifier
+    from wbcprof.analysis.classify import rank_signatures as rank_signatures
+    from wbcprof.analysis.embedding import embed as embed
+    from wbcprof.analysis.evaluation import Evaluation as Evaluation
+    from wbcprof.analysis.evaluation import evaluate as evaluate
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "classify": ["FewImagesWarning", "TypeClassifier", "rank_signatures"],
+        "compare": ["compare"],
+        "embedding": ["embed"],
+        "evaluation": ["Evaluation", "evaluate"],
+        "figures": ["figures"],
+    },
+)

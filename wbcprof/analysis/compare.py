@@ -1,0 +1,544 @@
+"""What differs: signatures between types or groups, along an endpoint, and the differential count.
+
+For values ``x`` of a signature in ``m`` cells of a group and ``n`` cells outside it::
+
+    U     = #{x_in > x_out} + 1/2 #{x_in = x_out}            Mann-Whitney, two-sided p
+    delta = 2 U / (m n) - 1                                  Cliff's delta, -1 to 1
+    q                                                        Benjamini-Hochberg over all tests
+
+Cells of one person are alike for reasons that are not the question's. Where `samples` are given,
+the mean profile of each sample is what is tested, and the number of samples is what counts.
+
+Columns may be lists, arrays, or columns of a table with one row per cell, such as
+``table["Metadata_Label"]``. A label that is None, empty or NaN is unknown: the cell is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from math import factorial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from wbcprof.checks import UNLABELLED, label_names, sorted_types
+
+__all__ = [
+    "Association",
+    "Differences",
+    "DifferentialCount",
+    "associate",
+    "differential_count",
+    "differential_signatures",
+    "explain_calls",
+]
+
+NEUTROPHILS = "neutrophil segmented_neutrophil band_neutrophil seg band".split()
+LYMPHOCYTES = (
+    "lymphocyte typical_lymphocyte atypical_lymphocyte reactive_lymphocyte variant_lymphocyte "
+    "large_granular_lymphocyte"
+).split()
+EXACT_SAMPLES, EXACT_RANK_TEST = 8, 40
+COLUMNS_AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Result of `differential_signatures`; arrays have shape (n_groups, n_features), float64.
+
+    Attributes
+    ----------
+    groups, feature_names : list of str
+    effect : ndarray
+        Cliff's delta: 1 if every value in the group is above all others, -1 if below.
+    difference : ndarray
+        Mean in the group minus mean outside it, in units of the profile.
+    p_value, q_value : ndarray
+        Two-sided; q is the false-discovery rate over all tests of this result.
+    n_in, n_out : list of int
+        Cells, or samples if these were given, in and outside each group.
+    unit : {"cells", "samples"}
+    """
+
+    groups: list[str]
+    feature_names: list[str]
+    effect: np.ndarray
+    difference: np.ndarray
+    p_value: np.ndarray
+    q_value: np.ndarray
+    n_in: list[int]
+    n_out: list[int]
+    unit: str
+
+    def top(self, group: str, n: int = 10) -> np.ndarray:
+        """Columns of the `n` strongest effects of one group, most extreme first, (n,) int."""
+        strength = np.abs(self.effect[self.groups.index(group)])
+        return np.argsort(-strength, kind="stable")[:n]
+
+    def to_pandas(self):
+        """A `pandas.DataFrame`, one row per group and signature."""
+        import pandas as pd
+
+        n_groups, n_features = self.effect.shape
+        return pd.DataFrame(
+            {
+                "group": np.repeat(self.groups, n_features),
+                "feature": np.tile(self.feature_names, n_groups),
+                "effect": self.effect.ravel(),
+                "difference": self.difference.ravel(),
+                "p_value": self.p_value.ravel(),
+                "q_value": self.q_value.ravel(),
+                f"{self.unit}_in": np.repeat(self.n_in, n_features),
+                f"{self.unit}_out": np.repeat(self.n_out, n_features),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Association:
+    """Result of `associate`; arrays have shape (n_features,), float64.
+
+    Attributes
+    ----------
+    feature_names : list of str
+    correlation : ndarray
+        Spearman's rank correlation of the sample means with the endpoint; 0 for a feature that
+        is the same in all samples.
+    p_value, q_value : ndarray
+    samples : list of str
+        Those that were used.
+    left_out : list of str
+        Samples of cells without an endpoint.
+    """
+
+    feature_names: list[str]
+    correlation: np.ndarray
+    p_value: np.ndarray
+    q_value: np.ndarray
+    samples: list[str]
+    left_out: list[str]
+
+    def to_pandas(self):
+        """A `pandas.DataFrame`, one row per feature."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "feature": self.feature_names,
+                "correlation": self.correlation,
+                "p_value": self.p_value,
+                "q_value": self.q_value,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class DifferentialCount:
+    """Result of `differential_count`: how many cells of each type a sample holds.
+
+    Attributes
+    ----------
+    samples, types : list of str
+    counts : ndarray of shape (n_samples, n_types), int
+    share, low, high : ndarray of shape (n_samples, n_types), float64
+        Part of the sample's cells of known type, with its Wilson interval; NaN without cells.
+    n_unknown : ndarray of shape (n_samples,), int
+        Cells without a type, which no share counts.
+    nlr, nlr_low, nlr_high : ndarray of shape (n_samples,), float64
+        Neutrophil-to-lymphocyte ratio with its interval; infinite without lymphocytes, NaN
+        without either.
+    neutrophils, lymphocytes : list of str
+        The types that the ratio counts.
+    confidence : float
+    """
+
+    samples: list[str]
+    types: list[str]
+    counts: np.ndarray
+    share: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n_unknown: np.ndarray
+    nlr: np.ndarray
+    nlr_low: np.ndarray
+    nlr_high: np.ndarray
+    neutrophils: list[str] = field(default_factory=list)
+    lymphocytes: list[str] = field(default_factory=list)
+    confidence: float = 0.95
+
+    def to_pandas(self):
+        """A `pandas.DataFrame`, one row per sample and type."""
+        import pandas as pd
+
+        n_samples, n_types = self.counts.shape
+        return pd.DataFrame(
+            {
+                "sample": np.repeat(self.samples, n_types),
+                "type": np.tile(self.types, n_samples),
+                **{
+                    name: getattr(self, name).ravel() for name in ("counts", "share", "low", "high")
+                },
+                **{
+                    name: np.repeat(getattr(self, name), n_types)
+                    for name in ("n_unknown", "nlr", "nlr_low", "nlr_high")
+                },
+            }
+        )
+
+
+def differential_signatures(
+    values: Any,
+    groups: Iterable[Any],
+    *,
+    samples: Iterable[Any] | None = None,
+    against: str | None = None,
+    feature_names: Sequence[str] | None = None,
+) -> Differences:
+    """Signatures that a group of cells has more or less of: rank test, effect size, FDR.
+
+    Parameters
+    ----------
+    values : Profiles or array-like of shape (n_cells, n_features)
+    groups : n_cells names
+        Types, or anything else that divides the cells, such as patient and control.
+    samples : n_cells names, optional
+        Sample that each cell is from. The test is then between mean profiles of samples (of each
+        sample's cells in the group, and outside it), which is what patients need: many cells
+        of few persons are not many observations.
+    against : str, optional
+        The group that each other one is compared with; by default each with all others together.
+    feature_names : n_features names, optional
+        By default those of the `Profiles`.
+
+    Returns
+    -------
+    Differences
+
+    Raises
+    ------
+    ValueError
+        Lengths differ, values are not finite, there are fewer than two groups, or `against` is
+        not one of them.
+
+    Notes
+    -----
+    Without ties and with up to 40 cells or samples p is exact; beyond that it is the normal
+    approximation with ties and continuity corrected. A sample with cells on both sides counts on
+    both, as if independent.
+    """
+    from scipy.stats import false_discovery_control
+
+    values, names, members = _table(values, feature_names, groups)
+    units = None if samples is None else np.array(label_names(samples, len(values)), dtype=object)
+    known = members != UNLABELLED
+    if units is not None:
+        known &= units != UNLABELLED
+        units = units[known]
+    values, members = values[known], members[known]
+    found = sorted_types(members)
+    if len(found) < 2:
+        raise ValueError(f"expected cells of at least two groups, got {found}")
+    if against is not None and against not in found:
+        raise ValueError(f"against must be one of {found}, got {against!r}")
+
+    rows = []
+    tested = [name for name in found if name != against]
+    for name in tested:
+        inside = members == name
+        outside = members == against if against is not None else ~inside
+        a, b = (_means(values[cells], None if units is None else units[cells])[1]
+                for cells in (inside, outside))  # fmt: skip
+        rows.append((*_rank_test(a, b), a.mean(axis=0) - b.mean(axis=0), len(a), len(b)))
+    effect, p_value, difference, n_in, n_out = zip(*rows, strict=True)
+    p_values = np.array(p_value)
+    return Differences(
+        groups=tested,
+        feature_names=names,
+        effect=np.array(effect),
+        difference=np.array(difference),
+        p_value=p_values,
+        q_value=false_discovery_control(p_values, axis=None).reshape(p_values.shape),
+        n_in=list(n_in),
+        n_out=list(n_out),
+        unit="cells" if units is None else "samples",
+    )
+
+
+def associate(
+    values: Any,
+    samples: Iterable[Any],
+    endpoint: Mapping[str, float],
+    *,
+    feature_names: Sequence[str] | None = None,
+) -> Association:
+    """Signatures that rise or fall with a continuous endpoint of the samples (a laboratory value,
+    an age, a score).
+
+    Spearman's correlation of each feature's mean over a sample's cells with the endpoint. Its p is
+    exact, over all permutations, for up to 8 samples without ties; beyond that it is
+    Student's t approximation. For an endpoint of two values, give it as `groups` to
+    `differential_signatures`, with `samples`.
+
+    Parameters
+    ----------
+    values : Profiles or array-like of shape (n_cells, n_features)
+    samples : n_cells names
+    endpoint : mapping from sample name to number
+        Samples that are missing here, or NaN, are left out.
+    feature_names : n_features names, optional
+
+    Raises
+    ------
+    ValueError
+        Fewer than 4 samples have an endpoint (no p below 0.05 would be possible), the endpoint
+        is the same for all or infinite, lengths differ, or values are not finite.
+    """
+    from scipy.stats import false_discovery_control
+
+    values, names, units = _table(values, feature_names, samples)
+    known = units != UNLABELLED
+    found, means = _means(values[known], units[known])
+    given = {str(name).strip(): float(value) for name, value in endpoint.items()}
+    y = np.array([given.get(name, np.nan) for name in found])
+    used = ~np.isnan(y)
+    n, y = int(used.sum()), y[used]
+    if n < 4:
+        raise ValueError(
+            f"expected an endpoint for at least 4 samples, got {n} of {len(found)}; are the keys "
+            f"of endpoint sample names such as {found[0] if found else '(none)'!r}?"
+        )
+    if not np.isfinite(y).all() or np.ptp(y) == 0:
+        raise ValueError("endpoint must be finite and differ between samples")
+    correlation, p_value = _spearman(means[used], y)
+    return Association(
+        feature_names=names,
+        correlation=correlation,
+        p_value=p_value,
+        q_value=false_discovery_control(p_value),
+        samples=[name for name, keep in zip(found, used, strict=True) if keep],
+        left_out=[name for name, keep in zip(found, used, strict=True) if not keep],
+    )
+
+
+def differential_count(
+    types: Iterable[Any],
+    samples: Iterable[Any] | None = None,
+    *,
+    neutrophils: Sequence[str] | None = None,
+    lymphocytes: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    confidence: float = 0.95,
+) -> DifferentialCount:
+    """Differential count of each sample, with intervals, and its neutrophil-to-lymphocyte ratio.
+
+    Parameters
+    ----------
+    types : n_cells names
+        Labelled or called types. A name that is new is a type like any other.
+    samples : n_cells names, optional
+        By default all cells are one sample, ``"all cells"``. Cells without a sample are one
+        sample, ``"unlabelled"``.
+    neutrophils, lymphocytes : names, optional
+        Types that the ratio counts. By default those whose name, in any case, with spaces, hyphens
+        or underscores, singular or plural, is in `NEUTROPHILS` or `LYMPHOCYTES` (mature
+        neutrophils with bands; all mature lymphocytes).
+    exclude : names
+        Types that are not leukocytes (smudge cells, platelets, erythroblasts): not counted.
+    confidence : float
+
+    Returns
+    -------
+    DifferentialCount
+
+    Raises
+    ------
+    ValueError
+        No cells, lengths differ, or `confidence` is not between 0 and 1.
+
+    Notes
+    -----
+    Shares: Wilson (1927). Ratio: given N + L cells, N is binomial with p = NLR / (1 + NLR), so that
+    Wilson's limits of p, as p / (1 - p), are those of the ratio. Both tell how sure the counted
+    cells make us of the blood they were drawn at random from. They know nothing of cells called
+    wrongly, nor of cells picked by type.
+    """
+    names = label_names(types)
+    if not names:
+        raise ValueError("expected at least one cell, got none")
+    units = ["all cells"] * len(names) if samples is None else label_names(samples, len(names))
+    kept = [i for i, name in enumerate(names) if name not in set(exclude)]
+    if not kept:
+        raise ValueError(f"all cells are of the excluded types {sorted(set(exclude))}")
+    names, units = [names[i] for i in kept], [units[i] for i in kept]
+    found_samples, found = sorted_types(units), sorted_types(names)
+    table = np.zeros((len(found_samples), len(found)), dtype=np.int64)
+    row = {name: i for i, name in enumerate(found_samples)}
+    column = {name: i for i, name in enumerate(found)}
+    np.add.at(table, ([row[unit] for unit in units], [column[name] for name in names]), 1)
+    n_unknown = np.zeros(len(found_samples), dtype=np.int64)
+    if found[-1] == UNLABELLED:
+        table, n_unknown, found = table[:, :-1], table[:, -1], found[:-1]
+
+    total = table.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = table / total[:, None]
+        low, high = wilson_interval(table, total[:, None], confidence)
+        counted = (
+            _members(found, neutrophils, NEUTROPHILS),
+            _members(found, lymphocytes, LYMPHOCYTES),
+        )
+        n, m = (table[:, [column[name] for name in chosen]].sum(axis=1) for chosen in counted)
+        ratio_low, ratio_high = (p / (1 - p) for p in wilson_interval(n, n + m, confidence))
+        nlr = n / m
+    return DifferentialCount(
+        found_samples, found, table, share, low, high, n_unknown, nlr, ratio_low, ratio_high,
+        *counted, confidence,
+    )  # fmt: skip
+
+
+def wilson_interval(
+    counts: ArrayLike, totals: ArrayLike, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's score interval of ``counts / totals``: lower and upper limits, float64; NaN where
+    a total is 0."""
+    from scipy.special import ndtri
+
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    counts, totals = np.asarray(counts, np.float64), np.asarray(totals, np.float64)
+    z = ndtri(0.5 + confidence / 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = counts / totals
+        centre = (p + z**2 / (2 * totals)) / (1 + z**2 / totals)
+        half = z * np.sqrt(p * (1 - p) / totals + z**2 / (4 * totals**2)) / (1 + z**2 / totals)
+    # At the ends, centre - half and centre + half are 0 and 1 but for rounding.
+    low = np.where(counts == 0, np.where(totals > 0, 0.0, np.nan), centre - half)
+    return low, np.where(counts == totals, np.where(totals > 0, 1.0, np.nan), centre + half)
+
+
+def explain_calls(classifier: Any, values: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each feature adds to a call: what the called type's margin over its nearest rival would
+    lose if that feature alone were as in the average training cell.
+
+    Parameters
+    ----------
+    classifier : fitted `wbcprof.TypeClassifier`
+    values : array-like of shape (n_cells, n_features)
+
+    Returns
+    -------
+    called, rival : ndarray of shape (n_cells,), int
+        Indices into ``classifier.classes_``: the largest and second largest decision.
+    contribution : ndarray of shape (n_cells, n_features), float64
+        In units of the margin of that pair of types, positive towards the call. With a linear
+        kernel this is ``w (x - mean) / scale``, and its sum and the intercept are the cell's
+        distance from the plane; with the RBF kernel features act together, and it has no such sum.
+    """
+    decision = classifier.decision_function(values)
+    x = (np.asarray(values, np.float64) - classifier.mean_) / classifier.scale_
+    if decision.ndim == 1:
+        decision = np.column_stack([-decision, decision])
+    order = np.argsort(-decision, axis=1, kind="stable")
+    called, rival = order[:, 0], order[:, 1]
+    n_types = len(classifier.classes_)
+    pair = np.zeros((n_types, n_types), dtype=int)
+    first, second = np.triu_indices(n_types, 1)
+    pair[first, second] = pair[second, first] = np.arange(len(first))
+    weights = np.where(called < rival, 1, -1)[:, None] * classifier.coef_[pair[called, rival]]
+    if not classifier.gamma_:
+        return called, rival, weights * x
+    contribution = np.empty_like(x)
+    support = classifier.support_vectors_
+    for cell, w, out in zip(x.astype(np.float32), weights, contribution, strict=True):
+        kernel = w * np.exp(-classifier.gamma_ * np.sum((cell - support) ** 2, axis=1))
+        # Moving feature j to the mean, 0, multiplies the kernel with support vector s by this.
+        change = np.exp(np.float32(classifier.gamma_) * cell * (cell - 2 * support))
+        out[:] = kernel.sum() - kernel @ change
+    return called, rival, contribution
+
+
+def _members(found: list[str], given: Sequence[str] | None, known: list[str]) -> list[str]:
+    if given is not None:
+        return [name for name in found if name in set(given)]
+
+    def plain(name: str) -> str:
+        return "_".join(name.lower().replace("-", " ").replace("_", " ").split()).removesuffix("s")
+
+    return [name for name in found if plain(name) in known]
+
+
+def _table(
+    values: Any, names: Sequence[str] | None, labels: Iterable[Any]
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Values, the names of their columns, and one name per row, checked."""
+    if names is None:
+        names = getattr(values, "feature_names", None)
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"values must have shape (cells, features), got {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("values must be finite; found NaN or infinity")
+    if names is None:
+        names = [f"feature_{i:04d}" for i in range(1, values.shape[1] + 1)]
+    if len(names) != values.shape[1]:
+        raise ValueError(
+            f"Length of feature_names ({len(names)}) must match number of features "
+            f"({values.shape[1]})"
+        )
+    return values, list(names), np.array(label_names(labels, len(values)), dtype=object)
+
+
+def _means(values: np.ndarray, units: np.ndarray | None) -> tuple[list[str], np.ndarray]:
+    """Samples and the mean profile of each; without samples, the cells themselves."""
+    if units is None:
+        return [], values
+    found, index, count = np.unique(units.astype(str), return_inverse=True, return_counts=True)
+    sums = np.zeros((len(found), values.shape[1]))
+    np.add.at(sums, index, values)
+    return found.tolist(), sums / count[:, None]
+
+
+def _rank_test(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cliff's delta and two-sided Mann-Whitney p of each column."""
+    from scipy.stats import mannwhitneyu
+
+    both = np.sort(np.concatenate([a, b]), axis=0)
+    effect, p_value = np.zeros(a.shape[1]), np.ones(a.shape[1])
+    exact = (np.diff(both, axis=0) > 0).all(axis=0) & (len(both) <= EXACT_RANK_TEST)
+    varies = both[0] < both[-1]
+    for method, chosen in (("exact", exact), ("asymptotic", varies & ~exact)):
+        chosen = np.flatnonzero(chosen)
+        for columns in np.split(chosen, range(COLUMNS_AT_ONCE, len(chosen), COLUMNS_AT_ONCE)):
+            if len(columns):
+                result = mannwhitneyu(a[:, columns], b[:, columns], method=method)
+                effect[columns] = 2 * result.statistic / (len(a) * len(b)) - 1
+                p_value[columns] = result.pvalue
+    return effect, p_value
+
+
+def _spearman(means: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rank correlation of each column with y, and its two-sided p."""
+    from scipy.special import stdtr
+    from scipy.stats import rankdata
+
+    n = len(y)
+
+    def standard(ranks: np.ndarray) -> np.ndarray:
+        centred = ranks - ranks.mean(axis=0)
+        norm = np.sqrt((centred**2).sum(axis=0))
+        return centred / np.where(norm > 0, norm, 1)
+
+    x, y = standard(rankdata(means, axis=0)), standard(rankdata(y))
+    correlation = np.clip(y @ x, -1, 1)
+    if n > EXACT_SAMPLES:
+        t = np.abs(correlation) * np.sqrt((n - 2) / np.maximum(1 - correlation**2, 1e-30))
+        return correlation, np.maximum(2 * stdtr(n - 2, -t), 2 / factorial(n))
+    shuffled = np.array(list(permutations(y)))
+    p_value = np.empty(x.shape[1])
+    for start in range(0, x.shape[1], COLUMNS_AT_ONCE):
+        part = slice(start, start + COLUMNS_AT_ONCE)
+        p_value[part] = (np.abs(shuffled @ x[:, part]) >= np.abs(correlation[part]) - 1e-12).mean(0)
+    return correlation, p_value

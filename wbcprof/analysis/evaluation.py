@@ -1,0 +1,412 @@
+"""How well types are named: the paper's half-half protocol, beside a colour histogram."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
+
+from wbcprof.analysis.classify import TypeClassifier
+from wbcprof.checks import Integer, one_known_label_each
+from wbcprof.files import replacing
+from wbcprof.images.source import open_images
+from wbcprof.learning.profiler import make_profiler
+from wbcprof.threads import resolve_threads
+
+__all__ = [
+    "Evaluation",
+    "colour_histograms",
+    "evaluate",
+    "evaluation_metrics",
+    "half_half_splits",
+]
+
+BASELINE = "colour histogram 8x8x8, square root"
+
+
+def evaluation_metrics(y_true: Any, y_pred: Any, types: Sequence[Any]) -> dict[str, Any]:
+    """How well types were named, each type against all others.
+
+    Parameters
+    ----------
+    y_true, y_pred : array-like of shape (n_images,)
+        True and predicted types.
+    types : sequence of n_types
+        All types, in the order of the result.
+
+    Returns
+    -------
+    dict
+        ``f1``, ``sensitivity``, ``specificity``: arrays (n_types,), 0 where undefined;
+        ``macro_f1``, ``macro_sensitivity``, ``macro_specificity``: their means;
+        ``confusion``: int array (n_types, n_types), rows are the true types.
+
+    Raises
+    ------
+    ValueError
+        Lengths differ, no images, or a type that is not in `types`.
+    """
+    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+    if len(y_true) != len(y_pred):
+        raise ValueError(
+            f"Length of y_true ({len(y_true)}) must match length of y_pred ({len(y_pred)})"
+        )
+    if len(y_true) == 0:
+        raise ValueError("expected at least one image, got none")
+    foreign = sorted(set(y_true.tolist() + y_pred.tolist()) - set(types))
+    if foreign:
+        raise ValueError(f"expected types among {list(types)}, got {foreign}")
+
+    _, sensitivity, f1, _ = precision_recall_fscore_support(
+        y_true, y_pred, labels=types, zero_division=0.0
+    )
+    # Specificity for a type is the sensitivity for "any other type".
+    specificity = np.array(
+        [recall_score(y_true != t, y_pred != t, zero_division=0.0) for t in types]
+    )
+    return {
+        "f1": f1,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "macro_f1": float(f1.mean()),
+        "macro_sensitivity": float(sensitivity.mean()),
+        "macro_specificity": float(specificity.mean()),
+        "confusion": confusion_matrix(y_true, y_pred, labels=types),
+    }
+
+
+def half_half_splits(
+    labels: Any, repeats: int = 10, seed: int = 0
+) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """Random halves of the images: 50 % of each type drawn for training, the rest for testing.
+
+    Parameters
+    ----------
+    labels : array-like of shape (n_images,)
+        Type of each image.
+    repeats : int
+        Number of splits. The first splits do not depend on it.
+    seed : int
+        Seed from which each split's own seed is drawn.
+
+    Returns
+    -------
+    list of (train, test, split_seed)
+        Sorted int arrays of image indices, and the seed of the split (0 <= split_seed < 2**32).
+        Of n images of a type, n // 2 are for training: the odd one is for testing.
+
+    Raises
+    ------
+    ValueError
+        A type has fewer than 4 images, there is one type only, or a label is unknown.
+    """
+    repeats, seed = Integer().check("repeats", repeats), Integer(0).check("seed", seed)
+    labels = one_known_label_each(labels, len(labels), "images")
+    types, counts = np.unique(labels, return_counts=True)
+    if len(types) < 2:
+        raise ValueError(f"expected images of at least two types, got {types.tolist()}")
+    few = [f"{t} ({n})" for t, n in zip(types, counts, strict=True) if n < 4]
+    if few:
+        raise ValueError(
+            "half-half splits need at least 4 images of each type (2 for training, 2 for "
+            f"testing), got fewer for {', '.join(few)}; add images or leave the type out"
+        )
+
+    splits = []
+    for split_seed in np.random.SeedSequence(seed).generate_state(repeats).tolist():
+        rng = np.random.default_rng(split_seed)
+        is_train = np.zeros(len(labels), bool)
+        for name, n in zip(types, counts, strict=True):
+            is_train[rng.permutation(np.flatnonzero(labels == name))[: n // 2]] = True
+        splits.append((np.flatnonzero(is_train), np.flatnonzero(~is_train), split_seed))
+    return splits
+
+
+def colour_histograms(images: Iterable[np.ndarray]) -> np.ndarray:
+    """Square root of the frequency of each of 8 x 8 x 8 colours: the baseline's features.
+
+    Parameters
+    ----------
+    images : iterable of n uint8 arrays (H, W, 3)
+
+    Returns
+    -------
+    ndarray of shape (n, 512), float32
+        Rows have unit norm; colour (r, g, b) is at ``64 * (r // 32) + 8 * (g // 32) + b // 32``.
+    """
+    rows = []
+    for image in images:
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise ValueError(f"expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
+        red, green, blue = np.moveaxis(image >> 5, 2, 0)
+        index = (red.astype(np.intp) << 6) | (green << 3) | blue
+        rows.append(np.sqrt(np.bincount(index.ravel(), minlength=512) / index.size))
+    return np.array(rows, dtype=np.float32).reshape(-1, 512)
+
+
+@dataclass
+class Evaluation:
+    """Result of `evaluate`; means are over repeats, deviations are sample standard deviations.
+
+    Attributes
+    ----------
+    macro_f1, macro_f1_std : float
+        F1 averaged over types.
+    sensitivity, specificity : float
+        One type against all others, averaged over types.
+    per_type : dict
+        For each type: f1, f1_std, sensitivity, specificity, n_images (both halves).
+    confusion : dict
+        ``types``; ``mean_counts``, rows are the true types; ``row_normalised``, rows sum to 1.
+    runs : list of float
+        Macro-F1 of each repeat, in the order of `seeds`.
+    signatures : str
+        Which images the signatures were learnt from.
+    repeats, seed : int
+    seeds : list of int
+        Seed of each repeat: of its split, its signatures and its classifiers.
+    n_images : int
+    baseline : dict or None
+        The same figures, ``macro_f1`` to ``runs``, for the colour histogram.
+    parameters : dict
+        With which the signatures were learnt; if anew in each repeat, those of the last repeat.
+    """
+
+    macro_f1: float
+    macro_f1_std: float
+    sensitivity: float
+    specificity: float
+    per_type: dict[str, dict[str, float]]
+    confusion: dict[str, list]
+    runs: list[float]
+    signatures: str
+    repeats: int
+    seed: int
+    seeds: list[int]
+    n_images: int
+    baseline: dict[str, Any] | None
+    parameters: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as a new dict."""
+        return asdict(self)
+
+    def to_json(self, path: str | os.PathLike) -> None:
+        """Write `to_dict` as JSON; the file is whole or absent."""
+        text = json.dumps(self.to_dict(), indent=2, default=_plain, allow_nan=False)
+        with replacing(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    def to_text(self) -> str:
+        """A report for a terminal."""
+        types = self.confusion["types"]
+        rows = [["", "F1", "std", "sensitivity", "specificity", "images"]]
+        for name, row in self.per_type.items():
+            figures = (row["f1"], row["f1_std"], row["sensitivity"], row["specificity"])
+            rows.append([name, *(f"{v:.3f}" for v in figures), str(row["n_images"])])
+        scores = {"average": asdict(self)}
+        if self.baseline is not None:
+            scores[f"baseline: {BASELINE}"] = self.baseline
+        for name, score in scores.items():
+            keys = ("macro_f1", "macro_f1_std", "sensitivity", "specificity")
+            rows.append([name, *(f"{score[key]:.3f}" for key in keys), str(self.n_images)])
+
+        counts = [["true \\ predicted", *types]]
+        shares = [["true \\ predicted", *types]]
+        for name, count, share in zip(
+            types, self.confusion["mean_counts"], self.confusion["row_normalised"], strict=True
+        ):
+            counts.append([name, *(f"{v:.1f}" for v in count)])
+            shares.append([name, *(f"{v:.3f}" for v in share)])
+        return "\n".join(
+            [
+                f"{self.n_images} images of {len(types)} types, 50 % of each type drawn for "
+                f"training, {self.repeats} repeats, seed {self.seed}",
+                f"Signatures: {self.signatures}",
+                "",
+                *_table(rows),
+                "",
+                "Confusion, mean counts of test images per repeat",
+                *_table(counts),
+                "",
+                "Confusion, share of each true type",
+                *_table(shares),
+                "",
+                "Unless groups are known, no patient-wise split is possible: cells of one patient "
+                "may lie in\nboth halves, and scores are then optimistic.",
+            ]
+        )
+
+
+def evaluate(
+    images: Any,
+    labels: Iterable[Any] | None = None,
+    *,
+    model: Any = None,
+    repeats: int = 10,
+    seed: int = 0,
+    baseline: bool = True,
+    preset: str = "default",
+    n_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **profiler_parameters: Any,
+) -> Evaluation:
+    """The paper's protocol: learn on half of each type, name the other half, repeat.
+
+    Parameters
+    ----------
+    images, labels
+        As `wbcprof.images.open_images` takes them; every image needs a label. All are decoded
+        once and held in memory.
+    model : Model or fitted Profiler, optional
+        Used as it is, and profiles are computed once. By default signatures are learnt anew in
+        each repeat, from its training half only.
+    repeats, seed : int
+        As in `half_half_splits`. Each repeat's own seed is the ``random_state`` of its profiler
+        and its classifiers.
+    baseline : bool
+        Also score a colour histogram with the same classifier on the same pixels and splits.
+    preset : {"default", "paper"}
+        As in `wbcprof.fit`.
+    n_threads : int, optional
+        For learning and profiling.
+    progress : callable, optional
+        Called with (repeats done, repeats) at the start and after each repeat.
+    **profiler_parameters
+        As `wbcprof.fit` takes them, such as ``n_signatures``.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    ValueError
+        A label is unknown, there is one type only, a type has fewer than 4 images, or profiler
+        parameters are given beside a model.
+    """
+    if model is None:
+        min_size = make_profiler(preset, **profiler_parameters).min_size
+        signatures = "learnt from the training half of each repeat"
+    elif profiler_parameters:
+        raise ValueError(
+            f"{', '.join(profiler_parameters)} would have no effect with a given model; "
+            "leave out either the model or these parameters"
+        )
+    else:
+        model = getattr(model, "model_", model)
+        min_size = model.min_size
+        signatures = "given model, which may have been learnt from images of the test halves too"
+
+    threads = resolve_threads(n_threads)
+    cells = list(open_images(images, labels, min_size=min_size).read(threads))
+    pixels = [cell.pixels for cell in cells]
+    y = one_known_label_each([cell.label for cell in cells], len(cells), "images")
+    splits = half_half_splits(y, repeats, seed)
+    types = np.unique(y).tolist()
+    progress = progress or (lambda done, of: None)
+    if model is not None:
+        profiles = _profiles(model, pixels, n_threads)
+        parameters = model.parameters
+    histograms = colour_histograms(pixels) if baseline else None
+
+    runs, baseline_runs = [], []
+    progress(0, repeats)
+    for done, (train, test, split_seed) in enumerate(splits, start=1):
+        if model is None:
+            profiler = make_profiler(
+                preset, n_threads=n_threads, random_state=split_seed, **profiler_parameters
+            )
+            learnt = profiler.fit([pixels[i] for i in train]).model_
+            profiles = _profiles(learnt, pixels, n_threads)
+            parameters = learnt.parameters
+        runs.append(_score(profiles, y, train, test, split_seed, types))
+        if histograms is not None:
+            baseline_runs.append(_score(histograms, y, train, test, split_seed, types))
+        progress(done, repeats)
+
+    n_images = Counter(y.tolist())
+    return Evaluation(
+        **_summary(runs, types, n_images),
+        signatures=signatures,
+        repeats=repeats,
+        seed=seed,
+        seeds=[split_seed for _, _, split_seed in splits],
+        n_images=len(cells),
+        baseline=_summary(baseline_runs, types, n_images) if baseline else None,
+        parameters=dict(parameters),
+    )
+
+
+def _profiles(model: Any, pixels: list[np.ndarray], n_threads: int | None) -> np.ndarray:
+    profiles = model.profile(pixels, n_threads=n_threads).values
+    if len(profiles) != len(pixels):
+        raise ValueError(
+            f"expected a profile of each of {len(pixels)} images, got {len(profiles)}: "
+            "the model left images out"
+        )
+    return profiles
+
+
+def _score(
+    values: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int, types: list
+) -> dict[str, Any]:
+    classifier = TypeClassifier(random_state=seed).fit(values[train], y[train])
+    return evaluation_metrics(y[test], classifier.predict(values[test]), types)
+
+
+def _summary(runs: list[dict[str, Any]], types: list[str], n_images: Counter) -> dict[str, Any]:
+    """Means and deviations over repeats, as plain Python values."""
+
+    def mean(key: str) -> Any:
+        return np.mean([run[key] for run in runs], axis=0)
+
+    def std(key: str) -> Any:
+        values = np.array([run[key] for run in runs])
+        return np.std(values, axis=0, ddof=1) if len(runs) > 1 else np.zeros(values.shape[1:])
+
+    columns = {
+        "f1": mean("f1"),
+        "f1_std": std("f1"),
+        "sensitivity": mean("sensitivity"),
+        "specificity": mean("specificity"),
+    }
+    counts = mean("confusion")
+    return {
+        "macro_f1": float(mean("macro_f1")),
+        "macro_f1_std": float(std("macro_f1")),
+        "sensitivity": float(mean("macro_sensitivity")),
+        "specificity": float(mean("macro_specificity")),
+        "per_type": {
+            name: {key: float(column[i]) for key, column in columns.items()}
+            | {"n_images": n_images[name]}
+            for i, name in enumerate(types)
+        },
+        "confusion": {
+            "types": types,
+            "mean_counts": counts.tolist(),
+            "row_normalised": (counts / counts.sum(axis=1, keepdims=True)).tolist(),
+        },
+        "runs": [run["macro_f1"] for run in runs],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: numpy values as lists and numbers, the rest as text."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Aligned lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,328 @@
+"""What parameters may be, declared once, and what labels mean.
+
+A declaration is a rule for each name, ``{"alpha": Real(above=0), "step": Integer(1)}``. `check`
+holds values to it, and the tests of bad parameters are made from the same rules (`Rule.bad`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+def shown(value: Any) -> str:
+    """The repr of a value, on one line of at most 100 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+class Rule(ABC):
+    """What one parameter may be; its text ends the sentence "alpha must be ..."."""
+
+    @abstractmethod
+    def take(self, value: Any) -> Any:
+        """The value as plain Python has it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            It may not be this; what the error says does not matter.
+        """
+
+    @abstractmethod
+    def bad(self) -> Sequence[Any]:
+        """Values that it may not be, for tests."""
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value as plain Python has it.
+
+        Raises
+        ------
+        ValueError
+            It may not be this.
+        """
+        try:
+            return self.take(value)
+        except (ValueError, TypeError, OverflowError):
+            raise ValueError(f"{name} must be {self}, got {shown(value)}") from None
+
+
+@dataclass(frozen=True)
+class Integer(Rule):
+    """An integer from `least` to `most`; NumPy's are integers too, booleans and 2.0 are not."""
+
+    least: int = 1
+    most: int | None = None
+
+    def take(self, value: Any) -> int:
+        if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+            raise ValueError
+        if value < self.least or (self.most is not None and value > self.most):
+            raise ValueError
+        return int(value)
+
+    def bad(self) -> Sequence[Any]:
+        beyond = [] if self.most is None else [self.most + 1]
+        return [self.least - 1, *beyond, True, 2.0, math.nan, "3", None, [3]]
+
+    def __str__(self) -> str:
+        if self.most is not None:
+            return f"an integer from {self.least} to {self.most}"
+        return "a positive integer" if self.least == 1 else f"an integer of at least {self.least}"
+
+
+@dataclass(frozen=True)
+class Real(Rule):
+    """A finite number, above or at least a lower bound, and perhaps at most an upper one."""
+
+    above: float | None = None
+    least: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+    def take(self, value: Any) -> float:
+        if isinstance(value, bool | np.bool_) or not isinstance(
+            value, int | float | np.integer | np.floating
+        ):
+            raise ValueError
+        number = float(value)
+        if not (
+            math.isfinite(number)
+            and (self.above is None or number > self.above)
+            and (self.least is None or number >= self.least)
+            and (self.most is None or number <= self.most)
+            and (self.below is None or number < self.below)
+        ):
+            raise ValueError
+        return number
+
+    def bad(self) -> Sequence[Any]:
+        bounds = [bound for bound in (self.above, self.below) if bound is not None]
+        bounds += [] if self.least is None else [self.least - 1]
+        bounds += [] if self.most is None else [self.most + 1]
+        return [*bounds, math.nan, math.inf, True, "0.1", None, [0.1]]
+
+    def __str__(self) -> str:
+        bounds = [
+            f"{words} {bound:g}"
+            for words, bound in (
+                ("above", self.above), ("at least", self.least),
+                ("at most", self.most), ("below", self.below),
+            )
+            if bound is not None
+        ]  # fmt: skip
+        if bounds == ["above 0"]:
+            return "positive and finite"
+        return " and ".join(bounds if len(bounds) == 2 else [*bounds, "finite"])
+
+
+@dataclass(frozen=True)
+class Choice(Rule):
+    """One of a few names."""
+
+    names: tuple[str, ...]
+
+    def take(self, value: Any) -> str:
+        if not isinstance(value, str) or value not in self.names:
+            raise ValueError
+        return str(value)
+
+    def bad(self) -> Sequence[Any]:
+        return ["no such name", "", 0, None, [self.names[0]]]
+
+    def __str__(self) -> str:
+        return f"one of {self.names}"
+
+
+@dataclass(frozen=True)
+class Flag(Rule):
+    """True or False."""
+
+    def take(self, value: Any) -> bool:
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError
+        return bool(value)
+
+    def bad(self) -> Sequence[Any]:
+        return [0, 1, "yes", None]
+
+    def __str__(self) -> str:
+        return "True or False"
+
+
+@dataclass(frozen=True)
+class Maybe(Rule):
+    """None, or what another rule allows."""
+
+    rule: Rule
+
+    def take(self, value: Any) -> Any:
+        return None if value is None else self.rule.take(value)
+
+    def bad(self) -> Sequence[Any]:
+        return [value for value in self.rule.bad() if value is not None]
+
+    def __str__(self) -> str:
+        return f"None or {self.rule}"
+
+
+@dataclass(frozen=True)
+class NamedOr(Rule):
+    """A name such as "auto", or what another rule allows."""
+
+    name: str
+    rule: Rule
+
+    def take(self, value: Any) -> Any:
+        return self.name if isinstance(value, str) and value == self.name else self.rule.take(value)
+
+    def bad(self) -> Sequence[Any]:
+        return ["no such name", *self.rule.bad()]
+
+    def __str__(self) -> str:
+        return f"{self.name!r} or {self.rule}"
+
+
+@dataclass(frozen=True)
+class Each(Rule):
+    """A sequence, each item of which another rule allows; one item may stand for itself."""
+
+    rule: Rule
+    least: int = 0
+
+    def take(self, value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str | int | float | np.generic):
+            value = (value,)
+        items = tuple(self.rule.take(item) for item in value)
+        if len(items) < self.least:
+            raise ValueError
+        return items
+
+    def bad(self) -> Sequence[Any]:
+        return [*([] if self.least == 0 else [()]), *([item] for item in self.rule.bad()), None]
+
+    def __str__(self) -> str:
+        return f"a sequence,{' not empty,' * (self.least > 0)} each item {self.rule}"
+
+
+def check(rules: Mapping[str, Rule], **values: Any) -> dict[str, Any]:
+    """Values of parameters as plain Python has them, in the order of the rules.
+
+    Raises
+    ------
+    ValueError
+        One may not be this; the error says what was expected and what came.
+    """
+    return {name: rule.check(name, values[name]) for name, rule in rules.items() if name in values}
+
+
+# ---- labels ----
+
+UNLABELLED = "unlabelled"
+"""How figures and counts call cells whose label is unknown."""
+
+_UNKNOWN_TEXT = frozenset({"", "nan", "NaN", "NaT", "<NA>", "None"})
+
+
+def known_label(label: Any) -> str | None:
+    """A label as text; None where it is unknown.
+
+    Unknown are None, NaN, NaT, ``pandas.NA``, text of blanks, and their names as text ("nan",
+    "NaN", "NaT", "<NA>", "None"), which is what NumPy and files make of them. Bytes are read as
+    UTF-8; a whole number is named alike as integer and as float (3.0 is "3"), since a column with
+    missing values turns integers into floats; booleans are "True" and "False".
+    """
+    if isinstance(label, bytes):
+        label = label.decode("utf-8", "backslashreplace")
+    if isinstance(label, float | np.floating) and float(label).is_integer():
+        label = int(label)
+    text = str(label).strip()
+    return None if text in _UNKNOWN_TEXT else text
+
+
+def known_labels(
+    labels: Iterable[Any], n: int | None = None, of: str = "cells"
+) -> list[str | None]:
+    """Labels as text, None where unknown; see `known_label`.
+
+    Parameters
+    ----------
+    labels : iterable
+        A list, array or column; a column of shape (n, 1) is one of n.
+    n : int, optional
+        How many there must be.
+    of : str
+        What they are labels of, for the error.
+
+    Raises
+    ------
+    TypeError
+        Text, a mapping or a set, which hold no labels in order.
+    ValueError
+        There are not `n`, or more than one for each.
+    """
+    if not isinstance(labels, Iterable) or isinstance(
+        labels, str | bytes | Mapping | set | frozenset
+    ):
+        raise TypeError(
+            f"labels must hold one label per image, in order; got {type(labels).__name__}."
+        )
+    if hasattr(labels, "shape"):
+        labels = one_column(np.asarray(labels, dtype=object))
+    names = [known_label(label) for label in labels]
+    if n is not None and len(names) != n:
+        raise ValueError(f"Length of labels ({len(names)}) must match number of {of} ({n})")
+    return names
+
+
+def one_column(labels: np.ndarray) -> np.ndarray:
+    """Labels (n,) of an array (n,) or (n, 1)."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return labels[:, 0]
+    if labels.ndim != 1:
+        raise ValueError(f"expected one label per image, got shape {labels.shape}")
+    return labels
+
+
+def one_known_label_each(labels: Any, n: int, of: str) -> np.ndarray:
+    """Labels to learn from, (n,): numbers as they are, all else as text.
+
+    Raises
+    ------
+    ValueError
+        There are not `n`, more than one for each, or one is unknown.
+    """
+    array = one_column(np.asarray(labels if hasattr(labels, "shape") else list(labels)))
+    if len(array) != n:
+        raise ValueError(f"Length of labels ({len(array)}) must match number of {of} ({n})")
+    names = known_labels(array if array.dtype.kind != "O" else list(array))
+    unknown = [number for number, name in enumerate(names) if name is None]
+    if unknown:
+        raise ValueError(
+            f"expected a label for each image, got none for {len(unknown)} of {n}, "
+            f"first for number {unknown[0]}"
+        )
+    return array if array.dtype.kind in "iuf" else np.array(names, dtype=str)
+
+
+def label_names(labels: Iterable[Any] | None, n: int | None = None) -> list[str]:
+    """Labels as text, unknown ones as ``"unlabelled"``, and so all of ``None``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `known_labels`.
+    """
+    if labels is None:
+        return [UNLABELLED] * (n or 0)
+    return [UNLABELLED if name is None else name for name in known_labels(labels, n)]
+
+
+def sorted_types(names: Iterable[str]) -> list[str]:
+    """Distinct names in alphabetical order, ``"unlabelled"`` last."""
+    return sorted(set(names), key=lambda name: (name == UNLABELLED, name))

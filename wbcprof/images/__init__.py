@@ -1,0 +1,16 @@
+"""What is given becomes RGB pixels."""
+
+from typing import TYPE_CHECKING
+
+from wbcprof._lazy import attach
+
+if TYPE_CHECKING:  # what `__getattr__` gives
+    from wbcprof.images.source import ImageWarning as ImageWarning
+    from wbcprof.images.source import open_images as open_images
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "source": ["ImageWarning", "open_images"],
+    },
+)

@@ -1,0 +1,825 @@
+"""Images in, cells out: whatever holds images becomes a stream of RGB uint8 cells.
+
+Every source passes through `open_images`. What one image may look like, and what becomes of it:
+
+=========================  ======================================================================
+grey, 1-bit, palette,      converted to 8-bit RGB; counted in one `ImageWarning` per pass
+CMYK, alpha (on white),
+16-bit, float in [0, 1],
+several frames (the first)
+TIFF of several pages of   each page is an image, ``name.tif#0000`` and so on, if the file is given
+one size and kind          by itself, by a glob or in a folder; elsewhere, and in TIFFs of unlike
+                           pages (thumbnails, masks), the first page as of several frames
+unreadable, truncated,     skipped; kept in `ImageSource.skipped` with the reason and counted in
+too small, bad values,     one `ImageWarning` per pass; `ValueError` if no image is left
+gone since it was listed
+=========================  ======================================================================
+
+The EXIF orientation tag is ignored: pixels are taken as stored.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import math
+import os
+import warnings
+from bisect import bisect_left, bisect_right
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from wbcprof.checks import Choice, Integer, known_label, known_labels
+from wbcprof.images.decode import Outcome, Unusable, count_pages, read_array, read_file
+from wbcprof.threads import resolve_threads
+
+__all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
+
+SUFFIXES = (
+    ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+PATH_COLUMNS = ("path", "image", "file", "filename")
+LABEL_COLUMNS = ("label", "type", "class")
+
+ACCEPTED = (
+    "a folder, an image file, an array (n, H, W, 3) or (H, W, 3), a glob, a CSV file, "
+    "or an ordered collection or iterator of image files or arrays"
+)
+NOT_ONE_PER_IMAGE = (str, bytes, bytearray, Mapping, set, frozenset)
+
+_BLOCK_PAGES = 16  # of a TIFF that are read in one go, at most
+_BLOCK_BYTES = 64 << 20  # of a stored array or a TIFF that are read in one go
+_CPU_DEVICES = (1, 3, 11, 13)  # of DLPack: CPU; CUDA host, ROCm host and CUDA managed memory
+
+
+class ImageWarning(UserWarning):
+    """Some images of a pass were skipped or converted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cell:
+    """One image.
+
+    Attributes
+    ----------
+    pixels : uint8 array (H, W, 3)
+        RGB, C-contiguous. May share memory with the user's array and may be read-only.
+    image_id : str
+        POSIX path relative to the folder, the path as given, ``name.tif#0000``, or
+        ``image_000000``.
+    label : str or None
+        Cell type, if known.
+    """
+
+    pixels: np.ndarray
+    image_id: str
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedImage:
+    """An image that was left out, and why."""
+
+    image_id: str
+    reason: str
+
+
+class ImageSource:
+    """Stream of `Cell` records; made by `open_images`.
+
+    Every pass, by ``iter()`` or `read`, is independent and decodes the images anew, in the same
+    order, so several threads may iterate at once. Only a source built on an iterator can be read
+    just once.
+
+    Attributes
+    ----------
+    n_hint : int or None
+        Number of images offered (before any is skipped), if known.
+    labels : list of (str or None), or None
+        Label of every image offered, known without decoding; None if there are no labels.
+    skipped : list of SkippedImage
+        Images left out in the latest completed pass.
+    converted : Counter of str
+        What its images were converted from to 8-bit RGB, and how many.
+    """
+
+    def __init__(
+        self,
+        images: _Listed | _Stream,
+        labels: list[str | None] | None,
+        min_size: int,
+        on_error: Literal["skip", "raise"],
+    ) -> None:
+        self._images = images
+        self.n_hint: int | Any = images.n  # Any for None, which parts never have
+        self.labels = labels
+        self.min_size = min_size
+        self.on_error = on_error
+        self.skipped: list[SkippedImage] = []
+        self.converted: Counter[str] = Counter()
+        if self.n_hint == 0:
+            raise ValueError(f"No images given: expected {ACCEPTED}, got an empty collection.")
+        if labels is not None and self.n_hint is not None:
+            _check_n_labels(labels, self.n_hint)
+
+    def __iter__(self) -> Iterator[Cell]:
+        return self.read(1)
+
+    def read(
+        self,
+        n_threads: int | None = None,
+        change: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> Iterator[Cell]:
+        """One pass, in which background threads decode a few images ahead.
+
+        Parameters
+        ----------
+        n_threads : int, optional
+            See `wbcprof.threads.resolve_threads`. One means none in the background, as ``iter()``
+            has it. Arrays in memory need no decoding and start no threads.
+        change : callable, optional
+            What the threads also do to the RGB pixels of each image.
+        """
+        skipped: list[SkippedImage] = []
+        converted: Counter[str] = Counter()
+        n = 0
+        n_threads = 1 if self.n_hint == 1 else resolve_threads(n_threads)
+        load = partial(self._load, change=change)
+        with closing(_outcomes(self._blocks(), load, n_threads, change is not None)) as outcomes:
+            for index, (image_id, outcome) in enumerate(outcomes):
+                n += 1
+                if isinstance(outcome, Unusable):
+                    if self.on_error == "raise":
+                        raise ValueError(f"Image '{image_id}': {outcome}") from outcome
+                    skipped.append(SkippedImage(image_id, str(outcome)))
+                    continue
+                pixels, kind = outcome
+                if kind:
+                    converted[kind] += 1
+                yield Cell(pixels, image_id, None if self.labels is None else self.labels[index])
+
+        self.end_pass(n, skipped, converted)
+
+    def sample(self, most: int, n_threads: int | None = None) -> Iterator[np.ndarray]:
+        """Pixels of at most `most` images, spread over all; the others are not decoded, and those
+        that cannot be used are left to `read` to tell of."""
+        every = -(-self.n_hint // most)
+        chosen: list[_File | _Array | _Rows] = []
+        n = 0
+        for block in self._blocks():
+            chosen += [block.part(i, i + 1) for i in range(-n % every, len(block), every)]
+            n += len(block)
+        load = partial(self._load, change=None)
+        with closing(_outcomes(iter(chosen), load, resolve_threads(n_threads), False)) as outcomes:
+            for _, outcome in outcomes:
+                if not isinstance(outcome, Unusable):
+                    yield outcome[0]
+
+    def end_pass(self, n: int, skipped: list[SkippedImage], converted: Counter[str]) -> None:
+        """Note what became of the `n` images offered in a pass, and warn of it; for passes that go
+        on elsewhere, such as on a cluster.
+
+        Raises
+        ------
+        ValueError
+            No image was usable, or there is not one label for each.
+        """
+        self.skipped, self.converted = skipped, converted
+        if self.labels is not None:
+            _check_n_labels(self.labels, n)
+        if n == 0:
+            raise ValueError("No images given: the iterator was empty.")
+        if skipped:
+            first = f"first: {skipped[0].image_id}: {skipped[0].reason}"
+            if len(skipped) == n:
+                raise ValueError(f"No usable image among the {n} given; {first}")
+            were = "was" if len(skipped) == 1 else "were"
+            warnings.warn(
+                f"{len(skipped)} of {n} images {were} skipped; {first}", ImageWarning, stacklevel=3
+            )
+        if converted:
+            total = converted.total()
+            kinds = ", ".join(f"{count} {kind}" for kind, count in converted.most_common())
+            warnings.warn(
+                f"{total} {'image was' if total == 1 else 'images were'} converted to 8-bit RGB: "
+                f"{kinds}",
+                ImageWarning,
+                stacklevel=3,
+            )
+
+    def missing_files(self) -> list[str]:
+        """Files of the images in `skipped` that this process cannot see."""
+        skipped = {image.image_id for image in self.skipped}
+        return [
+            str(block.path)
+            for block in self._images.blocks()
+            if isinstance(block, _File)
+            and skipped.intersection(block.ids)
+            and not block.path.is_file()
+        ]
+
+    def part(self, start: int, stop: int) -> ImageSource:
+        """Images `start` to `stop` (excluded) as a source with the same ids and labels; the others
+        are not read.
+
+        Raises
+        ------
+        ValueError
+            The part is empty or reaches past the last image.
+        TypeError
+            The images come from an iterator.
+        """
+        if not 0 <= start < stop or (self.n_hint is not None and stop > self.n_hint):
+            n = "an unknown number of" if self.n_hint is None else self.n_hint
+            raise ValueError(f"a part must lie within the {n} images, got {start} to {stop}")
+        labels = None if self.labels is None else self.labels[start:stop]
+        return self._with(self._images.part(start, stop), labels)
+
+    def parts(self, size: int) -> Iterator[ImageSource]:
+        """Consecutive parts of `size` images each, the last of what is left, none decoded; of an
+        iterator, no more than one part is taken at a time."""
+        if self.n_hint is not None:
+            for start in range(0, self.n_hint, size):
+                yield self.part(start, min(start + size, self.n_hint))
+            return
+        blocks, n = self._blocks(), 0
+        while some := list(islice(blocks, size)):
+            yield self._with(_Listed(some), self.labels and self.labels[n : n + len(some)])
+            n += len(some)
+        if self.labels is not None:
+            _check_n_labels(self.labels, n)
+
+    @staticmethod
+    def together(parts: Sequence[ImageSource]) -> ImageSource:
+        """Some parts of a source, in any order, as one source."""
+        blocks = [block for part in parts for block in part._images.blocks()]
+        labels = [label for part in parts for label in part.labels or ()]
+        return parts[0]._with(_Listed(blocks), labels or None)
+
+    def self_contained(self) -> ImageSource:
+        """The same images for a process elsewhere: by the full paths of files, and with the content
+        of arrays."""
+        blocks: list[_File | _Array] = []
+        for block in self._images.blocks():
+            if isinstance(block, _File):
+                blocks.append(replace(block, path=Path(os.path.abspath(block.path))))
+            else:
+                blocks += map(_Array, block.arrays(), block.ids)
+        return self._with(_Listed(blocks), self.labels)
+
+    def ids(self) -> list[str]:
+        """Ids of the images offered, none decoded."""
+        return [image_id for block in self._images.blocks() for image_id in block.ids]
+
+    def digests(self) -> dict[str, str]:
+        """Hexadecimal digests of ``"images"`` (ids of all, content of arrays but not of files) and
+        of ``"labels"``."""
+        images = blake2b(digest_size=16)
+        for block in self._images.blocks():
+            images.update(json.dumps(block.ids).encode())
+            for pixels in () if isinstance(block, _File) else block.arrays():
+                images.update(f"{pixels.dtype} {pixels.shape}".encode())
+                images.update(np.ascontiguousarray(pixels).data)
+        labels = blake2b(json.dumps(self.labels).encode(), digest_size=16)
+        return {"images": images.hexdigest(), "labels": labels.hexdigest()}
+
+    def _with(self, images: _Listed | _Stream, labels: list[str | None] | None) -> ImageSource:
+        return ImageSource(images, labels, self.min_size, self.on_error)
+
+    def _blocks(self) -> Iterator[_File | _Array | _Rows]:
+        n = 0
+        blocks = self._images.blocks()
+        for block in blocks:
+            n += len(block)
+            if self.labels is not None and n > len(self.labels):
+                _check_n_labels(self.labels, n + sum(map(len, blocks)))
+            yield block
+
+    def _load(
+        self,
+        block: _File | _Array | _Rows,
+        change: Callable[[np.ndarray], np.ndarray] | None,
+    ) -> list[Outcome]:
+        outcomes = block.load()
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, Unusable):
+                continue
+            pixels, kind = outcome
+            height, width = pixels.shape[:2]
+            if min(height, width) < self.min_size:
+                patch = f"{self.min_size}x{self.min_size}"
+                reason = f"{height}x{width} px, smaller than the {patch} px patch"
+                outcomes[index] = Unusable(reason)
+            elif change is not None:
+                outcomes[index] = change(pixels), kind
+        return outcomes
+
+
+def open_images(
+    images: Any,
+    labels: Iterable[Any] | None = None,
+    *,
+    min_size: int = 1,
+    on_error: Literal["skip", "raise"] = "skip",
+) -> ImageSource:
+    """Turn whatever holds images into a stream of RGB uint8 cells.
+
+    Parameters
+    ----------
+    images : path, array, iterable or ImageSource
+        - Folder: all images in it, at any depth, sorted by their POSIX relative path, which is the
+          id. The first sub-folder on that path is the label; images directly in the folder have
+          none. Hidden files and other suffixes than those in `SUFFIXES` are ignored. Links to type
+          folders are followed, links to folders further down are not.
+        - Glob, such as ``cells/**/*.jpg``: all files that it matches, sorted; the id is the path.
+        - CSV file, in UTF-8, its first line naming a column ``path`` (or ``image``, ``file``,
+          ``filename``) and, for labels, a column ``label`` (or ``type``, ``class``). Paths are
+          relative to the folder of the CSV file; the id is the path as written there.
+        - Image file, or collection or iterator of image files: the id is the path as given.
+        - Array (n, H, W, C) or (H, W, C), C in {1, 3, 4}, or (H, W) for one grey image; or a
+          collection or iterator of single images of any sizes. uint8; uint16 is scaled to 8 bits,
+          floats must lie in [0, 1]. The id is ``image_000000`` and so on. Arrays of other libraries
+          in CPU memory come through DLPack or the buffer protocol, without a copy where rows are
+          contiguous. Anything with numpy's ``shape``, ``dtype`` and slices or iteration over the
+          first axis works and is read image by image, or in its ``chunks`` if it has them.
+        - ``.npy`` file or ``.zarr`` folder that holds such an array; it is not read as a whole.
+        - ImageSource: returned as is, or as a new source over the same images if `labels` or
+          stricter settings are given.
+    labels : iterable of n labels, optional
+        In the order of the images; replace those of a folder. `wbcprof.checks.known_label` says
+        which mean unknown.
+    min_size : int
+        Images with fewer rows or columns are skipped.
+    on_error : {"skip", "raise"}
+        Skip unusable images and warn at the end of the pass, or raise `ValueError` at the first.
+
+    Returns
+    -------
+    ImageSource
+
+    Raises
+    ------
+    TypeError
+        `images`, one of its items, or `labels` is of another kind.
+    FileNotFoundError
+        A path does not exist, or a glob matches nothing.
+    ImportError
+        A ``.zarr`` folder needs the package zarr.
+    ValueError
+        There are no images, `labels` has another length, or a CSV or array file cannot be read.
+        While iterating: no image was usable.
+    """
+    min_size = Integer().check("min_size", min_size)
+    Choice(("skip", "raise")).check("on_error", on_error)
+    names = None if labels is None else known_labels(labels)
+
+    if isinstance(images, ImageSource):
+        min_size = max(min_size, images.min_size)
+        on_error = "raise" if "raise" in (on_error, images.on_error) else "skip"
+        if names is None and (min_size, on_error) == (images.min_size, images.on_error):
+            return images
+        names = images.labels if names is None else names
+        return ImageSource(images._images, names, min_size, on_error)
+
+    if isinstance(images, str | os.PathLike):
+        found, own = _from_path(images)
+        return ImageSource(found, own if names is None else names, min_size, on_error)
+    array: Any = None if isinstance(images, NOT_ONE_PER_IMAGE) else _as_array(images)
+    if hasattr(array, "shape") and hasattr(array, "dtype") and len(array.shape) != 1:
+        return ImageSource(_from_array(array), names, min_size, on_error)
+    if not isinstance(images, Iterable) or isinstance(images, NOT_ONE_PER_IMAGE):
+        raise TypeError(f"images must be {ACCEPTED}; got {type(images).__name__}.")
+    if isinstance(images, list | tuple) or hasattr(images, "dtype"):
+        units = [_unit(thing, index) for index, thing in enumerate(images)]
+        return ImageSource(_Listed(units), names, min_size, on_error)
+    return ImageSource(_Stream(images), names, min_size, on_error)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The image in a file, or pages of a TIFF, of which so many are read in one go."""
+
+    path: Path
+    name: str
+    pages: range | None = None
+    block_pages: int = 1
+
+    def __len__(self) -> int:
+        return 1 if self.pages is None else len(self.pages)
+
+    @property
+    def ids(self) -> list[str]:
+        if self.pages is None:
+            return [self.name]
+        return [f"{self.name}#{page:04d}" for page in self.pages]
+
+    @property
+    def in_memory(self) -> bool:
+        return False
+
+    def part(self, start: int, stop: int) -> _File:
+        return self if self.pages is None else replace(self, pages=self.pages[start:stop])
+
+    def blocks(self) -> Iterator[_File]:
+        for start in range(0, len(self), self.block_pages):
+            yield self.part(start, start + self.block_pages)
+
+    def load(self) -> list[Outcome]:
+        return read_file(self.path, (None,) if self.pages is None else self.pages)
+
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """One image as an array."""
+
+    array: Any
+    name: str
+
+    def __len__(self) -> int:
+        return 1
+
+    @property
+    def ids(self) -> list[str]:
+        return [self.name]
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.array, np.ndarray)
+
+    def part(self, start: int, stop: int) -> _Array:
+        return self
+
+    def blocks(self) -> Iterator[_Array]:
+        yield self
+
+    def arrays(self) -> Sequence[np.ndarray]:
+        return [np.asarray(self.array)]
+
+    def load(self) -> list[Outcome]:
+        return [read_array(self.array)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Images `start` to `stop` of an array (n, H, W, C)."""
+
+    array: Any
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def ids(self) -> list[str]:
+        return [_array_id(index) for index in range(self.start, self.stop)]
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.array, np.ndarray)
+
+    def part(self, start: int, stop: int) -> _Rows:
+        return _Rows(self.array, self.start + start, self.start + stop)
+
+    def blocks(self) -> Iterator[_Rows]:
+        """One for each chunk of the array as it is stored, cut where that is large."""
+        chunk = (getattr(self.array, "chunks", None) or (1,))[0]
+        rows = chunk[0] if isinstance(chunk, tuple) else chunk  # dask has the sizes of all
+        row_bytes = math.prod(self.array.shape[1:]) * getattr(self.array.dtype, "itemsize", 1)
+        rows = max(1, min(rows, _BLOCK_BYTES // max(1, row_bytes)))
+        start = self.start
+        while start < self.stop:
+            stop = min(self.stop, (start // rows + 1) * rows)
+            yield _Rows(self.array, start, stop)
+            start = stop
+
+    def arrays(self) -> np.ndarray:
+        return np.asarray(self.array[self.start : self.stop])
+
+    def load(self) -> list[Outcome]:
+        try:
+            block = self.arrays()
+        except MemoryError:
+            raise
+        except Exception as error:  # of whichever library stores the array
+            return [Unusable(f"cannot be read: {error}")] * len(self)
+        if len(block) != len(self):
+            return [Unusable(f"cannot be read: {len(block)} images for {len(self)}")] * len(self)
+        return [read_array(image) for image in block]
+
+
+class _Listed:
+    """Images known beforehand, in units of one or several."""
+
+    def __init__(self, units: Sequence[_File | _Array | _Rows]) -> None:
+        self._units = units
+        self._ends = list(accumulate(map(len, units)))
+        self.n = self._ends[-1] if units else 0
+
+    def blocks(self) -> Iterator[_File | _Array | _Rows]:
+        for unit in self._units:
+            yield from unit.blocks()
+
+    def part(self, start: int, stop: int) -> _Listed:
+        units = []
+        for index in range(bisect_right(self._ends, start), bisect_left(self._ends, stop) + 1):
+            unit = self._units[index]
+            before = self._ends[index] - len(unit)
+            units.append(unit.part(max(start - before, 0), min(stop - before, len(unit))))
+        return _Listed(units)
+
+
+class _Stream:
+    """Image files and arrays as an iterable gives them, `start` to `stop` of them."""
+
+    def __init__(self, things: Iterable[Any], start: int = 0, stop: int | None = None) -> None:
+        self._things = things
+        self._start, self._stop = start, stop
+        self._read = False
+        if stop is None and isinstance(things, Sized):
+            stop = len(things)
+        self.n: int | Any = None if stop is None else stop - start
+
+    def blocks(self) -> Iterator[_File | _Array]:
+        if isinstance(self._things, Iterator):
+            if self._read:
+                raise RuntimeError(
+                    "These images came from an iterator that was already read; "
+                    "give a list or a folder to read them more than once."
+                )
+            self._read = True
+        things: Iterator[Any]
+        if isinstance(self._things, Sequence):
+            things = map(self._things.__getitem__, range(self._start, self._start + self.n))
+        else:
+            things = islice(self._things, self._start, self._stop)
+        for index, thing in enumerate(things, self._start):
+            yield _unit(thing, index)
+
+    def part(self, start: int, stop: int) -> _Stream:
+        if isinstance(self._things, Iterator):
+            raise TypeError(
+                "images from an iterator have no parts, since it can be read only once; "
+                "give a list or a folder"
+            )
+        return _Stream(self._things, self._start + start, self._start + stop)
+
+
+def _outcomes(
+    blocks: Iterator[_File | _Array | _Rows],
+    load: Callable[[_File | _Array | _Rows], list[Outcome]],
+    n_threads: int,
+    changed: bool,
+) -> Generator[tuple[str, Outcome], None, None]:
+    """Id and pixels of every image, in order, whatever order threads finish in; arrays in memory
+    go to threads only if they are changed."""
+    if n_threads == 1:
+        for block in blocks:
+            yield from zip(block.ids, load(block), strict=True)
+        return
+
+    pending: deque = deque()
+    ahead = 0
+    pool = failure = None
+    more = True
+    try:
+        while more or pending:
+            # Two blocks at least, however large, so that one is decoded while one is used.
+            while more and (len(pending) < 2 or ahead < 2 * n_threads):
+                try:
+                    coming = next(blocks, None)
+                except Exception as error:  # of the user's iterator: its turn comes
+                    failure, coming = error, None
+                if coming is None:
+                    more = False
+                    continue
+                wait: Callable[[], list[Outcome]] = partial(load, coming)
+                if changed or not coming.in_memory:
+                    if pool is None:
+                        from concurrent.futures import ThreadPoolExecutor
+
+                        pool = ThreadPoolExecutor(n_threads, "wbcprof-images")
+                    wait = pool.submit(wait).result
+                pending.append((coming, wait))
+                ahead += len(coming)
+            if pending:
+                block, wait = pending.popleft()
+                ahead -= len(block)
+                yield from zip(block.ids, wait(), strict=True)
+        if failure is not None:
+            raise failure
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+
+def _check_n_labels(labels: list[str | None], n: int) -> None:
+    if len(labels) != n:
+        raise ValueError(f"Length of labels ({len(labels)}) must match number of images ({n})")
+
+
+def _array_id(index: int) -> str:
+    return f"image_{index:06d}"
+
+
+def _file(path: str | os.PathLike) -> _File:
+    name = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"No such image file or folder: '{name}'")
+    if os.path.isdir(path):
+        raise ValueError(f"'{name}' is a folder; give one folder by itself, or image files only.")
+    return _File(Path(path), name)
+
+
+def _unit(thing: Any, index: int) -> _File | _Array:
+    """One image file or array of a collection; refuses what is neither."""
+    if isinstance(thing, str | os.PathLike):
+        return _file(thing)
+    array = None if isinstance(thing, NOT_ONE_PER_IMAGE) else _as_array(thing)
+    if array is None:
+        raise TypeError(f"images must be {ACCEPTED}; item {index} is a {type(thing).__name__}.")
+    return _Array(array, _array_id(index))
+
+
+def _as_array(thing: Any) -> Any:
+    """The array that `thing` is or shares its memory with; a stored one as it is; or None."""
+    if isinstance(thing, np.ndarray):
+        return thing
+    if isinstance(thing, np.generic):
+        return None
+    if hasattr(thing, "__dlpack__"):
+        name = type(thing).__name__
+        try:
+            on_cpu = thing.__dlpack_device__()[0] in _CPU_DEVICES
+            if on_cpu:
+                return np.from_dlpack(thing)
+            reason = "it lies on another device"
+        except Exception as error:  # of whichever library it comes from
+            reason = str(error)
+        raise TypeError(
+            "images of another library must be plain arrays in CPU memory, without gradients, "
+            f"got a {name}: {reason}; give tensor.detach().cpu() of torch, array.get() of cupy"
+        )
+    if hasattr(thing, "__array__") or (hasattr(thing, "shape") and hasattr(thing, "dtype")):
+        return thing
+    try:
+        return np.asarray(memoryview(thing))
+    except (TypeError, ValueError):
+        return None
+
+
+def _from_array(array: Any) -> _Listed | _Stream:
+    shape = tuple(array.shape)
+    if len(shape) not in (2, 3, 4):
+        raise ValueError(f"An image array must have shape (n, H, W, 3) or (H, W, 3), got {shape}.")
+    if len(shape) < 4:
+        return _Listed([_Array(array, _array_id(0))])
+    if not hasattr(array, "__getitem__"):
+        return _Stream(array)
+    return _Listed([_Rows(array, 0, shape[0])])
+
+
+def _from_path(path: str | os.PathLike) -> tuple[_Listed | _Stream, list[str | None] | None]:
+    """Images, and labels if there are any, of a folder, a file or a glob."""
+    suffix = Path(path).suffix.lower()
+    if os.path.isdir(path):
+        return _open_zarr(Path(path)) if suffix == ".zarr" else _from_folder(Path(path))
+    if os.path.exists(path):
+        if suffix == ".csv":
+            return _from_csv(Path(path))
+        if suffix == ".npy":
+            return _open_npy(Path(path))
+    elif glob.has_magic(os.fspath(path)):
+        return _from_glob(Path(path))
+    return _Listed([_with_pages(_file(path))]), None
+
+
+def _with_pages(file: _File) -> _File:
+    """The file, with its pages if it is a TIFF of several."""
+    if file.path.suffix.lower() not in (".tif", ".tiff"):
+        return file
+    n, pixels = count_pages(file.path)
+    if n == 1:
+        return file
+    block_pages = max(1, min(_BLOCK_PAGES, _BLOCK_BYTES // (3 * pixels)))
+    return replace(file, pages=range(n), block_pages=block_pages)
+
+
+def _from_folder(folder: Path) -> tuple[_Listed, list[str | None] | None]:
+    files = [_with_pages(_File(folder / name, name)) for name in _find_images(folder)]
+    labels = [
+        known_label(file.name.split("/")[0]) if "/" in file.name else None
+        for file in files
+        for _ in file.ids
+    ]
+    return _Listed(files), labels if any(labels) else None
+
+
+def _from_glob(pattern: Path) -> tuple[_Listed, None]:
+    fixed = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
+    root = Path(*pattern.parts[:fixed])
+    # Path.glob, unlike glob.glob, does not follow links down "**", which may lead back up.
+    found = sorted(
+        path.as_posix()
+        for path in root.glob(str(Path(*pattern.parts[fixed:])))
+        if not path.is_dir()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+    if not found:
+        raise FileNotFoundError(f"No file matches '{pattern}'")
+    return _Listed([_with_pages(_File(Path(name), name)) for name in found]), None
+
+
+def _from_csv(path: Path) -> tuple[_Listed, list[str | None] | None]:
+    files, labels, missing = [], [], []
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as lines:
+            rows = csv.reader(lines)
+            header = next(rows, [])
+            names = [name.strip().lower() for name in header]
+            at, label_at = (
+                next((names.index(name) for name in accepted if name in names), None)
+                for accepted in (PATH_COLUMNS, LABEL_COLUMNS)
+            )
+            if at is None:
+                shown = ", ".join(header[:5])[:200] + (", ..." if len(header) > 5 else "")
+                raise ValueError(
+                    f"'{path}': expected a first line with a column named "
+                    f"{', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]}, got: {shown}"
+                )
+            for row in filter(any, rows):
+                name = row[at].strip() if len(row) > at else ""
+                if not name:
+                    raise ValueError(f"'{path}', line {rows.line_num}: no image path")
+                files.append(_File(path.parent / name, name))
+                if not os.path.exists(files[-1].path):
+                    missing.append(name)
+                if label_at is not None:
+                    labels.append(known_label(row[label_at]) if len(row) > label_at else None)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"'{path}' is not a CSV file in UTF-8: {error}") from error
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(files)} files named in '{path}' do not exist in "
+            f"'{path.parent}': {shown}"
+        )
+    return _Listed(files), labels if any(labels) else None
+
+
+def _open_npy(path: Path) -> tuple[_Listed | _Stream, None]:
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # damaged headers raise almost any kind
+        raise ValueError(f"'{path}' is not a readable array file: {error}") from error
+    return _from_array(array), None
+
+
+def _open_zarr(path: Path) -> tuple[_Listed | _Stream, None]:
+    try:
+        import zarr
+    except ImportError as error:
+        raise ImportError(
+            f"'{path}' needs the package zarr: pip install 'wbcprof[zarr]'"
+        ) from error
+    try:
+        array = zarr.open_array(path, mode="r")
+    except Exception as error:  # differs between releases of zarr
+        raise ValueError(f"'{path}' is not a readable zarr array (n, H, W, 3): {error}") from error
+    return _from_array(array), None
+
+
+def _find_images(folder: Path) -> list[str]:
+    """Sorted POSIX paths, relative to `folder`, of the images in it."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            found.append(entry)
+        # A link to the folder itself, or to one above it, would list everything again.
+        elif not folder.resolve().is_relative_to(entry.resolve()):
+            for root, folders, files in os.walk(entry, onerror=fail):
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                found += [Path(root, name) for name in files if not name.startswith(".")]
+    ids = sorted(p.relative_to(folder).as_posix() for p in found if p.suffix.lower() in SUFFIXES)
+    if not ids:
+        raise ValueError(
+            f"No images in folder '{folder}': expected files ending in {', '.join(SUFFIXES)}, "
+            "in one sub-folder per cell type or directly in the folder."
+        )
+    return ids

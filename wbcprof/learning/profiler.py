@@ -1,0 +1,390 @@
+"""Learning a model from images: random patches, one PSD per layer, a scikit-learn transformer."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.utils.validation import check_is_fitted
+
+from wbcprof._version import __version__
+from wbcprof.checks import Choice, Integer, Maybe, Real, check
+from wbcprof.images.source import ImageSource, open_images
+from wbcprof.learning.learner import RemotePatches
+from wbcprof.learning.psd import PSD
+from wbcprof.learning.sample import LayerInput, PatchStream
+from wbcprof.model.layer import Layer
+from wbcprof.model.model import Model, smallest_side
+from wbcprof.model.pooling import Pooling
+from wbcprof.model.preprocessing import PIXEL_INPUTS
+from wbcprof.smear.stain import STAINS, StainNormaliser
+from wbcprof.threads import resolve_threads
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_RULES = {
+    "patch_size": Integer(),
+    "step": Integer(),
+    "stain": Maybe(Choice(tuple(STAINS))),
+    "pixel_input": Choice(PIXEL_INPUTS),
+    "n_patches": Integer(),
+    "learn_centre": Real(above=0, most=1),
+    "random_state": Integer(0, 2**32 - 1),
+    "memory_budget": Integer(),
+}
+_STACKED = {
+    "n_signatures": 256,
+    "patch_size": 2,
+    "step": 1,
+    "region": 4,
+    "n_patches": 20_000,
+}
+DEFAULT_SIGNATURES = 512
+"""Of a `Profiler` without a `psd`."""
+
+_STAIN_IMAGES = 500  # that the colours are learnt from, at most
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "n_components": 1024,
+        "patch_size": 20,
+        "step": 5,
+        "pools": ("mean",),
+        "levels": (1,),
+        "centres": (),
+        "learn_centre": 1.0,
+        "stain": None,
+    },
+}
+"""Named settings of `Profiler` and its `PSD`: the defaults, and what the paper states."""
+
+
+class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Stacked Predictive Sparse Decomposition, sliding window and pooling over images.
+
+    Parameters
+    ----------
+    patch_size : int, default=6
+        Side of a patch, px.
+    step : int, default=3
+        Distance between the windows of a profile, px.
+    pools, levels, centres : default=("sqrt", "std", "max"), () and (0.33, 0.61)
+        What a profile pools, and over which regions; see `wbcprof.model.Pooling`. Discs suit images
+        cut out around one cell each.
+    stain : {"background", "reinhard", "macenko"} or None, default="background"
+        Bring every image to the colours of those learnt from; see `wbcprof.smear.stain`: the light
+        alone ("background"), or the stain too, for images of another laboratory. None takes
+        colours as they are.
+    pixel_input : {"raw", "inverted", "optical_density"}, default="inverted"
+        See `wbcprof.model.pixel_table`.
+    n_patches : int, default=50_000
+        Random patches that signatures are learnt on.
+    learn_centre : float, default=0.67
+        They come from the middle of the image, this fraction of its height and width.
+    psd : PSD, optional
+        How signatures and encoder of every layer are learnt; by default ``PSD(512)``. Its
+        `random_state`, `n_threads`, `verbose` and `checkpoint` are those of the profiler.
+    stack : sequence of dict, default=()
+        Further layers, each learnt on the pooled code maps of the one before, as Stacked PSD
+        does. Keys, all optional: ``n_signatures`` (256), ``patch_size`` and ``step`` in places of
+        the map (2, 1), ``region`` (4: codes of 4 x 4 windows are max-pooled into one place) and
+        ``n_patches`` (20,000).
+    random_state : int, default=0
+    n_threads : int, optional
+    verbose : bool, default=False
+        Print one line per learning iteration.
+    memory_budget : int, default=2**29
+        Bytes that the patches may take. Where `n_patches` need more, each iteration draws fresh
+        ones, in rounds that fit; memory then does not grow with `n_patches`.
+    checkpoint : path, optional
+        See `PSD`; stacked layers add ``.layer1`` and so on to the name.
+
+    Attributes
+    ----------
+    model_ : Model
+        What was learnt; it can be saved and used with NumPy alone.
+    psd_ : list of PSD
+        The fitted layers.
+
+    References
+    ----------
+    Yan et al., WBC-Profiler, 2018; Chang et al., Stacked Predictive Sparse Decomposition for
+    Classification of Histology Sections, IJCV 113, 2015.
+    """
+
+    def __init__(
+        self,
+        patch_size: int = 6,
+        step: int = 3,
+        *,
+        pools: str | Sequence[str] = ("sqrt", "std", "max"),
+        levels: Sequence[int] = (),
+        centres: Sequence[float] = (0.33, 0.61),
+        stain: str | None = "background",
+        pixel_input: str = "inverted",
+        n_patches: int = 50_000,
+        learn_centre: float = 0.67,
+        psd: PSD | None = None,
+        stack: Sequence[Mapping[str, Any]] = (),
+        random_state: int = 0,
+        n_threads: int | None = None,
+        verbose: bool = False,
+        memory_budget: int = 512 << 20,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ):
+        self.patch_size = patch_size
+        self.step = step
+        self.pools = pools
+        self.levels = levels
+        self.centres = centres
+        self.stain = stain
+        self.pixel_input = pixel_input
+        self.n_patches = n_patches
+        self.learn_centre = learn_centre
+        self.psd = psd
+        self.stack = stack
+        self.random_state = random_state
+        self.n_threads = n_threads
+        self.verbose = verbose
+        self.memory_budget = memory_budget
+        self.checkpoint = checkpoint
+
+    def fit(self, images: Any, y: object = None, client: Client | None = None) -> Profiler:
+        """Learn signatures and encoders, without labels.
+
+        Parameters
+        ----------
+        images : folder, path, list of paths, array, or iterable of arrays
+            See `wbcprof.images.open_images`. An iterator that can be read only once is held in
+            memory.
+        y : ignored
+        client : distributed.Client, optional
+            Learn on the workers of this Dask cluster, which hold the patches and must see image
+            files at the same paths. Batches are larger than on one machine, so the model differs
+            from that learnt there; it does not depend on the number of workers.
+
+        Returns
+        -------
+        Profiler
+
+        Raises
+        ------
+        ValueError
+            A parameter is out of range, or no image could be read.
+        """
+        started = time.perf_counter()
+        pooling, stack = self._check_parameters()
+        threads = resolve_threads(self.n_threads)
+        min_size = self.min_size
+        source = open_images(images, min_size=min_size)
+        if source.n_hint is None:
+            held = [cell.pixels for cell in source.read(threads)]
+            source = open_images(held, min_size=min_size)
+        stain = None if self.stain is None else self._learn_stain(source, self.stain, threads)
+
+        self.psd_: list[PSD] = []
+        layers: list[Layer] = []
+        for index, settings in enumerate(stack):
+            drawn = LayerInput(
+                layers=tuple(layers),
+                stain=stain,
+                pixel_input=self.pixel_input if index == 0 else None,
+                region=settings["region"],
+                centre=self.learn_centre,
+                patch_size=settings["patch_size"],
+                n_patches=settings["n_patches"],
+                random_state=self.random_state,
+            )
+            psd = self._psd(index, settings["n_signatures"])
+            with self._patches(source, drawn, client, threads) as patches:
+                psd.fit(patches)
+            self.psd_.append(psd)
+            layers.append(
+                psd.to_layer(drawn.patch_size, settings["step"], drawn.pixel_input, drawn.region)
+            )
+        self.model_ = Model(
+            layers,
+            pooling,
+            parameters=self._parameters(),
+            provenance={
+                "wbcprof": __version__,
+                "learnt": datetime.now(UTC).isoformat(timespec="seconds"),
+                "n_images": source.n_hint - len(source.skipped),
+                "n_patches": int(self.psd_[0].history_[-1]["patches"]),
+                "seconds": round(time.perf_counter() - started, 1),
+            },
+            history=[psd.history_ for psd in self.psd_],
+            stain=stain,
+        )
+        return self
+
+    @property
+    def min_size(self) -> int:
+        """Smallest image side, px, that all layers to be learnt can read."""
+        _, stack = self._check_parameters()
+        return smallest_side(
+            (settings["patch_size"], settings["step"], settings["region"]) for settings in stack
+        )
+
+    def _check_parameters(self) -> tuple[Pooling, list[dict[str, Any]]]:
+        """Pooling, and the settings of every layer: the keys of `_STACKED`."""
+        given = check(_RULES, **vars(self))
+        if given["step"] > given["patch_size"]:
+            raise ValueError(
+                f"step must be at most the patch size ({self.patch_size} px), so that every pixel "
+                f"is seen; got {self.step}"
+            )
+        first = {name: given[name] for name in ("patch_size", "step", "n_patches")}
+        settings = self._psd(0).layer_settings()
+        stack = [{"n_signatures": settings.n_components, "region": None, **first}]
+        for own in self.stack:
+            unknown = own if isinstance(own, str) else set(own) - set(_STACKED)
+            if unknown:
+                raise ValueError(
+                    f"a stacked layer takes the keys {sorted(_STACKED)}, got {sorted(unknown)}"
+                )
+            for name, value in own.items():
+                Integer().check(f"{name} of a stacked layer", value)
+            stack.append({**_STACKED, **own})
+        return Pooling(self.pools, self.levels, self.centres), stack
+
+    def _psd(self, index: int, n_components: int | None = None) -> PSD:
+        """An estimator for one layer."""
+        psd: PSD = PSD(DEFAULT_SIGNATURES) if self.psd is None else clone(self.psd)
+        checkpoint = self.checkpoint
+        if checkpoint is not None and index > 0:
+            checkpoint = f"{os.fspath(checkpoint)}.layer{index}"
+        psd.set_params(
+            random_state=self.random_state,
+            n_threads=self.n_threads,
+            verbose=self.verbose,
+            checkpoint=checkpoint,
+        )
+        return psd if n_components is None else psd.set_params(n_components=n_components)
+
+    @contextmanager
+    def _patches(
+        self, source: ImageSource, drawn: LayerInput, client: Client | None, n_threads: int
+    ) -> Iterator[PatchStream | RemotePatches]:
+        if client is None:
+            yield PatchStream(
+                lambda: drawn.read(source, n_threads), source.n_hint, drawn, self.memory_budget
+            )
+            return
+        from wbcprof.learning.cluster import patches_on_cluster
+
+        with patches_on_cluster(client, source, drawn) as patches:
+            yield patches
+
+    def _parameters(self) -> dict[str, Any]:
+        """What the model was learnt with, by the names that `fit` takes."""
+        own = self.get_params(deep=False)
+        own |= self._psd(0).get_params()
+        own["n_signatures"] = own.pop("n_components")
+        return {name: value for name, value in own.items() if name not in ("psd", "checkpoint")}
+
+    def _learn_stain(self, source: ImageSource, method: str, n_threads: int) -> StainNormaliser:
+        """Colours of some of the images, spread over all."""
+        sample = source.sample(_STAIN_IMAGES, n_threads)
+        first = list(islice(sample, 1))
+        if not first:  # these are all unusable; others may not be, or the error says why
+            sample = (cell.pixels for cell in source.read(n_threads))
+        return StainNormaliser.learn(chain(first, sample), method)
+
+    def transform(self, images: Any) -> np.ndarray:
+        """Profiles of shape (n_images, n_features), float32; see `Model.profile`.
+
+        An image that cannot be read is an error here, since rows must match the images one by one.
+        """
+        check_is_fitted(self)
+        source = open_images(images, min_size=self.model_.min_size, on_error="raise")
+        return self.model_.profile(source, n_threads=self.n_threads).values
+
+    def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
+        """Names of the features of a profile."""
+        check_is_fitted(self)
+        return np.array(self.model_.feature_names, dtype=object)
+
+
+def make_profiler(preset: str = "default", **parameters: Any) -> Profiler:
+    """A profiler by the names that `fit` takes: what `Profiler` does not know goes to its `PSD`,
+    and ``n_signatures`` is the ``n_components`` of that.
+
+    Raises
+    ------
+    ValueError
+        The preset is unknown.
+    TypeError
+        A parameter is unknown to both.
+    """
+    Choice(tuple(PRESETS)).check("preset", preset)
+    if "n_signatures" in parameters:
+        n_signatures = parameters.pop("n_signatures")
+        parameters["n_components"] = Integer().check("n_signatures", n_signatures)
+    parameters = {**PRESETS[preset], **parameters}
+    known = Profiler().get_params(deep=False).keys()
+    own = {name: value for name, value in parameters.items() if name in known}
+    rest = {name: value for name, value in parameters.items() if name not in known}
+    unknown = rest.keys() - PSD().get_params().keys()
+    if unknown:
+        raise TypeError(
+            f"{', '.join(sorted(unknown))}: no such parameter of wbcprof.Profiler or wbcprof.PSD"
+        )
+    if rest:
+        if own.get("psd") is not None:
+            raise TypeError(f"{', '.join(sorted(rest))}: give them to the psd that you give")
+        own["psd"] = PSD(**{"n_components": DEFAULT_SIGNATURES, **rest})
+    return Profiler(**own)
+
+
+def fit(
+    images: Any,
+    n_signatures: int | None = None,
+    patch_size: int | None = None,
+    *,
+    preset: str = "default",
+    client: Client | None = None,
+    **parameters: Any,
+) -> Model:
+    """Learn signatures and their encoder from images, without labels.
+
+    Parameters
+    ----------
+    images : folder, path, list of paths, array, or iterable of arrays
+        See `wbcprof.images.open_images`.
+    n_signatures, patch_size : int, optional
+        Of the first layer; the preset's by default.
+    preset : {"default", "paper"}
+        "paper": 1024 signatures of 20 x 20 px, step 5, pooled by the mean over the whole image.
+    client : distributed.Client, optional
+        Learn on the workers of this Dask cluster; see `Profiler.fit`.
+    **parameters
+        Of `Profiler`, such as ``step``, or of `PSD`, such as ``alpha``; they go before the
+        preset's.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ValueError, TypeError
+        A parameter is out of range or unknown, or no image could be read.
+
+    Examples
+    --------
+    >>> model = wbcprof.fit("cells/", n_signatures=256)        # doctest: +SKIP
+    >>> profiles = wbcprof.profile("cells/", model)            # doctest: +SKIP
+    """
+    given = {"n_signatures": n_signatures, "patch_size": patch_size}
+    parameters |= {name: value for name, value in given.items() if value is not None}
+    return make_profiler(preset, **parameters).fit(images, client=client).model_

@@ -1,0 +1,484 @@
+"""Predictive Sparse Decomposition as an estimator: one layer, learnt on patch rows.
+
+`wbcprof.learning.learner` states what is learnt and how.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from wbcprof._version import __version__
+from wbcprof.learning.checkpoint import read_checkpoint, write_checkpoint
+from wbcprof.learning.learner import Learner, RemotePatches
+from wbcprof.learning.sample import PatchRows, PatchStream
+from wbcprof.model.layer import Layer, predict
+from wbcprof.model.preprocessing import Preprocessing
+from wbcprof.model.settings import LayerSettings
+from wbcprof.model.sparse import sparse_code
+from wbcprof.threads import blas_threads, resolve_threads
+
+SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
+
+_MAX_FEATURES = 8192
+_FREE = ("max_iter", "tol")  # settings that may change where learning goes on
+
+_Patches = np.ndarray | PatchRows | PatchStream | RemotePatches
+
+
+class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """One layer of Predictive Sparse Decomposition: signatures and the encoder that predicts codes.
+
+    Parameters
+    ----------
+    n_components : int, default=1024
+        Number of signatures h.
+    alpha : float, default=0.05
+        Weight of sparsity in 1/2 ||x - z B||^2 + alpha ||z||_1, at a root-mean-square patch norm
+        of 1. Half of the paper's lambda.
+    kappa : float, default=0.1
+        Weight of the prediction term; 0 learns codes first and foremost, and the encoder follows.
+    rho : float, default=1.0
+        Weight of the prediction's own task, to rebuild the patch sparsely, in the encoder's step.
+    positive : bool, default=True
+        Non-negative codes: with mean pooling, signed codes cancel between patches. They go with
+        the nonlinearities "rectified" and "sigmoid", signed ones with "tanh" and "soft_threshold".
+    nonlinearity : {"rectified", "sigmoid", "tanh", "soft_threshold"}, default="rectified"
+        s in F = g * s(X W' + b).
+    preprocessing : {"none", "dataset_mean", "patch_mean", "contrast"}, default="dataset_mean"
+        See `wbcprof.model.Preprocessing`.
+    whiten : bool, default=False
+        ZCA-whiten the patches, so that signatures live in whitened space.
+    batch_size : int, default=1000
+        Patches per step.
+    learning_rate : float, default=0.1
+        Step of Adam on the encoder, divided by the number of signatures (errors of units add up in
+        what they rebuild), and by 1 + 0.3 t in iteration t; ten times that for "sigmoid", whose
+        weights are larger.
+    max_iter : int, default=100
+        Passes over the patches at most.
+    tol : float, default=3e-3
+        Learning ends when the objective has fallen by less than this fraction in each of two
+        iterations in succession.
+    random_state : int, RandomState instance or None, default=None
+    n_threads : int, optional
+        See `wbcprof.threads.resolve_threads`.
+    verbose : bool, default=False
+        Print one line per iteration.
+    checkpoint : path, optional
+        File that `fit` keeps its state in, written after each iteration and never removed. Where
+        it exists, `fit` goes on from it, to the same result as without an interruption. A file of
+        other parameters or patches is refused; `max_iter`, `tol` and `n_threads` may differ.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (h, m), float32
+        Signatures B, rows of unit norm, in preprocessed space.
+    encoder_weights_ : ndarray of shape (h, m), float32
+    encoder_bias_, encoder_gain_ : ndarray of shape (h,), float32
+    encoder_threshold_ : ndarray of shape (h,), float32, or None
+        theta of "soft_threshold".
+    preprocessing_ : Preprocessing
+    history_ : list of dict
+        Per iteration: objective and its terms (per patch), relative reconstruction errors
+        ||X - Z B|| / ||X|| of codes and prediction, non-zero codes per patch, patches, signatures
+        replaced, seconds. The last entry also holds the errors of the encoder and signatures as
+        learnt, on up to 4,000 patches: ``error_inferred`` of predicted codes, ``error_optimal`` of
+        optimal ones (kappa = 0), and how many of those are non-zero, ``nonzero_optimal``.
+    n_iter_ : int
+    n_features_in_ : int
+
+    References
+    ----------
+    Kavukcuoglu, Ranzato, LeCun, Fast inference in sparse coding algorithms with applications to
+    object recognition, 2008; Chang et al., IJCV 113, 2015; Mairal et al., Online dictionary
+    learning for sparse coding, 2009 (the update of B).
+    """
+
+    def __init__(
+        self,
+        n_components: int = LayerSettings.n_components,
+        *,
+        alpha: float = LayerSettings.alpha,
+        kappa: float = LayerSettings.kappa,
+        rho: float = LayerSettings.rho,
+        positive: bool = LayerSettings.positive,
+        nonlinearity: str = LayerSettings.nonlinearity,
+        preprocessing: str = LayerSettings.preprocessing,
+        whiten: bool = LayerSettings.whiten,
+        batch_size: int = LayerSettings.batch_size,
+        learning_rate: float = LayerSettings.learning_rate,
+        max_iter: int = LayerSettings.max_iter,
+        tol: float = LayerSettings.tol,
+        random_state: int | np.random.RandomState | None = None,
+        n_threads: int | None = None,
+        verbose: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ):
+        self.n_components = n_components
+        self.alpha = alpha
+        self.kappa = kappa
+        self.rho = rho
+        self.positive = positive
+        self.nonlinearity = nonlinearity
+        self.preprocessing = preprocessing
+        self.whiten = whiten
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+        self.n_threads = n_threads
+        self.verbose = verbose
+        self.checkpoint = checkpoint
+
+    def fit(self, X: ArrayLike | _Patches, y: object = None) -> PSD:
+        """Learn signatures and encoder.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_patches, m), PatchRows, PatchStream or RemotePatches
+            Patch rows.
+        y : ignored
+
+        Returns
+        -------
+        PSD
+
+        Raises
+        ------
+        ValueError
+            NaN or infinite values, patches without signal, or a parameter out of range.
+
+        Warns
+        -----
+        ConvergenceWarning
+            What was learnt rebuilds patches no better than zeros do.
+        """
+        settings, threads = self.layer_settings(), resolve_threads(self.n_threads)
+        patches = self._check_patches(X, settings, reset=True)
+        path = self.checkpoint
+        with blas_threads(1):
+            identity = {} if path is None else self._identity(patches, settings)
+            if path is not None and os.path.exists(path):
+                self._resume(path, identity, settings, threads)
+            else:
+                self._start(patches, settings, threads)
+            while len(self.history_) < settings.max_iter and not self._settled(settings.tol):
+                self.history_.append(self._pass(patches))
+                if self.verbose:
+                    print(_describe(len(self.history_), self.history_[-1]), flush=True)
+                if path is not None:
+                    self._save(path, identity)
+            self._finish(patches, threads)
+        self._warn_of_failure()
+        return self
+
+    def partial_fit(self, X: ArrayLike, y: object = None) -> PSD:
+        """One pass over a batch of patches; the first call fits the preprocessing and starts.
+
+        Later calls go on with the same parameters; `tol`, `n_threads` and `verbose` may differ.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_patches, m)
+        y : ignored
+
+        Returns
+        -------
+        PSD
+        """
+        first = not hasattr(self, "_learner")
+        settings, threads = self.layer_settings(), resolve_threads(self.n_threads)
+        patches = self._check_patches(X, settings, reset=first)
+        if not first:
+            self._check_unchanged(settings)
+        with blas_threads(1):
+            if first:
+                self._start(patches, settings, threads)
+            self._learner.n_threads = threads
+            self.history_.append(self._pass(patches))
+            self._finish(patches, threads)
+        return self
+
+    def layer_settings(self) -> LayerSettings:
+        """The parameters that say what is learnt, checked.
+
+        Raises
+        ------
+        ValueError
+            One is out of range, or two do not go together.
+        """
+        settings = LayerSettings.of(vars(self))
+        if self.checkpoint is not None and not isinstance(self.random_state, int | np.integer):
+            raise ValueError(
+                f"random_state must be an integer for a checkpoint, got {self.random_state!r}"
+            )
+        return settings
+
+    def to_layer(
+        self, patch_size: int, step: int, pixel_input: str | None, region: int | None
+    ) -> Layer:
+        """What was learnt, as a layer of a model; see there for the parameters."""
+        check_is_fitted(self, "components_")
+        return Layer(
+            self.components_,
+            self.encoder_weights_,
+            self.encoder_bias_,
+            self.encoder_gain_,
+            self.encoder_threshold_,
+            self.preprocessing_,
+            self._learner.settings,
+            patch_size,
+            step,
+            pixel_input,
+            region,
+        )
+
+    # ---- what is given ----
+
+    def _check_patches(self, X: Any, settings: LayerSettings, *, reset: bool) -> _Patches:
+        if isinstance(X, PatchRows | PatchStream | RemotePatches):
+            self.n_features_in_ = X.shape[1]
+        else:
+            X = validate_data(
+                self, X, reset=reset, dtype=np.float32, order="C", ensure_min_samples=1 + reset
+            )
+        if reset and len(_first_round(X)) < settings.n_components:
+            raise ValueError(
+                f"n_components ({settings.n_components}) must be at most the number of patches in "
+                f"memory ({len(_first_round(X))})"
+            )
+        if self.n_features_in_ > _MAX_FEATURES:
+            raise ValueError(
+                f"patches must have at most {_MAX_FEATURES} values, since learning needs their "
+                f"covariance, got {self.n_features_in_}; use smaller patches or images"
+            )
+        patches: _Patches = X
+        return patches
+
+    def _check_unchanged(self, settings: LayerSettings) -> None:
+        now = asdict(settings)
+        for name, started_with in asdict(self._learner.settings).items():
+            if name not in _FREE and now[name] != started_with:
+                raise ValueError(
+                    f"learning was started with {name}={started_with!r} and cannot go on with "
+                    f"{now[name]!r}; set it back, or call fit to start anew"
+                )
+
+    # ---- passes ----
+
+    def _start(self, X: _Patches, settings: LayerSettings, n_threads: int) -> None:
+        """Fit the preprocessing; start B from patches and the encoder from ridge regression."""
+        rng = check_random_state(self.random_state)
+        first = _first_round(X)
+        sample = first[np.sort(rng.permutation(len(first))[:SAMPLE_PATCHES])]
+        self.preprocessing_ = Preprocessing(settings.preprocessing, settings.whiten).fit(sample)
+        self._learner = Learner(settings, self.preprocessing_, rng, X.shape[1], n_threads)
+        self._learner.start(self.preprocessing_.apply(sample)[0])
+        self.history_: list[dict[str, float]] = []
+
+    def _settled(self, tol: float) -> bool:
+        last = [entry["objective"] for entry in self.history_[-3:]]
+        return len(last) == 3 and all(a - b < tol * a for a, b in pairwise(last))
+
+    def _pass(self, X: _Patches) -> dict[str, float]:
+        """Visit all patches once, in random order; one entry of the history."""
+        started = time.perf_counter()
+        sums: dict[str, float] = {}
+        n = 0
+        for n_rows, terms in self._steps(X, self._learner.rate(len(self.history_))):
+            sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
+            n += n_rows
+        energy = sums.pop("energy")
+        entry = {name: value / n for name, value in sums.items()}
+        entry["objective"] = entry["reconstruction"] + entry["sparsity"] + entry["prediction"]
+        entry["error_codes"] = float(np.sqrt(2 * sums["reconstruction"] / energy))
+        entry["error_prediction"] = float(np.sqrt(sums["error_prediction"] / energy))
+        entry |= {"patches": n, **self._learner.take_replaced()}
+        entry["seconds"] = time.perf_counter() - started
+        return entry
+
+    def _steps(self, X: _Patches, rate: float) -> Iterator[tuple[int, dict[str, float]]]:
+        """Learn from all patches, batch by batch; yields how many, and their terms."""
+        learner, size = self._learner, self._learner.settings.batch_size
+        if isinstance(X, RemotePatches):
+            for measured, statistics in X.batches(learner.coder, len(self.history_), size):
+                yield measured.n, learner.step_with(measured, statistics, rate)
+            return
+        for rows in X.rounds(len(self.history_)) if isinstance(X, PatchStream) else (X,):
+            order = learner.rng.permutation(len(rows))
+            for start in range(0, len(rows), size):
+                batch = rows[order[start : start + size]]
+                yield len(batch), learner.step(self.preprocessing_.apply(batch)[0], rate)
+            del rows
+
+    def _finish(self, X: _Patches, n_threads: int) -> None:
+        """Take what was learnt; measure the errors of prediction and codes."""
+        learner = self._learner
+        encoder = learner.folded()
+        self.components_ = learner.signatures.copy()
+        self.encoder_weights_, self.encoder_bias_ = encoder["weights"], encoder["bias"]
+        self.encoder_gain_, self.encoder_threshold_ = encoder["gain"], encoder.get("threshold")
+        self.n_iter_ = len(self.history_)
+        first, report_patches = _first_round(X), 4000
+        spread = np.linspace(0, len(first) - 1, min(len(first), report_patches)).astype(int)
+        rows = self.preprocessing_.apply(first[spread])[0]
+        settings = learner.settings
+        optimal = sparse_code(
+            rows, self.components_, settings.alpha, positive=settings.positive, n_threads=n_threads
+        ).codes
+        energy = np.linalg.norm(rows)
+        self.history_[-1] |= {
+            "error_inferred": float(
+                np.linalg.norm(rows - self._predict(rows) @ self.components_) / energy
+            ),
+            "error_optimal": float(np.linalg.norm(rows - optimal @ self.components_) / energy),
+            "nonzero_optimal": optimal.nnz / len(rows),
+        }
+
+    def _warn_of_failure(self) -> None:
+        no_better_than_nothing = 0.99  # relative error; that of zeros is 1
+        for name, advice in (
+            ("optimal", f"an alpha below {self.alpha}"),
+            ("inferred", f"a learning_rate below {self.learning_rate}"),
+        ):
+            error = self.history_[-1][f"error_{name}"]
+            if not error < no_better_than_nothing:
+                warnings.warn(
+                    f"{name} codes rebuild patches no better than zeros do (relative error "
+                    f"{error:.3g}): use {advice}",
+                    ConvergenceWarning,
+                    stacklevel=3,
+                )
+                return
+
+    # ---- checkpoints ----
+
+    def _identity(self, X: _Patches, settings: LayerSettings) -> dict[str, Any]:
+        """What a checkpoint must agree in: parameters and patches, in JSON's types."""
+        first = _first_round(X)
+        values = first.levels if isinstance(first, PatchRows) else first
+        return {
+            "wbcprof": __version__,
+            **{name: value for name, value in asdict(settings).items() if name not in _FREE},
+            "random_state": None if self.random_state is None else int(self.random_state),
+            "patches": list(X.shape),
+            "rounds": X.n_rounds if isinstance(X, PatchStream) else 1,
+            "content of the patches": hashlib.blake2b(
+                np.ascontiguousarray(values).data, digest_size=16
+            ).hexdigest(),
+        }
+
+    def _save(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
+        arrays, values = self._learner.state()
+        write_checkpoint(path, arrays, {"identity": identity, **values, "history": self.history_})
+
+    def _resume(
+        self,
+        path: str | os.PathLike[str],
+        identity: dict[str, Any],
+        settings: LayerSettings,
+        n_threads: int,
+    ) -> None:
+        shapes = Learner.state_shapes(settings, self.n_features_in_)
+        self._learner, self.history_ = read_checkpoint(
+            path,
+            identity,
+            shapes,
+            lambda arrays, values: Learner.from_state(settings, arrays, values, n_threads),
+        )
+        if len(self.history_) > settings.max_iter:
+            raise ValueError(
+                f"the checkpoint {os.fspath(path)!r} is past max_iter "
+                f"({settings.max_iter}): it holds {len(self.history_)} iterations"
+            )
+        self.preprocessing_ = self._learner.preprocessing
+
+    # ---- at work ----
+
+    def _predict(self, rows: np.ndarray) -> np.ndarray:
+        return predict(
+            rows,
+            self.encoder_weights_,
+            self.encoder_bias_,
+            self.encoder_gain_,
+            self.encoder_threshold_,
+            self._learner.settings.nonlinearity,
+        )
+
+    def transform(self, X) -> np.ndarray:
+        """Feed-forward codes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_patches, m)
+
+        Returns
+        -------
+        ndarray of shape (n_patches, h), float32
+        """
+        check_is_fitted(self, "components_")
+        X = validate_data(self, X, reset=False, dtype=np.float32, order="C")
+        return self._predict(self.preprocessing_.apply(X)[0])
+
+    def inverse_transform(self, Z) -> np.ndarray:
+        """Patches rebuilt from codes.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_patches, h)
+
+        Returns
+        -------
+        ndarray of shape (n_patches, m), float32
+            In units of the input. A mean or contrast that preprocessing took from each patch is
+            not in its code, so it is not put back.
+        """
+        check_is_fitted(self, "components_")
+        Z = check_array(Z, dtype=np.float32)
+        if Z.shape[1] != len(self.components_):
+            raise ValueError(
+                f"columns of Z ({Z.shape[1]}) must match the number of signatures "
+                f"({len(self.components_)})"
+            )
+        n = len(Z)
+        centre, spread = np.zeros((n, 1), np.float32), np.ones((n, 1), np.float32)
+        return self.preprocessing_.restore(Z @ self.components_, centre, spread)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)
+
+
+def _first_round(X: _Patches) -> np.ndarray | PatchRows:
+    if isinstance(X, RemotePatches):
+        return X.sample
+    return next(X.rounds(0)) if isinstance(X, PatchStream) else X
+
+
+def _describe(iteration: int, entry: dict[str, float]) -> str:
+    return (
+        f"iteration {iteration}: objective {entry['objective']:.5f}, relative reconstruction "
+        f"error {entry['error_codes']:.3f} from codes, {entry['error_prediction']:.3f} from "
+        f"prediction, {entry['nonzero']:.1f} non-zero codes, {entry['dead_replaced']} dead and "
+        f"{entry['duplicates_replaced']} duplicate signatures replaced, {entry['seconds']:.1f} s"
+    )

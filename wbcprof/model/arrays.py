@@ -1,0 +1,145 @@
+"""Files of named arrays and one JSON document: safetensors, the document in its metadata.
+
+A file may come from anyone. It is read into memory once and that copy is checked: what its header
+says before the arrays are read, sizes before memory is taken for them. Nothing is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_MAX_BYTES = 2 << 30
+_MAX_HEADER_BYTES = 4 << 20  # some thousand iterations of history
+_MAX_DIGITS = 20  # of an integer: all of ours fit 64 bits
+_DTYPES = {"F32": np.float32, "F64": np.float64, "U32": np.uint32}
+
+
+class ArrayFileError(ValueError):
+    """A file is damaged, truncated, foreign, or was changed while it was read."""
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray], key: str, document: str) -> None:
+    """Write arrays, and under `key` a JSON document.
+
+    Raises
+    ------
+    ValueError
+        The file would be larger than `read_arrays` takes.
+    """
+    from safetensors.numpy import save
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    data = save(contiguous, {key: document})
+    header_bytes = int.from_bytes(data[:8], "little")
+    if header_bytes > _MAX_HEADER_BYTES or len(data) > _MAX_BYTES:
+        raise ValueError(
+            f"a file of arrays holds at most {_MAX_BYTES} bytes, {_MAX_HEADER_BYTES} of them "
+            f"beside the arrays (history, parameters), got {len(data)} and {header_bytes}"
+        )
+    path.write_bytes(data)
+
+
+def read_arrays(path: str | os.PathLike, key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The JSON document under `key`, and the arrays, in memory of their own.
+
+    Raises
+    ------
+    ArrayFileError
+        Of a document that is missing, `KeyError` is the cause.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    with open(path, "rb") as stream:
+        before = os.fstat(stream.fileno())
+        start = stream.read(8)
+        length = int.from_bytes(start, "little")
+        if length > min(_MAX_HEADER_BYTES, before.st_size - 8):
+            raise ArrayFileError(f"its header claims {length} bytes")
+        start += stream.read(length)
+        try:
+            document, end = _read_header(start[8:], key)
+        except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
+            raise ArrayFileError(f"its header: {type(error).__name__}: {error}") from error
+        if end != before.st_size - 8 - length or end > _MAX_BYTES:
+            raise ArrayFileError(
+                f"its header describes {end} bytes of arrays, the file holds "
+                f"{before.st_size - 8 - length}, at most {_MAX_BYTES} are allowed"
+            )
+        stream.seek(0)
+        data = stream.read(before.st_size + 1)
+        after = os.fstat(stream.fileno())
+    changed = after.st_mtime_ns != before.st_mtime_ns or not data.startswith(start)
+    if changed or len(data) != before.st_size:
+        raise ArrayFileError("it was changed while it was read")
+    try:
+        views = dict(deserialize(data))
+    except SafetensorError as error:
+        raise ArrayFileError(str(error)) from error
+    return document, {
+        name: np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
+        for name, view in views.items()
+    }
+
+
+def _read_header(encoded: bytes, key: str) -> tuple[dict[str, Any], int]:
+    """The document, and how many bytes of arrays should follow the header."""
+    header = _parse(encoded.decode())
+    document = _parse(header.pop("__metadata__", {})[key])
+    if not isinstance(document, dict):
+        raise ValueError("the document is not a JSON object")
+    end = 0
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"{name} is of type {entry['dtype']!r}, expected {list(_DTYPES)}")
+        end = max(end, entry["data_offsets"][1])
+    return document, end
+
+
+def _parse(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_unique, parse_int=_short_integer)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a JSON object names one key twice")
+    return found
+
+
+def _short_integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def check_arrays(
+    arrays: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], dtype: Any = np.float32
+) -> None:
+    """Raise ValueError unless there is each of these arrays, of its shape, `dtype` and finite."""
+    for name, shape in shapes.items():
+        array = arrays.get(name)
+        if array is None or array.dtype != dtype or array.shape != shape:
+            got = "none" if array is None else f"{array.dtype} of shape {array.shape}"
+            expected = f"{np.dtype(dtype).name} of shape {shape}"
+            raise ValueError(f"{name} must be {expected}, got {got}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds NaN or infinite values")
+
+
+def under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def prefixed(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Undo `under`."""
+    return {prefix + name: array for name, array in arrays.items()}

@@ -1,0 +1,620 @@
+"""Encoder: a linear filter bank with a nonlinearity, prepared for the compiled kernel.
+
+A window x of an image gives the codes ``g f((W x) / s + b)``, in one of the forms that
+`wbcprof.model.forms` lists.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from wbcprof import _core
+from wbcprof.checks import Choice, Integer, Real
+from wbcprof.model.forms import Form, cook_toom_matrices, list_forms
+from wbcprof.model.pooling import STATISTICS, Pooling
+from wbcprof.threads import resolve_threads
+
+NONLINEARITIES = tuple(_core.NONLINEARITIES)
+
+_MEAN = Pooling()
+_TOLERANCE_KEPT = 0.9  # of a tolerance, on the sample that an approximation is fitted to
+_LEAST_SLOPE = 1e-3  # of the gain: below it, an offset is not shifted
+_LARGEST = 1e15  # pixel, filter, response and code: sums of squares of 1e8 of them are in float32
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """Cells projected onto the directions that matter most to the responses.
+
+    Attributes
+    ----------
+    cell : int
+        Side of the cells in pixels.
+    analysis, synthesis : (cell * cell * c, k) float64 arrays
+        The kernel computes ``cell_values @ analysis``; filters are multiplied by `synthesis`.
+    tolerance, relative_error : float
+        What was asked for, and the error measured on the sample images.
+    """
+
+    cell: int
+    analysis: np.ndarray
+    synthesis: np.ndarray
+    tolerance: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Transformed filters of one form, as the kernel reads them."""
+
+    input_transforms: np.ndarray  # by tile length - 1, padded
+    output_transforms: np.ndarray  # likewise
+    projection: np.ndarray | None
+    filters: np.ndarray
+
+
+class Encoder:
+    """Codes of all windows of images, pooled, without storing windows or codes.
+
+    Parameters
+    ----------
+    filters : (h, p, p, c) array
+        Weights W over the pixel values of a window, preprocessing folded in.
+    offset, gain : (h,) arrays
+        b and g.
+    threshold : (h,) array, optional
+        Required by soft_threshold, refused otherwise.
+    nonlinearity : {"sigmoid", "tanh", "rectified", "soft_threshold"}
+        f(a): 1/(1+exp(-a)), tanh(a), max(0, a), sign(a) max(0, \\|a\\| - threshold).
+    step : int
+        Pixels from a window to the next.
+    contrast_epsilon : float, optional
+        If given, s = sqrt(variance of the window's p*p*c values + contrast_epsilon), else s = 1.
+    pixel_table : (256,) array, optional
+        Value of each uint8 pixel; default v / 255. Float images are taken as they are.
+    form : str, optional
+        Name of the form to use, one of `list_forms`; default: the one with the least counted work
+        for the image size.
+
+    Raises
+    ------
+    ValueError
+        If shapes, numbers or names are out of range; so are numbers that could give codes above
+        1e15, whose statistics float32 cannot hold.
+    """
+
+    def __init__(
+        self,
+        filters: np.ndarray,
+        offset: np.ndarray,
+        gain: np.ndarray,
+        threshold: np.ndarray | None = None,
+        *,
+        nonlinearity: str,
+        step: int,
+        contrast_epsilon: float | None = None,
+        pixel_table: np.ndarray | None = None,
+        form: str | None = None,
+    ) -> None:
+        filters = np.asarray(filters, dtype=np.float64)
+        if filters.ndim != 4 or filters.shape[1] != filters.shape[2] or 0 in filters.shape:
+            raise ValueError(
+                "filters must be signatures x patch x patch x channels with equal sides, "
+                f"got shape {filters.shape}"
+            )
+        if not np.isfinite(filters).all():
+            raise ValueError("filters must be finite, got NaN or infinity")
+        Choice(NONLINEARITIES).check("nonlinearity", nonlinearity)
+        if (threshold is not None) != (nonlinearity == "soft_threshold"):
+            raise ValueError(
+                "threshold goes with nonlinearity 'soft_threshold' and with no other, got "
+                f"{nonlinearity!r} {'without' if threshold is None else 'with'} threshold"
+            )
+        step = Integer().check("step", step)
+        if contrast_epsilon is not None and not 0 < np.float32(contrast_epsilon) < math.inf:
+            raise ValueError(
+                "contrast_epsilon must be positive and finite in float32, or None, "
+                f"got {contrast_epsilon!r}"
+            )
+        if pixel_table is None:
+            pixel_table = np.arange(256) / 255
+
+        self.n_signatures, self.patch, _, self.channels = filters.shape
+        self.step = step
+        self.nonlinearity = nonlinearity
+        self.contrast_epsilon = contrast_epsilon
+        self._forms = {form.name: form for form in list_forms(self.patch, self.step)}
+        if form is not None and form not in self._forms:
+            raise ValueError(f"form must be one of {list(self._forms)}, got {form!r}")
+        self._form = form
+        self._filters = filters
+        self._weight = float(np.abs(filters).sum(axis=(1, 2, 3)).max())
+        self._pixel_table = _as_vector(pixel_table, 256, "pixel_table")
+        colour = np.einsum("syxc->sc", filters)  # five times as fast as sum(axis=(1, 2))
+        self._colour = self._pad(colour.astype(np.float32))
+        self._offset = self._pad(_as_vector(offset, self.n_signatures, "offset"))
+        self._gain = self._pad(_as_vector(gain, self.n_signatures, "gain"))
+        if threshold is None:
+            threshold = np.zeros(self.n_signatures)
+        self._threshold = self._pad(_as_vector(threshold, self.n_signatures, "threshold"))
+        if (self._threshold < 0).any():
+            raise ValueError(f"threshold must not be negative, got {self._threshold.min()}")
+        self._check_range("pixel_table", self._pixel_table)
+        self.approximation: Approximation | None = None
+        self._forget_prepared()
+
+    def _check_range(self, name: str, pixels: np.ndarray) -> None:
+        """Refuse pixels that are not finite or that the largest filters could take too far."""
+        largest = max(float(pixels.max(initial=0)), -float(pixels.min(initial=0)))
+        if not largest < math.inf:
+            raise ValueError(f"{name} must be finite in float32, got NaN or infinity")
+        contrast = math.sqrt(self.contrast_epsilon or 1)
+        response = 2 * largest * self._weight / contrast + float(np.abs(self._offset).max())
+        code = max(response, 1) * float(np.abs(self._gain).max())
+        if not max(largest, self._weight, response, code) <= _LARGEST:
+            raise ValueError(
+                f"{name} and encoder must give codes of at most {_LARGEST:.0e}, got values of up "
+                f"to {largest:.1e} that may give {max(self._weight, response, code):.1e}"
+            )
+
+    def _forget_prepared(self) -> None:
+        self._prepared: dict[Form, _Prepared] = {}
+        self._chosen: dict[tuple[int, int], Form] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {
+            k: v for k, v in self.__dict__.items() if k not in ("_prepared", "_chosen", "_lock")
+        }
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._forget_prepared()
+
+    def encode_pool(
+        self,
+        images: np.ndarray,
+        pooling: Pooling = _MEAN,
+        *,
+        n_threads: int | None = None,
+    ) -> np.ndarray:
+        """Profile of every image.
+
+        Parameters
+        ----------
+        images : (n, height, width, c) array, uint8 or float
+            At least p pixels high and wide. Floats must be finite.
+        pooling : Pooling
+            Windows of no region are not encoded but for those between the discs and their bounding
+            square. A region without windows gives 0.
+        n_threads : int, optional
+            See `wbcprof.threads.resolve_threads`. Results have the same bits for any number.
+
+        Returns
+        -------
+        (n, len(pools) * n_regions * h) float32 array
+            Layout [pool][region: levels in order, row major, then centres][signature].
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the images do not fit.
+        """
+        images = self._check_images(images)
+        regions = pooling.find_regions(*images.shape[1:3], self.patch, self.step)
+        images = np.ascontiguousarray(images[:, *regions.pixels])
+        statistics = self._run(images, regions.part_of_window, pooling.pools, n_threads)
+        merged = [statistics.merge(parts) for parts in regions.parts]
+        pooled = [region.pool(pool) for pool in pooling.pools for region in merged]
+        return np.concatenate(pooled, axis=1)
+
+    def encode_map(
+        self,
+        images: np.ndarray,
+        region: int,
+        pool: str = "max",
+        *,
+        n_threads: int | None = None,
+    ) -> np.ndarray:
+        """Map of codes pooled over regions of windows: the input of a stacked layer.
+
+        Parameters
+        ----------
+        images
+            As in `encode_pool`.
+        region : int
+            Windows along a region's side; regions at the far edges may hold fewer.
+        pool
+            One of those of `encode_pool`.
+
+        Returns
+        -------
+        (n, ceil(rows / region), ceil(columns / region), h) float32 array
+        """
+        images = self._check_images(images)
+        Choice(tuple(STATISTICS)).check("pool", pool)
+        region = Integer().check("region", region)
+        rows, columns = self.count_windows(*images.shape[1:3])
+        grid = math.ceil(rows / region), math.ceil(columns / region)
+        cells = np.arange(rows)[:, None] // region * grid[1] + np.arange(columns) // region
+        statistics = self._run(images, cells.astype(np.int32), [pool], n_threads)
+        return statistics.pool(pool).reshape(len(images), *grid, self.n_signatures)
+
+    def approximate(
+        self,
+        images: np.ndarray,
+        tolerance: float,
+        pooling: Pooling = _MEAN,
+        *,
+        n_threads: int | None = None,
+    ) -> Encoder:
+        """An encoder that is faster by projecting cells of pixels onto fewer directions.
+
+        The directions are the best of their number for the squared error of the responses, given
+        the second moments of the cells of `images`. What they lose makes responses smaller and
+        pooled codes biased; each signature's offset is shifted to make up for it, to first order.
+        The number of directions is the smallest whose profiles of `images` stay within
+        `tolerance`, less a tenth, for images to come.
+
+        Parameters
+        ----------
+        images : (n, height, width, c) array
+            A sample of the images to come, all of one size; a few tens are enough.
+        tolerance : float
+            Largest allowed ``norm(approximate - exact) / norm(exact)`` of the profiles.
+        pooling, n_threads
+            Of these profiles, as in `encode_pool`.
+
+        Returns
+        -------
+        Encoder
+            Its `approximation` states the error measured on `images`.
+
+        Raises
+        ------
+        ValueError
+            The images have no profile to be near to, or no projection reaches the tolerance.
+        """
+        tolerance = Real(above=0, below=1).check("tolerance", tolerance)
+        images = self._check_images(images)
+        if len(images) == 0:
+            raise ValueError("images must hold at least one image, got none")
+        goal = _TOLERANCE_KEPT * tolerance
+        cell = self.choose_form(*images.shape[1:3]).cell
+        analysis, synthesis = self._rank_directions(images, cell)
+
+        measured = replace(pooling, pools=("mean", "std", "active", *pooling.pools))
+
+        def encode(encoder: Encoder) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+            """Profiles; and mean, std and active of the codes, averages over images and regions."""
+            profiles = encoder.encode_pool(images, measured, n_threads=n_threads)
+            profiles = profiles.reshape(len(images), len(measured.pools), -1, self.n_signatures)
+            averages = profiles[:, :3].mean(axis=(0, 2), dtype=np.float64)
+            return profiles[:, 3:], dict(zip(("mean", "std", "active"), averages, strict=True))
+
+        exact, codes = encode(self)
+        norm = float(np.linalg.norm(exact))
+        if norm == 0:
+            raise ValueError("tolerance needs sample images whose profiles are not zero")
+        slope = self._mean_slope(**codes)
+        reached = np.abs(slope) > _LEAST_SLOPE * np.abs(self._gain[: self.n_signatures])
+
+        def project(n_directions: int) -> tuple[Encoder, float]:
+            encoder = copy.copy(self)
+            encoder._forms = {k: form for k, form in self._forms.items() if form.cell == cell}
+            basis = analysis[:, :n_directions], synthesis[:, :n_directions]
+            encoder.approximation = Approximation(cell, *basis, tolerance, math.nan)
+            lost = codes["mean"] - encode(encoder)[1]["mean"]
+            shift = np.divide(lost, slope, out=np.zeros_like(lost), where=reached)
+            encoder._offset = self._offset + self._pad(shift.astype(np.float32))
+            error = float(np.linalg.norm(encode(encoder)[0] - exact)) / norm
+            encoder.approximation = Approximation(cell, *basis, tolerance, error)
+            return encoder, error
+
+        few, enough = 0, analysis.shape[1]
+        best, error = project(enough)
+        if error > goal:
+            raise ValueError(
+                f"tolerance must be at least {error / _TOLERANCE_KEPT:.1e}, what float32 "
+                f"reaches on these images, got {tolerance!r}; leave it out for exact profiles"
+            )
+        while enough - few > 1:
+            middle = (few + enough) // 2
+            candidate, error = project(middle)
+            if error <= goal:
+                best, enough = candidate, middle
+            else:
+                few = middle
+        return best
+
+    def _mean_slope(self, mean: np.ndarray, std: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """Derivative of the mean codes by the offsets, (h,); nearly, where regions differ."""
+        gain = self._gain[: self.n_signatures].astype(np.float64)
+        if self.nonlinearity in ("rectified", "soft_threshold"):
+            return gain * active
+        square = np.divide(mean**2 + std**2, gain, out=np.zeros_like(mean), where=gain != 0)
+        return (mean if self.nonlinearity == "sigmoid" else gain) - square
+
+    def _rank_directions(self, images: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarray]:
+        """Analysis and synthesis over all directions, the most important to the responses first.
+
+        With C the cells' second moments and G the filters of all cells, the best rank-k stand-in
+        for G C^(1/2) keeps its first k right singular vectors V: G = (G C^(1/2) V) (V' C^(-1/2)).
+        """
+        values = self._pixel_table[images] if images.dtype == np.uint8 else images
+        values = values - values[:, :1, :1]
+        n, height, width, _ = values.shape
+        values = values[:, : height // cell * cell, : width // cell * cell]
+        values = values.reshape(n, height // cell, cell, width // cell, cell * self.channels)
+        cells = values.transpose(0, 1, 3, 2, 4).reshape(-1, cell * cell * self.channels)
+        moments = cells.T.astype(np.float64) @ cells / len(cells)
+        power, axes = np.linalg.eigh(moments)
+        root = np.sqrt(np.maximum(power, 1e-9 * max(power[-1], 1e-30)))
+        taps = math.ceil(self.patch / cell)
+        excess = taps * cell - self.patch
+        filters = np.pad(self._filters, ((0, 0), (0, excess), (0, excess), (0, 0)))
+        filters = filters.reshape(-1, taps, cell, taps, cell * self.channels)
+        filters = filters.transpose(0, 1, 3, 2, 4).reshape(-1, cells.shape[1])
+        shaped = axes * root
+        directions = np.linalg.eigh(shaped.T @ (filters.T @ filters) @ shaped)[1][:, ::-1]
+        return (axes / root) @ directions, shaped @ directions
+
+    def count_windows(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of windows of an image of `height` x `width` pixels."""
+        if min(height, width) < self.patch:
+            raise ValueError(
+                f"images must be at least {self.patch} pixels high and wide, the side of a patch, "
+                f"got {height} x {width}"
+            )
+        return (height - self.patch) // self.step + 1, (width - self.patch) // self.step + 1
+
+    def choose_form(self, height: int, width: int) -> Form:
+        """The form used for images of `height` x `width` pixels."""
+        rows, columns = self.count_windows(height, width)
+        if self._form is not None:
+            return self._forms[self._form]
+        if (rows, columns) not in self._chosen:
+            self._chosen[rows, columns] = min(
+                self._forms.values(),
+                key=lambda form: form.count_work(
+                    rows, columns, self._count_features(form), self.n_signatures
+                ),
+            )
+        return self._chosen[rows, columns]
+
+    def _count_features(self, form: Form) -> int:
+        if self.approximation is not None:
+            return self.approximation.analysis.shape[1]
+        return form.cell**2 * self.channels
+
+    def describe(self, height: int, width: int) -> dict[str, object]:
+        """How images of `height` x `width` pixels are encoded.
+
+        Returns
+        -------
+        dict
+            form (name), windows (number), products_per_window (multiplications per window and
+            signature), direct_products_per_window, instruction_set, relative_error (of an
+            approximate encoder, measured on its sample; 0 for an exact one).
+        """
+        rows, columns = self.count_windows(height, width)
+        form = self.choose_form(height, width)
+        products = form.count_products(rows, columns, self._count_features(form))
+        return {
+            "form": form.name,
+            "windows": rows * columns,
+            "products_per_window": products / (rows * columns),
+            "direct_products_per_window": self.patch**2 * self.channels,
+            "instruction_set": _core.instruction_set(),
+            "relative_error": self.approximation.relative_error if self.approximation else 0.0,
+        }
+
+    def prepare(self, height: int, width: int) -> None:
+        """Transform and pack the filters for images of this size now, not at the first image."""
+        self._prepare(self.choose_form(height, width))
+
+    def _prepare(self, form: Form) -> _Prepared:
+        with self._lock:
+            if form not in self._prepared:
+                self._prepared[form] = self._transform_filters(form)
+            return self._prepared[form]
+
+    def _transform_filters(self, form: Form) -> _Prepared:
+        _, kernel, _ = cook_toom_matrices(form.tile, form.taps)
+        excess = form.taps * form.cell - self.patch
+        padding = -self.n_signatures % _core.SIGNATURE_BLOCK
+        filters = self._filters
+        if padding or excess:
+            filters = np.pad(filters, ((0, padding), (0, excess), (0, excess), (0, 0)))
+        cells = filters.reshape(
+            len(filters) // _core.SIGNATURE_BLOCK,
+            _core.SIGNATURE_BLOCK,
+            form.taps,
+            form.cell,
+            form.taps,
+            form.cell * self.channels,
+        )
+        n_pixels = form.cell**2 * self.channels
+        shape = len(cells), form.points**2, self._count_features(form), _core.SIGNATURE_BLOCK
+        packed = _empty_aligned(shape)
+        for block, target in zip(cells, packed, strict=True):  # s y i x j -> (x y) (i j) s
+            block = block.transpose(1, 3, 2, 4, 0).reshape(form.taps, form.taps, -1)
+            # Products this small are not spread over BLAS's threads, which start slowly.
+            points = kernel @ (kernel @ block).swapaxes(0, 1)
+            points = points.reshape(len(target), n_pixels, -1)
+            if self.approximation is not None:
+                points = self.approximation.synthesis.T @ points
+            target[...] = points
+        projection = None
+        if self.approximation is not None:
+            analysis = self.approximation.analysis.astype(np.float32)
+            projection = np.pad(analysis, ((0, 0), (0, -analysis.shape[1] % 16)))
+        input_transforms = np.zeros((form.tile, form.points, form.points), np.float32)
+        output_transforms = np.zeros((form.tile, form.tile, form.points), np.float32)
+        for tile in range(1, form.tile + 1):
+            input_transform, _, output_transform = cook_toom_matrices(tile, form.taps)
+            points = tile + form.taps - 1
+            input_transforms[tile - 1, :points, :points] = input_transform
+            output_transforms[tile - 1, :tile, :points] = output_transform
+        return _Prepared(input_transforms, output_transforms, projection, packed)
+
+    def _run(
+        self,
+        images: np.ndarray,
+        cells: np.ndarray,
+        pools: Sequence[str],
+        n_threads: int | None,
+    ) -> _Statistics:
+        n_threads = resolve_threads(n_threads)
+        form = self.choose_form(*images.shape[1:3])
+        prepared = self._prepare(form)
+        count = np.bincount(cells.ravel())[:, None]
+        shape = len(images), len(count), len(self._offset)
+        needed = {what for pool in pools for what in STATISTICS[pool].needs}
+
+        def allocate(wanted: bool, value: float) -> np.ndarray | None:
+            return np.full(shape, value, np.float32) if wanted else None
+
+        moments = not needed.isdisjoint({"mean", "variance"})
+        shift, total = allocate(moments, np.nan), allocate(moments, 0)
+        square = allocate("variance" in needed, 0)
+        lost = None if square is None else np.zeros((2, *shape), np.float32)
+        largest = allocate("max" in needed, -np.inf)
+        active = allocate("active" in needed, 0)
+        if len(images):
+            _core.encode_pool(
+                images,
+                self._pixel_table,
+                self.patch,
+                self.step,
+                cells,
+                form.cell,
+                form.dilation,
+                form.taps,
+                form.tile,
+                prepared.input_transforms,
+                prepared.output_transforms,
+                prepared.projection,
+                prepared.filters,
+                self._colour,
+                self._offset,
+                self._gain,
+                self._threshold,
+                self.nonlinearity,
+                -1 if self.contrast_epsilon is None else self.contrast_epsilon,
+                shape[1],
+                shift,
+                total,
+                square,
+                lost,
+                largest,
+                active,
+                n_threads,
+            )
+
+        def trim(statistic: np.ndarray) -> np.ndarray:
+            return statistic[..., : self.n_signatures]
+
+        mean = variance = fraction = None
+        divisor = count.astype(np.float32)
+        if total is not None and shift is not None:
+            mean = trim(total) / divisor
+            if square is not None:
+                variance = np.maximum(trim(square) / divisor - mean**2, 0)
+            mean += trim(shift)
+        if active is not None:
+            fraction = trim(active) / divisor
+        if largest is not None:
+            largest = trim(largest)
+        return _Statistics(count, mean, variance, largest, fraction)
+
+    def _check_images(self, images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[3] != self.channels:
+            raise ValueError(
+                f"images must be n x height x width x {self.channels}, got shape {images.shape}"
+            )
+        self.count_windows(*images.shape[1:3])
+        if images.dtype == np.uint8:
+            return np.ascontiguousarray(images)
+        if images.dtype.kind != "f":
+            raise TypeError(f"images must be uint8 or float, got {images.dtype}")
+        images = np.ascontiguousarray(images, dtype=np.float32)
+        self._check_range("images", images)
+        return images
+
+    def _pad(self, array: np.ndarray) -> np.ndarray:
+        """Zeros along the first axis up to a whole number of blocks of signatures."""
+        excess = -self.n_signatures % _core.SIGNATURE_BLOCK
+        return np.pad(array, [(0, excess)] + [(0, 0)] * (array.ndim - 1))
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """Statistics of the codes of each pooling cell, (n, cells, h); None if not wanted."""
+
+    count: np.ndarray  # (cells, 1)
+    mean: np.ndarray | None
+    variance: np.ndarray | None
+    max: np.ndarray | None
+    active: np.ndarray | None
+
+    def merge(self, cells: np.ndarray) -> _Statistics:
+        """Statistics (n, h) of the union of some cells, in a fixed order; zeros if none."""
+        if len(cells) == 0:
+            return self._map(lambda v: np.zeros_like(v[:, 0]))
+        if len(cells) == 1:
+            return self._map(lambda v: v[:, cells[0]])
+        count = self.count[cells]
+
+        def average(values: np.ndarray) -> np.ndarray:
+            return (values * count).sum(axis=1) / count.sum()
+
+        mean = variance = largest = active = None
+        if self.mean is not None:
+            means = self.mean[:, cells].astype(np.float64)
+            origin = means[:, :1]
+            mean = origin[:, 0] + average(means - origin)
+            if self.variance is not None:
+                variance = average(self.variance[:, cells] + (means - mean[:, None]) ** 2)
+        if self.max is not None:
+            largest = self.max[:, cells].max(axis=1)
+        if self.active is not None:
+            active = average(self.active[:, cells])
+        return _Statistics(count.sum(), mean, variance, largest, active)
+
+    def _map(self, change: Callable[[np.ndarray], np.ndarray]) -> _Statistics:
+        statistics = (self.mean, self.variance, self.max, self.active)
+        return _Statistics(
+            change(self.count[None]), *(v if v is None else change(v) for v in statistics)
+        )
+
+    def pool(self, name: str) -> np.ndarray:
+        """One pool of every region, float32."""
+        statistic = STATISTICS[name]
+        values: np.ndarray = statistic.finish(*(getattr(self, what) for what in statistic.needs))
+        return values.astype(np.float32, copy=False)
+
+
+def _empty_aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Uninitialised float32 array that starts at a cache line: no vector load straddles two."""
+    line = 64
+    size = math.prod(shape) * 4
+    memory = np.empty(size + line, np.uint8)
+    start = -memory.ctypes.data % line
+    return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+def _as_vector(values: np.ndarray, length: int, name: str) -> np.ndarray:
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    if values.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},), got {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite in float32, got NaN or infinity")
+    return values

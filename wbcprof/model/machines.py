@@ -1,0 +1,208 @@
+"""Naming types: one-vs-one support vector machines as arrays, at work with NumPy alone.
+
+On standardised profiles x^ = (x - mean) / scale, for types i < j::
+
+    d_ij = w_ij . phi(x^) + b_ij     phi(x^) = x^ (linear), or exp(-gamma ||x^ - s||^2) of the
+                                     support vectors s (rbf); d_ij >= 0 speaks for i, d_ji = -d_ij
+    p_i ~ product over j of 1 / (1 + exp(-slope d_ij))
+
+The type named is the most probable one. `wbcprof.TypeClassifier` learns them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+
+from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, shown
+from wbcprof.model.arrays import check_arrays
+
+RULES = {"C": NamedOr("auto", Real(above=0)), "kernel": Choice(("rbf", "linear"))}
+"""What the parameters of a classifier may be."""
+
+_ARRAYS = ("mean", "scale", "support_vectors", "coef", "intercept")
+_VALUES = ("classes", "kernel", "C", "random_state", "C_used", "gamma", "slope", "calibrated")
+_MOST_CHARACTERS = 1 << 20  # of the names of the types: their number times the longest
+
+
+class TypeMachines:
+    """What `wbcprof.TypeClassifier` learnt, which holds its parameters and attributes.
+
+    A model that was read from a file has these: they name types, and need no scikit-learn.
+    """
+
+    classes_: np.ndarray
+    mean_: np.ndarray
+    scale_: np.ndarray
+    support_vectors_: np.ndarray
+    gamma_: float
+    coef_: np.ndarray
+    intercept_: np.ndarray
+    slope_: float
+    C_: float
+    calibrated_: bool
+    n_features_in_: int
+
+    def __init__(
+        self, C: float | str = "auto", random_state: int = 0, *, kernel: str = "rbf"
+    ) -> None:
+        self.C = C
+        self.random_state = random_state
+        self.kernel = kernel
+
+    def _logits(self, X: Any) -> np.ndarray:
+        X = check_profiles(X)
+        if X.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"Number of features ({X.shape[1]}) must match that of the training profiles "
+                f"({self.n_features_in_})"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = (X - self.mean_) / self.scale_
+            columns = kernel_columns(
+                scaled, self.support_vectors_ if self.gamma_ else None, self.gamma_
+            )
+            pairs = self.slope_ * (columns @ self.coef_.T + self.intercept_)
+        if not np.isfinite(pairs).all():
+            raise ValueError(
+                "the classifier's decisions overflow; the profiles or the model file may be damaged"
+            )
+        return log_products(pairs, len(self.classes_))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Unnormalised log-probability of each type.
+
+        Returns
+        -------
+        ndarray of shape (n_images, n_types), or (n_images,) if there are two types
+            Of two types, the second's minus the first's.
+        """
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable type of each profile, shape (n_images,)."""
+        most_probable = self._logits(X).argmax(axis=1)
+        named: np.ndarray = self.classes_[most_probable]
+        return named
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of each type, shape (n_images, n_types), in the order of ``classes_``."""
+        logits = self._logits(X)
+        relative = np.exp(logits - logits.max(axis=1, keepdims=True))
+        share: np.ndarray = relative / relative.sum(axis=1, keepdims=True)
+        return share
+
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """For a file: the arrays learnt, and types and settings that JSON can hold."""
+        arrays = {name: getattr(self, f"{name}_") for name in _ARRAYS}
+        return arrays, {
+            "classes": self.classes_.tolist(),
+            "kernel": self.kernel,
+            "C": self.C,
+            "random_state": self.random_state,
+            "C_used": self.C_,
+            "gamma": self.gamma_,
+            "slope": self.slope_,
+            "calibrated": self.calibrated_,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Self:
+        """The machines whose `to_arrays` gave these.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError
+            An array or value is missing, of another shape or type, or out of range.
+        """
+        missing = [name for name in _ARRAYS if name not in arrays]
+        missing += [name for name in _VALUES if name not in document]
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        classes = document["classes"]
+        if not isinstance(classes, list):
+            raise ValueError(f"classes is {shown(classes)}")
+        kinds = {type(name) for name in classes}
+        if len(classes) < 2 or kinds not in ({str}, {int}, {float}):
+            raise ValueError(f"expected two or more types, got {shown(classes)}")
+        if len(classes) * max(len(str(name)) for name in classes) > _MOST_CHARACTERS:
+            raise ValueError("the names of the types are longer than they may be")
+        if sorted(set(classes)) != classes:
+            raise ValueError(f"types are not sorted and unique: {shown(classes)}")
+        kernel = RULES["kernel"].check("kernel", document["kernel"])
+        linear = kernel == "linear"
+        gamma = (Real(least=0, most=0) if linear else Real(above=0)).check(
+            f"gamma of the {kernel} kernel", document["gamma"]
+        )
+        slope = Real(above=0).check("slope", document["slope"])
+        C = RULES["C"].check("C", document["C"])
+        seed = Maybe(Integer(0)).check("random_state", document["random_state"])
+        machines = cls(C, seed, kernel=kernel)
+
+        n_pairs = len(classes) * (len(classes) - 1) // 2
+        n_features = arrays["mean"].size
+        n_support = 0 if linear else len(arrays["support_vectors"])
+        check_arrays(arrays, {"support_vectors": (n_support, n_features)})
+        check_arrays(
+            arrays,
+            {
+                "mean": (n_features,),
+                "scale": (n_features,),
+                "coef": (n_pairs, n_features if linear else n_support),
+                "intercept": (n_pairs,),
+            },
+            np.float64,
+        )
+        if not (arrays["scale"] > 0).all():
+            raise ValueError("scale holds values that are not positive")
+        for name in _ARRAYS:
+            setattr(machines, f"{name}_", arrays[name])
+        machines.classes_ = np.array(classes)
+        machines.C_ = Real(above=0).check("C_used", document["C_used"])
+        machines.gamma_, machines.slope_ = gamma, slope
+        machines.calibrated_ = Flag().check("calibrated", document["calibrated"])
+        machines.n_features_in_ = n_features
+        return machines
+
+
+def kernel_columns(scaled: np.ndarray, support: np.ndarray | None, gamma: float) -> np.ndarray:
+    """phi of standardised profiles: themselves if there is no `support`."""
+    scaled = scaled.astype(np.float64)
+    if support is None:
+        return scaled
+    support = support.astype(np.float64)
+    distance = (scaled**2).sum(axis=1)[:, None] + (support**2).sum(axis=1) - 2 * scaled @ support.T
+    columns: np.ndarray = np.exp(-gamma * np.maximum(distance, 0))
+    return columns
+
+
+def log_products(pairs: np.ndarray, n_types: int) -> np.ndarray:
+    """Sum over j of -log(1 + exp(-d_ij)), (n, n_types), from decisions on pairs (n, n_pairs)."""
+    first, second = np.triu_indices(n_types, 1)
+    member = np.eye(n_types)
+    logits: np.ndarray = (
+        -np.logaddexp(0, -pairs) @ member[first] - np.logaddexp(0, pairs) @ member[second]
+    )
+    return logits
+
+
+def check_profiles(values: Any) -> np.ndarray:
+    """Profiles (n_images, n_features) as float64.
+
+    Raises
+    ------
+    ValueError
+        Another shape, none, or NaN or infinity.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"expected profiles (n_images, n_features), got shape {values.shape}")
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"expected finite profiles, got NaN or infinity in {bad.size} of {len(values)}, "
+            f"first in profile {bad[0]}"
+        )
+    return values

@@ -1,0 +1,503 @@
+"""A learnt model: one or more layers, and what it does to images: profile, code, reconstruct."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, product
+from typing import Any, Unpack
+
+import numpy as np
+
+from wbcprof.files import naming
+from wbcprof.images.source import Cell, ImageSource, open_images
+from wbcprof.model.arrays import prefixed, under
+from wbcprof.model.encoder import Encoder
+from wbcprof.model.layer import Layer, code_maps
+from wbcprof.model.machines import TypeMachines
+from wbcprof.model.pooling import Pooling
+from wbcprof.model.preprocessing import pixel_table, to_grey_levels, windows
+from wbcprof.model.profiles import Profiles
+from wbcprof.model.settings import Coding, CodingOptions, Inference
+from wbcprof.model.storage import read_model, write_model
+from wbcprof.smear.stain import StainNormaliser
+from wbcprof.threads import resolve_threads
+
+_BATCH_BYTES = 8 << 20  # images profiled in one kernel call
+_TOLERANCE_SAMPLE = 32  # images that an approximate encoder is chosen on
+_TILE_ROWS = 2048  # windows coded at a time where codes are kept
+_CLASSIFIER = "classifier."
+_POOLING = ("pools", "levels", "centres")
+_MOST_REGIONS = 1 << 13
+_MOST_FEATURES = 1 << 22  # of a profile
+
+
+class ToleranceWarning(UserWarning):
+    """Profiles made with a tolerance are further from the exact ones than it allows."""
+
+
+@dataclass(eq=False)
+class Model:
+    """Signatures and encoders learnt from images by `wbcprof.fit` or `wbcprof.Profiler`.
+
+    Parameters
+    ----------
+    layers : list of Layer
+        The first reads pixels, each later one the pooled code map of the one before.
+    pooling : Pooling
+        Statistics of the codes, and the regions that they are taken over.
+    stain : StainNormaliser or None
+        Every image is first brought to the colours of those that the model was learnt from.
+    parameters : dict
+        Every parameter that the model was learnt with.
+    provenance : dict
+        Package version, number of images and patches, time.
+    history : list of list of dict
+        Per layer, the terms of the objective at each iteration.
+    classifier : TypeMachines or None
+        Trained on profiles of this model: a `wbcprof.TypeClassifier`, or what a file keeps of one.
+    """
+
+    layers: list[Layer]
+    pooling: Pooling = field(default_factory=Pooling)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    history: list[list[dict[str, float]]] = field(default_factory=list, repr=False)
+    classifier: TypeMachines | None = None
+    stain: StainNormaliser | None = None
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Model:
+        """The model whose `to_arrays` gave these.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError, AttributeError, IndexError
+            Something is missing, out of range, or does not fit the rest.
+        """
+        layers: list[Layer] = []
+        for index, values in enumerate(document["layers"]):
+            with naming(f"layer {index}"):
+                layer = Layer.from_arrays(under(f"layers.{index}.", arrays), values)
+                if (layer.pixel_input is None) != (index > 0):
+                    raise ValueError("the first layer, and no other, reads pixels")
+                if (layer.region is None) != (index == 0):
+                    raise ValueError("region is for layers that read code maps")
+                if layer.channels != (layers[-1].n_signatures if layers else 3):
+                    raise ValueError("it must read RGB pixels, or one channel per signature")
+            layers.append(layer)
+        if not layers:
+            raise ValueError("the model has no layers")
+        own = (_CLASSIFIER, *(f"layers.{index}." for index in range(len(layers))))
+        unknown = [name for name in arrays if not name.startswith(own)]
+        if unknown:
+            raise ValueError(f"it holds arrays that belong nowhere: {sorted(unknown)[:3]}")
+        for name, kind in {"parameters": dict, "provenance": dict, "history": list}.items():
+            if not isinstance(document[name], kind):
+                raise ValueError(f"{name} must be a JSON {kind.__name__}")
+        for entry in chain.from_iterable(document["history"]):
+            if not all(type(value) in (int, float) for value in entry.values()):
+                raise ValueError(f"history must hold numbers, got {entry!r}")
+        pooling = Pooling(**{name: document["pooling"][name] for name in _POOLING})
+        n_features = pooling.count_features(layers[-1].n_signatures)
+        if pooling.n_regions > _MOST_REGIONS or n_features > _MOST_FEATURES:
+            raise ValueError(
+                f"profiles over {pooling.n_regions} regions are larger than a model's may be"
+            )
+        classifier = None
+        if document["classifier"] is not None:
+            with naming("stored classifier"):
+                classifier = TypeMachines.from_arrays(
+                    under(_CLASSIFIER, arrays), document["classifier"]
+                )
+                if classifier.n_features_in_ != n_features:
+                    raise ValueError(
+                        f"it is of profiles of {classifier.n_features_in_} features, the model's "
+                        f"have {n_features} features"
+                    )
+        return cls(
+            layers,
+            pooling,
+            document["parameters"],
+            document["provenance"],
+            document["history"],
+            classifier,
+            None if document["stain"] is None else StainNormaliser(**document["stain"]),
+        )
+
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """For a file: all arrays, and what else there is as JSON has it."""
+        arrays: dict[str, np.ndarray] = {}
+        layers = []
+        for index, layer in enumerate(self.layers):
+            own, document = layer.to_arrays()
+            arrays |= prefixed(f"layers.{index}.", own)
+            layers.append(document)
+        classifier = None
+        if self.classifier is not None:
+            own, classifier = self.classifier.to_arrays()
+            arrays |= prefixed(_CLASSIFIER, own)
+        return arrays, {
+            "layers": layers,
+            "pooling": self.pooling.to_json(),
+            "stain": None if self.stain is None else self.stain.to_json(),
+            "parameters": self.parameters,
+            "provenance": self.provenance,
+            "history": self.history,
+            "classifier": classifier,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file that `wbcprof.load` reads; it is whole or absent.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Any name; ``.wbcprof`` is customary.
+
+        Raises
+        ------
+        ModelFileError
+            `wbcprof.load` would refuse the file.
+        """
+        write_model(path, *self.to_arrays(), Model.from_arrays)
+
+    def for_workers(self) -> Model:
+        """What profiling needs of it, without what was learnt on the way."""
+        return Model(self.layers, self.pooling, stain=self.stain)
+
+    @property
+    def min_size(self) -> int:
+        """Smallest image side, px, that every layer can read."""
+        return smallest_side([(la.patch_size, la.step, la.region) for la in self.layers])
+
+    @property
+    def feature_names(self) -> list[str]:
+        return self.pooling.feature_names(self.layers[-1].n_signatures)
+
+    @property
+    def signatures(self) -> np.ndarray:
+        """First-layer signatures as changes of brightness, (h, patch_size, patch_size, channels)
+        float32: brought back to units of the pixel input, positive where the image is brighter."""
+        layer = self.layers[0]
+        rows = layer.signatures
+        if layer.preprocessing.unwhitener is not None:
+            rows = rows @ layer.preprocessing.unwhitener
+        if layer.pixel_input != "raw":
+            rows = -rows
+        return rows.reshape(-1, layer.patch_size, layer.patch_size, layer.channels)
+
+    def profile(
+        self,
+        images: Any,
+        *,
+        labels: Iterable[Any] | None = None,
+        n_threads: int | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
+        **coding: Unpack[CodingOptions],
+    ) -> Profiles:
+        """Describe every cell by how much of each signature it takes to rebuild it.
+
+        Parameters
+        ----------
+        images : folder, path, list of paths, array, or iterable of arrays
+            See `wbcprof.images.open_images`. One (H, W, 3) array is one image.
+        labels : iterable of (str or None), optional
+            Types of the images, where known; a folder's sub-folders give them by default.
+        n_threads : int, optional
+            See `wbcprof.threads.resolve_threads`.
+        progress : callable, optional
+            Called with (images done, images offered or None).
+        step : int, optional
+            Distance between windows, px; the model's own by default.
+        inference : {"feedforward", "sparse"}
+            Codes predicted by the encoder, in one fused pass; or optimal sparse codes, slower.
+        tolerance : float, optional
+            Allow this relative error of the profiles, ``norm(approximate - exact) / norm(exact)``,
+            for speed: squares of pixels are projected onto as few directions as keep it on the
+            first images. Those, and one image of every later batch, are profiled exactly too; the
+            metadata of the profiles state the error over these as ``relative_error``, and a
+            `ToleranceWarning` says where it is larger. Worth it from some hundred images
+            on. Exact by default.
+
+        Returns
+        -------
+        Profiles
+
+        Raises
+        ------
+        ValueError
+            No image could be read, or a parameter is out of range.
+        """
+        return self.profile_source(
+            open_images(images, labels, min_size=self.min_size),
+            Coding(**coding),
+            resolve_threads(n_threads),
+            progress,
+        )
+
+    def profile_source(
+        self,
+        source: ImageSource,
+        coding: Coding,
+        n_threads: int,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> Profiles:
+        """`profile` of an open source."""
+        if coding.tolerance is not None and len(self.layers) > 1:
+            raise ValueError("tolerance is for feed-forward profiles of one-layer models")
+        encoder = self._encoder(coding)
+        checked = None
+        values: list[np.ndarray] = []
+        ids: list[str] = []
+        labels: list[str | None] = []
+        for batch in _batches(self.read(source, n_threads)):
+            pixels = np.stack([cell.pixels for cell in batch])
+            few = 1
+            if coding.tolerance is not None and checked is None:
+                few = _TOLERANCE_SAMPLE
+                checked = _Checked(self, coding, n_threads)
+                encoder = encoder.approximate(
+                    pixels[:few], coding.tolerance, self.pooling, n_threads=n_threads
+                )
+            values.append(self._profile_batch(pixels, encoder, coding, n_threads))
+            if checked is not None:
+                checked.compare(values[-1][:few], pixels[:few])
+            ids += [cell.image_id for cell in batch]
+            labels += [cell.label for cell in batch]
+            if progress is not None:
+                progress(len(ids), source.n_hint)
+        metadata = self.metadata(coding)
+        if checked is not None:
+            metadata |= {"tolerance": coding.tolerance, "relative_error": checked.error()}
+        return Profiles(
+            np.concatenate(values),
+            self.feature_names,
+            ids,
+            labels if any(label is not None for label in labels) else None,
+            metadata,
+        )
+
+    def metadata(self, coding: Coding) -> dict[str, Any]:
+        """What profiles of this model, so coded, say of themselves."""
+        step = coding.step or self.layers[0].step
+        return {"inference": coding.inference, "step": step, **self.provenance}
+
+    def read(self, source: ImageSource, n_threads: int) -> Iterator[Cell]:
+        """Cells of a source with the colours that the model reads."""
+        return read_cells(source, self.stain, n_threads)
+
+    def _encoder(self, coding: Coding) -> Encoder:
+        """The last layer's; a step that is given is that of the first."""
+        return self.layers[-1].encoder(coding.step if len(self.layers) == 1 else None)
+
+    def _profile_batch(
+        self, images: np.ndarray, encoder: Encoder, coding: Coding, n_threads: int
+    ) -> np.ndarray:
+        """Profiles of images (n, H, W, 3); `encoder` is that of the last layer."""
+        layer = self.layers[-1]
+        if layer.region is not None:
+            images = code_maps(images, self.layers[:-1], layer.region, coding.step, n_threads)
+        if coding.inference == "feedforward":
+            return encoder.encode_pool(images, self.pooling, n_threads=n_threads)
+        regions = self.pooling.find_regions(*images.shape[1:3], layer.patch_size, encoder.step)
+        rows = []
+        for image in images:
+            codes = _codes(layer, image[regions.pixels], encoder.step, coding.inference, n_threads)
+            rows.append(self.pooling.pool_codes(codes, regions.masks))
+        return np.stack(rows)
+
+    def codes(
+        self,
+        image: np.ndarray,
+        *,
+        inference: Inference = "feedforward",
+        n_threads: int | None = None,
+    ) -> np.ndarray:
+        """First-layer codes of every window of one image.
+
+        Parameters
+        ----------
+        image : ndarray of shape (H, W, 3), uint8
+        inference : {"feedforward", "sparse"}
+        n_threads : int, optional
+
+        Returns
+        -------
+        ndarray of shape (rows, columns, h), float32
+        """
+        layer = self.layers[0]
+        coding = Coding(inference=inference)
+        threads = resolve_threads(n_threads)
+        pixels = self._one_image(image, layer.patch_size)
+        return _codes(layer, pixels, layer.step, coding.inference, threads)
+
+    def reconstruct(
+        self,
+        image: np.ndarray,
+        *,
+        inference: Inference = "feedforward",
+        step: int | None = None,
+        n_threads: int | None = None,
+    ) -> np.ndarray:
+        """Rebuild an image from the first layer's codes of its windows (paper, Fig. 1b).
+
+        Every window is rebuilt as ``z B``, brought back to grey levels, and overlaps are averaged.
+
+        Parameters
+        ----------
+        image : ndarray of shape (H, W, 3), uint8
+        inference : {"feedforward", "sparse"}
+            From predicted codes, or from optimal ones.
+        step : int, optional
+            Distance between windows, px, at most the patch size; the model's own by default.
+        n_threads : int, optional
+
+        Returns
+        -------
+        ndarray of shape (H, W, 3), uint8
+            In the colours that the model reads. A strip narrower than the step at the right and
+            bottom edge, which no window covers, is covered by windows moved inward.
+        """
+        layer = self.layers[0]
+        coding = Coding(step, inference)
+        threads = resolve_threads(n_threads)
+        size, step = layer.patch_size, coding.step or layer.step
+        if step > size:
+            raise ValueError(f"step must lie between 1 and the patch size {size}, got {step}")
+        pixels = self._one_image(image, size)
+        height, width = pixels.shape[:2]
+        total, count = np.zeros(pixels.shape, np.float64), np.zeros((height, width, 1))
+        # The windows of the grid, then those that end exactly at the bottom and right edges.
+        row_grids = [(0, height)] + [(height - size, height)] * ((height - size) % step > 0)
+        column_grids = [(0, width)] + [(width - size, width)] * ((width - size) % step > 0)
+        for rows, columns in product(row_grids, column_grids):
+            region = np.s_[slice(*rows), slice(*columns)]
+            for start, codes, centre, spread in _coded_rows(
+                layer, pixels[region], step, coding.inference, threads
+            ):
+                rebuilt = layer.preprocessing.restore(
+                    codes.reshape(-1, layer.n_signatures) @ layer.signatures, centre, spread
+                ).reshape(*codes.shape[:2], size, size, -1)
+                for i, j in np.ndindex(codes.shape[:2]):
+                    y, x = (start + i) * step, j * step
+                    total[region][y : y + size, x : x + size] += rebuilt[i, j]
+                    count[region][y : y + size, x : x + size] += 1
+        return to_grey_levels(total / count, layer.pixel_input or "raw")
+
+    def _one_image(self, image: np.ndarray, min_size: int) -> np.ndarray:
+        (cell,) = self.read(open_images([image], min_size=min_size, on_error="raise"), 1)
+        return cell.pixels
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read a model written by `Model.save`.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ModelFileError
+        The file is damaged, truncated, not a wbcprof model, or of a newer format.
+    """
+    return read_model(path, Model.from_arrays)
+
+
+def profile(
+    images: Any,
+    model: Model,
+    *,
+    labels: Iterable[Any] | None = None,
+    n_threads: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+    **coding: Unpack[CodingOptions],
+) -> Profiles:
+    """Profiles of images under a model; see `Model.profile`."""
+    if not isinstance(model, Model):
+        raise TypeError(
+            "model must be a Model, as wbcprof.fit or wbcprof.load gives it, "
+            f"got {type(model).__name__}"
+        )
+    return model.profile(images, labels=labels, n_threads=n_threads, progress=progress, **coding)
+
+
+def read_cells(
+    source: ImageSource, stain: StainNormaliser | None, n_threads: int
+) -> Iterator[Cell]:
+    """Cells of a source, in the colours of a stain normaliser where there is one."""
+    return source.read(n_threads, None if stain is None else stain.normalise)
+
+
+def smallest_side(layers: Iterable[tuple[int, int, int | None]]) -> int:
+    """Smallest image side, px, for layers given as (patch_size, step, region), first to last."""
+    cells = 1
+    for patch_size, step, region in reversed(list(layers)):
+        side = patch_size + (cells - 1) * step
+        cells = side if region is None else (side - 1) * region + 1
+    return cells
+
+
+class _Checked:
+    """How far profiles made with a tolerance are from exact ones, over the images compared."""
+
+    def __init__(self, model: Model, coding: Coding, n_threads: int):
+        self._model, self._coding, self._n_threads = model, coding, n_threads
+        self._squares = np.zeros(2)  # of the difference and of the exact profiles
+
+    def compare(self, profiles: np.ndarray, images: np.ndarray) -> None:
+        model, coding = self._model, self._coding
+        exact = model._profile_batch(images, model._encoder(coding), coding, self._n_threads)
+        self._squares += np.sum((profiles - exact) ** 2), np.sum(exact**2)
+
+    def error(self) -> float:
+        """Relative error; warns where it is larger than it may be."""
+        difference, norm = self._squares
+        error = float(np.sqrt(difference / norm)) if norm > 0 else 0.0
+        if error > (self._coding.tolerance or 0):
+            warnings.warn(
+                f"the profiles differ from exact ones by {error:.1e}, more than the tolerance "
+                f"of {self._coding.tolerance:.1e}: the first images are unlike the rest",
+                ToleranceWarning,
+                stacklevel=4,
+            )
+        return error
+
+
+def _codes(
+    layer: Layer, image: np.ndarray, step: int, inference: Inference, n_threads: int
+) -> np.ndarray:
+    tiles = _coded_rows(layer, image, step, inference, n_threads)
+    return np.concatenate([codes for _, codes, _, _ in tiles])
+
+
+def _coded_rows(
+    layer: Layer, image: np.ndarray, step: int, inference: Inference, n_threads: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield, for a few rows of windows at a time: the first row's index, codes (r, c, h), and
+    centre and spread (r * c, 1) of the patches."""
+    view = windows(image, layer.patch_size, step)
+    table = None if layer.pixel_input is None else pixel_table(layer.pixel_input)
+    per_tile = max(1, _TILE_ROWS // view.shape[1])
+    for start in range(0, len(view), per_tile):
+        tile = view[start : start + per_tile]
+        patches = tile.reshape(-1, layer.signatures.shape[1])
+        if table is not None:
+            patches = table[patches]
+        rows, centre, spread = layer.preprocessing.apply(patches)
+        codes = layer.code(rows, inference, n_threads)
+        yield start, codes.reshape(*tile.shape[:2], -1), centre, spread
+
+
+def _batches(cells: Iterator[Cell]) -> Iterator[list[Cell]]:
+    """Runs of consecutive images of one shape, at most `_BATCH_BYTES` of pixels each."""
+    batch: list[Cell] = []
+    for cell in cells:
+        full = batch and (len(batch) + 1) * cell.pixels.nbytes > _BATCH_BYTES
+        if full or (batch and batch[0].pixels.shape != cell.pixels.shape):
+            yield batch
+            batch = []
+        batch.append(cell)
+    if batch:
+        yield batch

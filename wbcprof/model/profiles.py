@@ -1,0 +1,475 @@
+"""Profiles: the table that profiling gives, one row per cell; its files and its other forms."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from wbcprof.checks import known_label, known_labels
+from wbcprof.files import check_output, csv_text, from_csv_text, json_value, replacing
+
+ID_COLUMN = "Metadata_ImageId"
+LABEL_COLUMN = "Metadata_Label"
+
+_METADATA = "Metadata_"
+_METADATA_KEY = "wbcprof"
+_PACKAGES = {".csv": (), ".parquet": ("pandas", "pyarrow"), ".h5ad": ("anndata",)}
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, csv.Error)
+
+
+_FEATURE = re.compile(r"Cells_([A-Za-z]+)_Signature_(\d{4,})((?:_L\d+R\d+C\d+|_Centre\d+)?)")
+
+
+def _feature_table(names: Sequence[str]) -> dict[str, list]:
+    """Pool, signature and region of `feature_names`; nothing where one name is of other making."""
+    found = [match for name in names if (match := _FEATURE.fullmatch(name))]
+    if len(found) < len(names):
+        return {}
+    return {
+        "pool": [match[1].lower() for match in found],
+        "signature": [int(match[2]) for match in found],
+        "region": [match[3].removeprefix("_") for match in found],
+    }
+
+
+def _table_suffix(path: str | os.PathLike) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in _PACKAGES:
+        raise ValueError(f"profiles are saved as .csv, .parquet or .h5ad, got {str(path)!r}")
+    if not all(map(find_spec, _PACKAGES[suffix])):
+        raise ImportError(
+            f"{suffix} needs {' and '.join(_PACKAGES[suffix])}: "
+            f"pip install 'wbcprof[{'h5ad' if suffix == '.h5ad' else 'tables'}]'"
+        )
+    return suffix
+
+
+def check_table(path: str | os.PathLike) -> None:
+    """Check, before long work, that a table can be written to `path`.
+
+    Raises
+    ------
+    FileNotFoundError
+        Its folder does not exist.
+    ValueError
+        Its suffix is none of ``.csv``, ``.parquet`` and ``.h5ad``, or it is no regular file.
+    ImportError
+        A package that the suffix needs is not installed.
+    """
+    _table_suffix(check_output(path))
+
+
+@dataclass(eq=False)
+class Profiles:
+    """Profiles of a set of cells.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_images, n_features), float32
+    feature_names : list of str
+    ids : list of str
+        One per image: its path, or ``image_000000`` for arrays.
+    labels : list of (str or None), optional
+        Types, where known.
+    metadata : dict
+        How the profiles were made: model, inference, step.
+
+    Notes
+    -----
+    ``numpy.asarray(profiles)`` gives the values.
+    """
+
+    values: np.ndarray
+    feature_names: list[str]
+    ids: list[str]
+    labels: list[str | None] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        if copy is None:  # which NumPy 1 does not know
+            return np.asarray(self.values, dtype)
+        return np.array(self.values, dtype=dtype, copy=copy)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a table that `load` reads; the suffix says which: ``.csv``,
+        ``.parquet`` or ``.h5ad`` (`to_anndata`). The file is whole or absent.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError, ImportError
+            See `check_table`; ValueError also where the profiles are no table: NaN or infinity,
+            features with the same name, not one id and label for each cell.
+        """
+        check_table(path)
+        write = {
+            ".csv": self._write_csv,
+            ".parquet": self._write_parquet,
+            ".h5ad": self._write_h5ad,
+        }
+        write[_table_suffix(path)](path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Self:
+        """Read what `save` wrote: values to the bit, ids, labels, names and metadata, those of a
+        ``.csv`` apart, which has none.
+
+        Parameters
+        ----------
+        path : str or path-like
+            File ending in ``.csv``, ``.parquet`` or ``.h5ad``; or folder of files
+            ``part-*.parquet``, which are put together in the order of their names.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ValueError
+            It is no table of profiles (see `from_pandas`), or a folder holds none, or such as do
+            not go together.
+        ImportError
+            See `check_table`.
+        """
+        path = Path(path)
+        if path.is_dir():
+            return cls._load_shards(path)
+        read = {".csv": cls._read_csv, ".parquet": cls._read_parquet, ".h5ad": cls._read_h5ad}
+        suffix = _table_suffix(path)
+        path.open("rb").close()
+        try:
+            return read[suffix](path)
+        except _UNREADABLE as error:
+            raise ValueError(f"{str(path)!r} is no usable table of profiles: {error}") from error
+
+    @classmethod
+    def _load_shards(cls, folder: Path) -> Self:
+        paths = sorted(folder.glob("part-*.parquet"))
+        if not paths:
+            raise ValueError(f"the folder {str(folder)!r} holds no profiles part-*.parquet")
+        shards = [cls.load(path) for path in paths]
+        for path, shard in zip(paths, shards, strict=True):
+            for what in ("feature_names", "metadata"):
+                if getattr(shard, what) != getattr(shards[0], what):
+                    raise ValueError(
+                        f"{str(path)!r} has other {what} than {paths[0].name!r}: profiles of "
+                        "different models or settings do not go together"
+                    )
+        labels = None
+        if any(shard.labels is not None for shard in shards):
+            labels = [label for shard in shards for label in shard.labels or [None] * len(shard)]
+        return cls(
+            np.concatenate([shard.values for shard in shards]),
+            shards[0].feature_names,
+            [image_id for shard in shards for image_id in shard.ids],
+            labels,
+            shards[0].metadata,
+        )
+
+    def _check(self) -> None:
+        """Raise ValueError unless this is a table that a file gives back as it was."""
+        values, names = self.values, self.feature_names
+        if values.ndim != 2 or values.dtype != np.float32:
+            raise ValueError(
+                "expected values of shape (n_images, n_features), float32, "
+                f"got {values.dtype} {values.shape}"
+            )
+        if not names or len(names) != values.shape[1]:
+            raise ValueError(
+                "expected float features, one name for each, "
+                f"got {values.shape[1]} features and {len(names)} names"
+            )
+        twice = [name for name, n in Counter(names).items() if n > 1]
+        if twice:
+            raise ValueError(f"expected features of different names, got {twice[0]!r} twice")
+        taken = [name for name in names if name.startswith(_METADATA)]
+        if taken:
+            raise ValueError(f"expected features not called {_METADATA}..., got {taken[0]!r}")
+        for what, texts in (("ids", self.ids), ("labels", self.labels)):
+            if texts is None:
+                continue
+            if len(texts) != len(values):
+                raise ValueError(
+                    f"Length of {what} ({len(texts)}) must match number of profiles ({len(values)})"
+                )
+            known = texts if what == "ids" else [text for text in texts if text is not None]
+            foreign = [text for text in known if not isinstance(text, str)]
+            if foreign:
+                raise ValueError(f"expected {what} as text, got {foreign[0]!r}")
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"expected finite profiles, got NaN or infinity in {bad.size} of {len(values)}, "
+                f"first in that of {self.ids[bad[0]]!r}"
+            )
+
+    def _text_columns(self) -> dict[str, list[str | None]]:
+        """Ids and labels by column. Bytes of a file name that are no UTF-8 are spelt ``\\udcff``,
+        as no table holds them."""
+        self._check()
+        columns: dict[str, Sequence[str | None]] = {ID_COLUMN: self.ids}
+        if self.labels is not None:
+            columns[LABEL_COLUMN] = self.labels
+        return {
+            name: [
+                None if text is None else text.encode("utf-8", "backslashreplace").decode()
+                for text in texts
+            ]
+            for name, texts in columns.items()
+        }
+
+    def to_pandas(self):
+        """A `pandas.DataFrame`: the columns ``Metadata_ImageId`` and, where there are labels,
+        ``Metadata_Label``, then the features, float32; the metadata in ``attrs["wbcprof"]``.
+
+        pycytominer takes it as it is.
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame(self.values, columns=self.feature_names, copy=True)
+        for name, texts in reversed(self._text_columns().items()):
+            frame.insert(0, name, texts)
+        frame.attrs[_METADATA_KEY] = deepcopy(self.metadata)
+        return frame
+
+    @classmethod
+    def from_pandas(cls, frame) -> Self:
+        """Profiles of a `pandas.DataFrame` such as `to_pandas` or pycytominer gives.
+
+        ``Metadata_ImageId`` holds the ids, ``Metadata_Label``, if there, the labels; further
+        columns ``Metadata_*`` are left out. All others are features, rounded to float32.
+
+        Raises
+        ------
+        ValueError
+            There are no ids, no features, features that are no floats, of the same name, or with
+            NaN or infinity.
+        """
+        names = [str(name) for name in frame.columns]
+        _check_columns(names)
+        is_feature = np.array([not name.startswith(_METADATA) for name in names])
+        features = frame.loc[:, is_feature]
+        foreign = [
+            f"{name} ({dtype})" for name, dtype in features.dtypes.items() if dtype.kind != "f"
+        ]
+        if foreign:
+            raise ValueError(f"expected float features, got {', '.join(foreign[:5])}")
+
+        def texts(name: str) -> list[Any]:  # of str or None; such ids are refused by `_check`
+            column = frame[name]
+            return [
+                None if missing else str(text)
+                for text, missing in zip(column, column.isna(), strict=True)
+            ]
+
+        profiles = cls(
+            np.array(features.to_numpy(np.float32, na_value=np.nan), order="C"),
+            features.columns.tolist(),
+            texts(ID_COLUMN),
+            known_labels(frame[LABEL_COLUMN]) if LABEL_COLUMN in names else None,
+            deepcopy(frame.attrs.get(_METADATA_KEY, {})),
+        )
+        profiles._check()
+        return profiles
+
+    def _write_csv(self, path: str | os.PathLike) -> None:
+        """Write the columns of `to_pandas` as CSV, without the metadata.
+
+        Numbers are the shortest that read back to the same float32. Ids, labels and names that a
+        spreadsheet would run as formulas get a leading apostrophe, see `wbcprof.files.csv_text`; an
+        empty cell is an unknown label. `load` undoes both.
+        """
+        columns = self._text_columns()
+        with (
+            replacing(path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as stream,
+        ):
+            writer = csv.writer(stream)
+            writer.writerow([csv_text(name) for name in [*columns, *self.feature_names]])
+            for row, *texts in zip(self.values, *columns.values(), strict=True):
+                writer.writerow([*map(csv_text, texts), *_shortest(row)])
+
+    @classmethod
+    def _read_csv(cls, path: Path) -> Self:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            rows = csv.reader(stream)
+            names = [from_csv_text(cell) or "" for cell in next(rows, [])]
+            _check_columns(names)
+            features = [i for i, name in enumerate(names) if not name.startswith(_METADATA)]
+            at = {name: i for i, name in enumerate(names)}
+            values, labels = [], []
+            ids: list[Any] = []  # None, if there is any, is refused by `_check`
+            for row in filter(None, rows):
+                if len(row) != len(names):
+                    raise ValueError(
+                        f"expected {len(names)} cells in line {rows.line_num}, got {len(row)}"
+                    )
+                try:
+                    values.append(np.array([row[i] for i in features], np.float32))
+                except ValueError as error:
+                    raise ValueError(f"line {rows.line_num}: {error}") from error
+                ids.append(from_csv_text(row[at[ID_COLUMN]]))
+                if LABEL_COLUMN in at:
+                    labels.append(known_label(from_csv_text(row[at[LABEL_COLUMN]])))
+        profiles = cls(
+            np.array(values, np.float32).reshape(len(values), len(features)),
+            [names[i] for i in features],
+            ids,
+            labels if LABEL_COLUMN in at else None,
+        )
+        profiles._check()
+        return profiles
+
+    def _write_parquet(self, path: str | os.PathLike) -> None:
+        """Write the columns of `to_pandas` as parquet: text and float32.
+
+        The schema's metadata hold that of the profiles as JSON, under the key ``wbcprof``.
+        """
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        texts = self._text_columns()
+        table = pa.Table.from_arrays(
+            [pa.array(column, pa.string()) for column in texts.values()]
+            + [pa.array(column) for column in np.ascontiguousarray(self.values.T)],
+            [*texts, *self.feature_names],
+            metadata={_METADATA_KEY: json.dumps(self.metadata, default=json_value)},
+        )
+        with replacing(path) as temporary:
+            # Dictionaries of floats, the default, take six times as long and half as much again.
+            parquet.write_table(table, temporary, use_dictionary=list(texts))
+
+    @classmethod
+    def _read_parquet(cls, path: Path) -> Self:
+        from pyarrow import parquet
+
+        table = parquet.read_table(path)
+        profiles = cls.from_pandas(table.to_pandas())
+        metadata = (table.schema.metadata or {}).get(_METADATA_KEY.encode())
+        if metadata is not None:
+            profiles.metadata = json.loads(metadata)
+        return profiles
+
+    def to_anndata(self, order: Any = None):
+        """An `anndata.AnnData` that scanpy takes as it is.
+
+        Parameters
+        ----------
+        order : array-like of shape (n_features,), optional
+            Rank the features in this order, from most to least important, as
+            `wbcprof.classify.rank_signatures` gives it.
+
+        Returns
+        -------
+        AnnData
+            ``X``: the values. ``obs``: ``Metadata_ImageId`` and, where there are labels,
+            ``Metadata_Label``; its index is the ids, those that repeat told apart by a suffix:
+            a, a-1. ``var``: indexed by feature name; where these are a model's, ``pool``,
+            ``signature`` (number in the name, from 1) and ``region`` ("" is the whole image); if
+            asked for, ``rank``, 1 the most important. ``uns["wbcprof"]``: the metadata; such as
+            are neither text nor number, as JSON under ``json``.
+
+        Raises
+        ------
+        ValueError
+            See `save`; or `order` does not hold each feature once.
+        """
+        import pandas as pd
+        from anndata import AnnData
+        from anndata.utils import make_index_unique
+
+        obs = pd.DataFrame(self._text_columns())
+        if LABEL_COLUMN in obs:
+            obs[LABEL_COLUMN] = obs[LABEL_COLUMN].astype("category")
+        obs.index = make_index_unique(pd.Index(obs[ID_COLUMN].tolist(), dtype=str))
+        var = pd.DataFrame(_feature_table(self.feature_names), index=self.feature_names)
+        if order is not None:
+            order = np.asarray(order)
+            if sorted(order.tolist()) != list(range(len(var))):
+                raise ValueError(f"order must hold each of the {len(var)} features once")
+            var["rank"] = 0
+            var.iloc[order, -1] = np.arange(1, len(var) + 1)
+        simple: dict[str, Any] = {}
+        others: dict[str, Any] = {}
+        for key, value in self.metadata.items():
+            fits = isinstance(value, str | int | float) and key != "json"
+            (simple if fits else others)[key] = value
+        if others:
+            simple["json"] = json.dumps(others, default=json_value)
+        return AnnData(self.values.copy(), obs, var, uns={_METADATA_KEY: simple})
+
+    @classmethod
+    def from_anndata(cls, adata) -> Self:
+        """Profiles of an `anndata.AnnData`: ``X`` rounded to float32; ids and labels from ``obs``,
+        where `to_anndata` puts them, ids else from its index. All the rest is left out.
+
+        Raises
+        ------
+        ValueError
+            See `from_pandas`.
+        """
+        frame = adata.to_df()
+        if LABEL_COLUMN in adata.obs:
+            frame.insert(0, LABEL_COLUMN, adata.obs[LABEL_COLUMN])
+        ids = adata.obs[ID_COLUMN] if ID_COLUMN in adata.obs else adata.obs_names
+        frame.insert(0, ID_COLUMN, ids)
+        metadata = dict(adata.uns.get(_METADATA_KEY, {}))
+        others = json.loads(metadata.pop("json", "{}"))
+        profiles = cls.from_pandas(frame)
+        profiles.metadata = {
+            k: v.item() if isinstance(v, np.generic) else v for k, v in metadata.items()
+        } | others
+        return profiles
+
+    def _write_h5ad(self, path: str | os.PathLike) -> None:
+        import h5py
+        from anndata.io import write_elem
+
+        data = self.to_anndata()
+        data.strings_to_categoricals()
+        # In memory first: files that HDF5 cannot finish on a full disk it cannot close either.
+        with h5py.File("profiles", "w", driver="core", backing_store=False) as file:
+            write_elem(file, "/", data)
+            file.flush()
+            image = file.id.get_file_image()
+        with replacing(path) as temporary:
+            temporary.write_bytes(image)
+
+    @classmethod
+    def _read_h5ad(cls, path: Path) -> Self:
+        from anndata import read_h5ad
+
+        return cls.from_anndata(read_h5ad(path))
+
+
+def _check_columns(names: Sequence[str]) -> None:
+    """Raise ValueError unless these can be the columns of a table of profiles."""
+    if ID_COLUMN not in names:
+        raise ValueError(
+            f"expected a column {ID_COLUMN} beside those of features, got "
+            f"{', '.join(map(repr, names[:5])) or 'no columns'}{', ...' if names[5:] else ''}"
+        )
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise ValueError(f"expected columns of different names, got {twice[0]!r} twice")
+
+
+def _shortest(row: np.ndarray) -> list[str]:
+    """The shortest decimals that read back to the same float32, even by way of a double."""
+    texts = row.astype(str)
+    # Read as a double first, one float32 in all, 7.038531e-26, needs more digits than it has.
+    lossy = texts.astype(np.float32) != row
+    texts[lossy] = [f"{value:.8e}" for value in row[lossy]]
+    return texts.tolist()

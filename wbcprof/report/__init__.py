@@ -1,0 +1,15 @@
+"""Everything about a set of cells, on one page."""
+
+from typing import TYPE_CHECKING
+
+from wbcprof._lazy import attach
+
+if TYPE_CHECKING:  # what `__getattr__` gives
+    from wbcprof.report.page import write_report as write_report
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "page": ["write_report"],
+    },
+)

@@ -1,0 +1,119 @@
+"""The cells of a report: one pass over the images, which keeps profiles, thumbnails, examples."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from wbcprof.checks import label_names
+from wbcprof.images.source import Cell, open_images
+from wbcprof.model.model import Model
+
+EXAMPLES, EXAMPLE_TYPES = 3, 8
+_MAP_CELLS = 10_000
+_THUMBNAILS = ((2_000, 96, 80), (5_000, 64, 78), (_MAP_CELLS, 48, 75))  # up to n: px, quality
+
+
+@dataclass
+class Cells:
+    """All cells, and thumbnails and pixels of some."""
+
+    values: np.ndarray
+    feature_names: list[str]
+    n_signatures: int
+    labels: np.ndarray  # of str, as objects: "unlabelled" where unknown
+    ids: list[str]
+    shown: list[int]  # on the map
+    thumbnails: list[np.ndarray]
+    quality: int
+    examples: dict[int, np.ndarray]  # pixels
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Ids; of absolute paths, what is below the folder common to all."""
+        if not all(map(os.path.isabs, self.ids)):
+            return self.ids
+        folder = os.path.commonpath([os.path.dirname(path) for path in self.ids])
+        return [os.path.relpath(path, folder) for path in self.ids]
+
+    @cached_property
+    def blocks(self) -> list[str]:
+        """What each run of `n_signatures` columns holds: "mean", or "max, L2R0C1"."""
+        names = (name.split("_") for name in self.feature_names[:: self.n_signatures])
+        return [", ".join([pool.lower(), *part]) for _, pool, _, _, *part in names]
+
+    @cached_property
+    def comparable(self) -> np.ndarray:
+        """Signed square roots, each block scaled so that no pool outweighs another."""
+        root = np.sign(self.values) * np.sqrt(np.abs(self.values))
+        root = root.reshape(len(root), -1, self.n_signatures)
+        spread = np.sqrt(root.var(axis=0).mean(axis=1))
+        root /= np.where(spread > 0, spread, 1)[:, None]
+        return root.reshape(self.values.shape)
+
+
+def read_cells(
+    model: Model,
+    images: Any,
+    labels: Iterable[Any] | None,
+    random_state: int,
+    n_threads: int,
+) -> Cells:
+    """One pass over the images."""
+    from PIL import Image, ImageOps
+
+    source = open_images(images, labels, min_size=model.min_size)
+    if source.n_hint is None:
+        held = list(source.read(n_threads))
+        known = [cell.label for cell in held]
+        source = open_images([cell.pixels for cell in held], known, min_size=model.min_size)
+    n = source.n_hint
+    drawn: range | set[int] = range(n)
+    if n > _MAP_CELLS:
+        rng = np.random.default_rng(random_state)
+        drawn = set(rng.choice(n, _MAP_CELLS, replace=False).tolist())
+    side, quality = next((s, q) for most, s, q in _THUMBNAILS if min(n, _MAP_CELLS) <= most)
+
+    ids: list[str] = []
+    names: list[str] = []
+    shown: list[int] = []
+    thumbnails: list[np.ndarray] = []
+    examples: dict[int, np.ndarray] = {}
+    per_type: Counter[str] = Counter()
+
+    def taken(cells: Iterator[Cell]) -> Iterator[np.ndarray]:
+        for cell in cells:
+            index = len(ids)
+            ids.append(cell.image_id)
+            names.extend(label_names([cell.label]))
+            if index in drawn:
+                image = ImageOps.pad(Image.fromarray(cell.pixels), (side, side), color="#e8e8e8")
+                shown.append(index)
+                thumbnails.append(np.asarray(image))
+            name = names[-1]
+            new = name not in per_type
+            if per_type[name] < EXAMPLES and (not new or len(per_type) <= EXAMPLE_TYPES):
+                per_type[name] += 1
+                examples[index] = cell.pixels
+            yield cell.pixels
+
+    profiles = model.profile(taken(source.read(n_threads)), n_threads=n_threads)
+    h = model.layers[-1].n_signatures
+    values = profiles.values.astype(np.float64)
+    return Cells(
+        values,
+        profiles.feature_names,
+        h,
+        np.array(names, dtype=object),
+        ids,
+        shown,
+        thumbnails,
+        quality,
+        examples,
+    )

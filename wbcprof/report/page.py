@@ -1,0 +1,257 @@
+"""The report: one HTML file over a set of cells, to open from disk, without a network.
+
+    images -> one pass: profiles, thumbnails -> calls -> figures, tables, map -> HTML
+
+Pictures are data URIs. A content security policy in the page forbids every request and every
+script but its own. What comes from data (file names, labels) is escaped by jinja2, or read from a
+JSON block as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from wbcprof._version import __version__
+from wbcprof.analysis import figures
+from wbcprof.checks import UNLABELLED, Choice, Integer, check, sorted_types
+from wbcprof.files import check_output, replacing
+from wbcprof.model.model import Model
+from wbcprof.report.calls import Subject, call_cells
+from wbcprof.report.cells import read_cells
+from wbcprof.report.pictures import all_pictures, draw, jpeg, map_of, sheet_of, sprite, tiles_of
+from wbcprof.report.tables import counts, differences, methods, scores
+from wbcprof.threads import resolve_threads
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_NEAREST = 8  # cells named beside the selected one
+_GALLERY = 120
+_RULES = {"calls": Choice(("cross-validated", "model")), "random_state": Integer(0, 2**32 - 1)}
+
+
+def write_report(
+    model: Model,
+    images: Any,
+    path: str | os.PathLike[str],
+    *,
+    labels: Iterable[Any] | None = None,
+    samples: Mapping[str, str] | None = None,
+    calls: str = "cross-validated",
+    figure_folder: str | os.PathLike[str] | None = None,
+    title: str = "White blood cells: signatures, types, counts",
+    note: str = "",
+    random_state: int = 0,
+    n_threads: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> None:
+    """Profile cells and write what there is to see about them into one HTML file.
+
+    Parameters
+    ----------
+    model : Model
+    images : folder, path, list of paths, array, or iterable of arrays
+        See `wbcprof.images.open_images`.
+    path : path
+        File to write; it is whole or absent.
+    labels : iterable, optional
+        Types of the images; a folder's sub-folders give them by default. None is unknown.
+    samples : mapping from image id to sample name, optional
+        The differential count is then made per sample.
+    calls : {"cross-validated", "model"}
+        Who names the types. "cross-validated": classifiers trained on these profiles, each cell
+        called by one that has not seen it (5 folds; 2 beyond 3,000 labelled cells). "model": the
+        model's own classifier, which is also used where too few cells are labelled.
+    figure_folder : path, optional
+        Folder to write every figure to as a PDF for print, the map of cells among them; it is made
+        where it does not exist.
+    title, note : str
+        Heading, and a line in a box below it.
+    random_state : int
+        Seed of folds, map and samples.
+    n_threads : int, optional
+    say : callable, optional
+        Receives one line per stage.
+
+    Raises
+    ------
+    ValueError
+        No image could be read, `samples` names none of them, `calls` is unknown, or is "model"
+        where the model has no classifier of its profiles.
+    """
+    check(_RULES, calls=calls, random_state=random_state)
+    if calls == "model" and model.classifier is None:
+        raise ValueError("calls='model' needs a model with a classifier; this one holds none")
+    check_output(path)
+    if figure_folder is not None:
+        os.makedirs(figure_folder, exist_ok=True)
+    say = say or (lambda _: None)
+    say("profiling")
+    threads = resolve_threads(n_threads)
+    cells = read_cells(model, images, labels, random_state, threads)
+    say(f"calling {len(cells.ids)} cells")
+    if samples is not None and samples.keys().isdisjoint(cells.ids):
+        raise ValueError(
+            f"samples names none of the {len(cells.ids)} images: expected ids such as "
+            f"{cells.ids[0]!r}, got {next(iter(samples), 'none')!r}"
+        )
+    called = call_cells(model, cells, calls, random_state)
+    subject = Subject.of(model, cells, called, random_state, threads)
+    say("drawing")
+    points, map_note = map_of(subject, random_state, figure_folder)
+    pictures = draw(all_pictures(subject), figure_folder)
+    html = _render(subject, points, map_note, pictures, samples, title, note)
+    with replacing(path) as temporary:
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
+
+
+def _render(
+    subject: Subject,
+    points: np.ndarray,
+    map_note: str,
+    pictures: dict[str, dict[str, str]],
+    samples: Mapping[str, str] | None,
+    title: str,
+    note: str,
+) -> str:
+    cells, called, labels = subject.cells, subject.calls, subject.labels
+    sheet, tiles = sheet_of(cells), tiles_of(subject.model)
+    score_rows = scores(subject)
+    marks, marks_note = differences(subject)
+    gallery, gallery_note = _gallery(subject)
+    place = {cell: number for number, cell in enumerate(cells.shown)}
+    n_types = len(set(labels) - {UNLABELLED})
+    facts = [("cells", f"{len(labels):,}"), ("types given", f"{n_types:,}")]
+    facts += [("signatures", f"{cells.n_signatures:,}")]
+    if score_rows:
+        facts += [("F1, average of types", score_rows[-1]["f1"])]
+        facts += [("called as given", f"{1 - subject.is_wrong[called.scored].mean():.1%}")]
+    n_learnt = subject.model.provenance.get("n_images", "an unknown number of")
+    return _page(
+        title=title,
+        note=note,
+        summary=(
+            f"Made by wbcprof {__version__} on {datetime.now(UTC):%Y-%m-%d}, with a model learnt "
+            f"from {n_learnt} images."
+        ),
+        facts=facts,
+        data=Markup(_json(_data(subject, points, sheet, tiles))),
+        sheet=sheet,
+        tiles=tiles,
+        sprite=sprite,
+        cells={place[cell]: shown for cell, shown in gallery.items()},
+        gallery=[place[cell] for cell in gallery],
+        gallery_note=gallery_note,
+        map_note=map_note,
+        calls_note=called.note,
+        scores=score_rows,
+        spread=len(called.folds) > 1,
+        figures=pictures,
+        responses=[name for name in pictures if name.startswith("response")],
+        counts=counts(subject, samples),
+        differences=marks,
+        differences_note=marks_note,
+        methods=methods(subject.model, cells),
+        parameters=[(name, str(value)) for name, value in subject.model.parameters.items()],
+    )
+
+
+def _page(**values: Any) -> str:
+    """The template with style and script in it, and a hash that lets that script alone run."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    style, script = (
+        (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html").render(
+        style=Markup(style), script=Markup(script), script_hash=f"sha256-{digest}", **values
+    )
+
+
+def _gallery(subject: Subject) -> tuple[dict[int, dict[str, str]], str]:
+    """The surest mistakes among the shown cells, and what to say above them."""
+    cells, called = subject.cells, subject.calls
+    place = {cell: number for number, cell in enumerate(cells.shown)}
+    wrong = np.flatnonzero(subject.is_wrong).tolist()
+    wrong.sort(key=lambda i: -called.sureness[i])
+    gallery = {}
+    for i in [i for i in wrong if i in place][:_GALLERY]:
+        label, call = subject.labels[i], subject.names[i]
+        gallery[i] = {
+            "label": label,
+            "call": call,
+            "p": f"{called.sureness[i]:.2f}",
+            "text": f"{cells.names[i]}: given {label}, called {call}",
+            "uri": jpeg(cells.thumbnails[place[i]], cells.quality),
+        }
+    if not len(called.scored):
+        return gallery, "No cell was scored."
+    return gallery, (
+        f"{len(wrong):,} of {len(called.scored):,} scored cells were called another type than "
+        f"given; {len(gallery):,} of them are here, the surest mistakes first. It may also be the "
+        "given type that is wrong."
+    )
+
+
+def _data(
+    subject: Subject, points: np.ndarray, sheet: dict[str, Any], tiles: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What the map's script reads; lists are over the shown cells."""
+    from sklearn.neighbors import NearestNeighbors
+
+    cells, called, is_wrong = subject.cells, subject.calls, subject.is_wrong
+    shown = cells.shown
+    names = [cells.labels[i] for i in shown]
+    types = sorted_types([*names, *called.types])
+    index = {name: i for i, name in enumerate(types)}
+    colours, count = figures.type_colours(types), Counter(names)
+    values = cells.comparable[shown].astype(np.float32)
+    k = min(_NEAREST + 1, len(shown))
+    found = NearestNeighbors(n_neighbors=k).fit(values).kneighbors(values, return_distance=False)
+    near = [[int(j) for j in row if j != i][:_NEAREST] for i, row in enumerate(found)]
+    has_calls, sureness = bool(called.types), called.sureness
+    return {
+        "types": [
+            {"name": name, "colour": colours[name], "n": count[name],
+             "shape": i // len(figures.PALETTE)}
+            for i, name in enumerate(types)
+        ],
+        "blocks": cells.blocks,
+        "sheet": {key: sheet[key] for key in ("side", "per_row", "per_sheet")},
+        "tiles": tiles and {"per_row": tiles["per_row"]},
+        "id": [cells.names[i] for i in shown],
+        "x": points[:, 0].tolist(),
+        "y": points[:, 1].tolist(),
+        "near": near,
+        "label": [index[name] for name in names],
+        "wrong": is_wrong[shown].astype(int).tolist(),
+        "call": [index[subject.names[i]] if has_calls else -1 for i in shown],
+        "rival": [index[called.types[called.rival[i]]] if has_calls else -1 for i in shown],
+        "p": [round(float(sureness[i]), 3) for i in shown],
+        "why": [
+            [(s, round(pull, 3), round(spread, 2), block)
+             for s, pull, spread, block in called.reasons[i]]
+            for i in shown
+        ],
+    }  # fmt: skip
+
+
+def _json(data: Any) -> str:
+    """JSON that cannot end or open an element; everything beyond ASCII is escaped."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

@@ -1,0 +1,322 @@
+"""Pictures of a report: figures as records that one loop draws, thumbnails, the map of cells."""
+
+from __future__ import annotations
+
+import base64
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wbcprof.analysis import figures
+from wbcprof.analysis.embedding import embed
+from wbcprof.analysis.evaluation import evaluation_metrics
+from wbcprof.checks import UNLABELLED
+from wbcprof.files import replacing
+from wbcprof.model.model import Model
+from wbcprof.report.calls import Subject
+from wbcprof.report.cells import EXAMPLE_TYPES, EXAMPLES, Cells
+
+_SHEET_SIDE = 2016  # px
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure to be drawn: what is said beside it, and how it is made."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    make: Callable[[], Any]
+
+
+def draw(
+    pictures: Iterable[Picture], folder: str | os.PathLike[str] | None
+) -> dict[str, dict[str, str]]:
+    """Title, caption, alt, and either the PNG as a data URI or why it could not be drawn, by name;
+    with a folder, each as a PDF there too."""
+    drawn = {}
+    for picture in pictures:
+        uri = why_not = ""
+        try:
+            figure = picture.make()
+        except ValueError as error:
+            why_not = f"{error}."
+        else:
+            uri = _png(figure)
+            if folder is not None:
+                _save(figure, folder, picture.name)
+        drawn[picture.name] = {
+            "title": picture.title, "caption": picture.caption, "alt": picture.alt,
+            "uri": uri, "why_not": why_not,
+        }  # fmt: skip
+    return drawn
+
+
+def all_pictures(subject: Subject) -> list[Picture]:
+    """Every figure of a page, in no order."""
+    return [
+        *_of_signatures(subject),
+        *_of_cells(subject),
+        *_of_responses(subject),
+        *_of_scores(subject),
+    ]
+
+
+def _of_signatures(subject: Subject) -> Iterator[Picture]:
+    model, stacked = subject.model, len(subject.model.layers) > 1
+    ranked = len(set(subject.groups)) > 1
+    by = "how much a random forest uses them to tell types apart" if ranked else "their variance"
+    yield Picture(
+        "mosaic",
+        "All signatures" if not stacked else "Signatures of the first layer",
+        "Small colour patterns: edges, granules, chromatin, background. Mid grey means no change."
+        + ("" if stacked else f" Ordered from top left by {by}; the best 256 are framed in red."),
+        f"Mosaic of {len(model.signatures):,} signatures.",
+        lambda: figures.signature_mosaic(
+            model.signatures, None if stacked else subject.order, 0 if stacked else 256
+        ),
+    )
+    if model.history:
+        yield Picture(
+            "learning",
+            "Learning",
+            "The quantity that learning makes small, after each round; flat at the end means done.",
+            "Curve of the objective over iterations.",
+            lambda: figures.learning_curve(model.history[0]),
+        )
+
+
+def _of_cells(subject: Subject) -> Iterator[Picture]:
+    model, cells, labels = subject.model, subject.cells, subject.labels
+    groups, order = subject.groups, subject.order
+    examples = sorted(cells.examples, key=lambda i: (labels[i] == UNLABELLED, labels[i], i))
+    yield Picture(
+        "reconstructions",
+        "Cells rebuilt from their signatures",
+        "Upper row of each type: the images. Lower row: rebuilt from predicted codes alone. What "
+        "is missing below, the profile does not know.",
+        f"{len(examples)} cells, each above its reconstruction.",
+        lambda: figures.reconstructions(
+            [cells.examples[i] for i in examples],
+            [model.reconstruct(cells.examples[i], n_threads=subject.n_threads) for i in examples],
+            labels[examples],
+            EXAMPLES,
+        ),
+    )
+    h, pool = cells.n_signatures, cells.blocks[0]
+    first = cells.values[:, :h]
+    yield Picture(
+        "profiles",
+        "Mean profile of each type",
+        f"How much of each of the best {min(256, h)} signatures the cells of a type take ({pool} "
+        "over the cell). Types differ where their outlines do.",
+        f"One panel per type with the mean of {min(256, h)} signatures.",
+        lambda: figures.mean_profiles(first, groups, order),
+    )
+    yield Picture(
+        "heatmap",
+        "Every cell, every signature",
+        f"Rows are cells, columns the best {min(256, h)} signatures ({pool}), both ordered so that "
+        "similar ones are neighbours. Red: more than the average cell; blue: less. Where the "
+        "colour bar of types is in blocks, profiles alone sort the cells by type.",
+        "Clustered heatmap of z-scores with a colour bar of types.",
+        lambda: figures.heatmap(first, groups, order=order, n_cells=1000),
+    )
+    yield Picture(
+        "lda",
+        "Linear discriminants",
+        "The two directions that set the given types furthest apart. They were found on these very "
+        "cells, so new cells would lie less far apart.",
+        "Scatter plot of cells on two linear discriminants, coloured by type.",
+        lambda: figures.embedding(embed(cells.comparable, groups, "lda"), groups, "lda"),
+    )
+
+
+def _of_responses(subject: Subject) -> Iterator[Picture]:
+    """Where the signature that spoke most for a right call responds, of a cell of each type."""
+    model, cells, calls = subject.model, subject.cells, subject.calls
+    if len(model.layers) > 1:
+        return
+    for number, name in enumerate(calls.types[:EXAMPLE_TYPES], 1):
+        right = [
+            i for i in cells.examples if subject.labels[i] == name and subject.names[i] == name
+        ]
+        speaking = [
+            (pull, i, s)
+            for i in right
+            for s, pull, above, _ in calls.reasons[i]
+            if pull > 0 and above > 0  # what is there can be shown, what is missing cannot
+        ]
+        if not speaking:
+            continue
+        _, cell, signature = max(speaking)
+
+        def respond(cell: int = cell, signature: int = signature) -> Any:
+            layer, image = model.layers[0], cells.examples[cell]
+            codes = model.codes(image, n_threads=subject.n_threads)[..., signature]
+            return figures.response_map(image, codes, layer.patch_size, layer.step)
+
+        yield Picture(
+            f"response_{number}",
+            name,
+            f"Signature no. {signature + 1} in {cells.names[cell]}.",
+            f"A cell of type {name}, coloured where signature {signature + 1} responds.",
+            respond,
+        )
+
+
+def _of_scores(subject: Subject) -> Iterator[Picture]:
+    calls, labels, names = subject.calls, subject.labels, subject.names
+    if not calls.folds:
+        return
+    scored, types = calls.scored, calls.types
+    truth, probability = labels[scored], calls.probability[scored]
+    whole = evaluation_metrics(truth, names[scored], types)
+    runs = [
+        dict(zip(types, evaluation_metrics(labels[f], names[f], types)["f1"], strict=True))
+        for f in calls.folds
+    ]
+    yield Picture(
+        "f1",
+        "F1 of each type",
+        "1 is perfect." + (" Lines: standard deviation over folds." if len(runs) > 1 else ""),
+        f"Bars of F1 per type; average {whole['macro_f1']:.3f}.",
+        lambda: figures.f1_bars(runs),
+    )
+    yield Picture(
+        "confusion_counts",
+        "Confusion, cells",
+        "Rows: given type. Columns: called type. Off the diagonal are the mistakes.",
+        f"Confusion matrix: {np.trace(whole['confusion']):,} of {len(scored):,} on the diagonal.",
+        lambda: figures.confusion(whole["confusion"], types),
+    )
+    yield Picture(
+        "confusion",
+        "Confusion, share of each given type",
+        "The same, each row divided by its sum: the diagonal is the sensitivity.",
+        "Confusion matrix normalised by row.",
+        lambda: figures.confusion(whole["confusion"], types, normalize=True),
+    )
+    yield Picture(
+        "calibration",
+        "Can the probabilities be believed?",
+        "Of the cells called with a probability of 80 %, 80 % should be right: the heavy line "
+        "should follow the dashed one. Thin lines: single types.",
+        "Reliability diagram.",
+        lambda: figures.calibration(truth, probability, types),
+    )
+    yield Picture(
+        "coverage",
+        "If unsure calls go to a person",
+        "From right to left: leaving more of the least sure cells to a person, the share of right "
+        "calls among the rest.",
+        "Accuracy against the share of cells called.",
+        lambda: figures.accuracy_coverage(truth, probability, types),
+    )
+
+
+def map_of(
+    subject: Subject, random_state: int, folder: str | os.PathLike[str] | None
+) -> tuple[np.ndarray, str]:
+    """Where the shown cells lie, px in 800 x 600, and how that came about."""
+    cells, groups = subject.cells, subject.groups
+    shown = np.array(cells.shown)
+    try:
+        points = embed(cells.comparable[shown], random_state=random_state)
+        note = "t-SNE of the square roots of the profiles."
+    except ValueError as error:
+        columns = int(np.ceil(np.sqrt(len(shown))))
+        points = np.column_stack(np.divmod(np.arange(len(shown)), columns)[::-1]).astype(float)
+        note = f"Here they only stand in rows: {error}."
+    else:
+        if folder is not None:
+            picture = figures.embedding(points, groups[shown], random_state=random_state)
+            _save(picture, folder, "map")
+    if len(shown) < len(groups):
+        note += (
+            f" Of {len(groups):,} cells, {len(shown):,} drawn at random are on the map and among "
+            "the misclassified; all other figures are over all cells."
+        )
+    low, high = points.min(axis=0), points.max(axis=0)
+    reach = np.where(high > low, high - low, 1)
+    middle = np.where(high > low, (points - low) / reach, 0.5)
+    return np.round([20, 20] + middle * [760, 560], 1), note
+
+
+def sheet_of(cells: Cells) -> dict[str, Any]:
+    """Thumbnails packed into JPEG sheets."""
+    side = len(cells.thumbnails[0])
+    per_row = _SHEET_SIDE // side
+    per_sheet = per_row**2
+    uris = [
+        jpeg(_grid(cells.thumbnails[start : start + per_sheet], per_row), cells.quality)
+        for start in range(0, len(cells.thumbnails), per_sheet)
+    ]
+    return {"uris": uris, "side": side, "per_row": per_row, "per_sheet": per_sheet}
+
+
+def tiles_of(model: Model) -> dict[str, Any] | None:
+    """Signatures as colours in one PNG; a deeper layer's are no pictures."""
+    from PIL import Image
+
+    if len(model.layers) > 1:
+        return None
+    colours = np.rint(255 * figures.signature_colours(model.signatures)).astype(np.uint8)
+    stream = BytesIO()
+    Image.fromarray(_grid(colours, 32)).save(stream, "PNG", optimize=True)
+    return {"uri": _uri(stream.getvalue(), "png"), "per_row": 32}
+
+
+def sprite(index: int, per_row: int, side: int) -> str:
+    row, column = divmod(int(index), per_row)
+    return (
+        f"width:{side}px;height:{side}px;background-size:{per_row * side}px auto;"
+        f"background-position:{-column * side}px {-row * side}px"
+    )
+
+
+def jpeg(pixels: np.ndarray, quality: int) -> str:
+    from PIL import Image
+
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality, optimize=True)
+    return _uri(stream.getvalue(), "jpeg")
+
+
+def _grid(tiles: Sequence[np.ndarray], per_row: int) -> np.ndarray:
+    side = len(tiles[0])
+    sheet = np.full((-(-len(tiles) // per_row) * side, per_row * side, 3), 232, dtype=np.uint8)
+    for i, tile in enumerate(tiles):
+        row, column = divmod(i, per_row)
+        sheet[row * side : (row + 1) * side, column * side : (column + 1) * side] = tile
+    return sheet
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _png(picture: Any) -> str:
+    stream = BytesIO()
+    _draw(picture, stream, format="png", dpi=140)
+    return _uri(stream.getvalue(), "png")
+
+
+def _save(picture: Any, folder: str | os.PathLike[str], name: str) -> None:
+    stream = BytesIO()  # Matplotlib's PDF writer hides that a disk is full behind another error
+    _draw(picture, stream, format="pdf")
+    with replacing(Path(folder) / f"{name}.pdf") as temporary:
+        temporary.write_bytes(stream.getvalue())
+
+
+def _draw(picture: Any, target: Any, **options: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
+        picture.figure.savefig(target, **options)

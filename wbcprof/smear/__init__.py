@@ -1,0 +1,15 @@
+"""Cells of many laboratories become cells of one scale, light and stain."""
+
+from typing import TYPE_CHECKING
+
+from wbcprof._lazy import attach
+
+if TYPE_CHECKING:  # what `__getattr__` gives
+    from wbcprof.smear.stain import StainNormaliser as StainNormaliser
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "stain": ["StainNormaliser"],
+    },
+)
