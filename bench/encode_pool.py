@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 parser = argparse.ArgumentParser(description="Encode-and-pool beside its peers")
@@ -49,6 +49,7 @@ import wbcprof  # noqa: E402
 from wbcprof import _core  # noqa: E402
 from wbcprof.images.source import open_images  # noqa: E402
 from wbcprof.model.encoder import Encoder  # noqa: E402
+from wbcprof.model.pooling import Pooling  # noqa: E402
 
 PEER_BATCH = (
     4  # images at a time: the fastest of 1, 4, 16 for the peers, and their memory is bounded
@@ -270,7 +271,7 @@ def approximate(repeats: int) -> None:
     arrays = sizes.encoder_arrays()
     encoder = Encoder(*arrays, nonlinearity="sigmoid", step=sizes.STEP)
     for tolerance in (1e-3, 1e-4):
-        compare_approximate("generated", encoder, images, ("mean",), tolerance, repeats)
+        compare_approximate("generated", encoder, images, Pooling(), tolerance, repeats)
     if arguments.model:
         model = wbcprof.load(arguments.model)
         cells = [cell.pixels for cell in open_images(arguments.images)]
@@ -285,7 +286,7 @@ def compare_approximate(
     name: str,
     encoder: Encoder,
     images: np.ndarray,
-    pools: Sequence[str],
+    pooling: Pooling,
     tolerance: float,
     repeats: int,
 ) -> None:

@@ -17,11 +17,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from sizes import CHANNELS, N_SIGNATURES, PATCH, STEP, encoder_arrays
+from sizes import N_SIGNATURES, PATCH, STEP, encoder_arrays
 
 import wbcprof
 from wbcprof.model.layer import Layer
 from wbcprof.model.preprocessing import Preprocessing
+from wbcprof.model.settings import LayerSettings
 
 SIDE = 120
 PROCESS = """
@@ -62,15 +63,11 @@ def save_generated_model(path: Path) -> None:
         bias=bias,
         gain=gain,
         threshold=None,
-        nonlinearity="rectified",
         preprocessing=Preprocessing("patch_mean"),
+        settings=LayerSettings(N_SIGNATURES, preprocessing="patch_mean"),
         patch_size=PATCH,
-        channels=CHANNELS,
-        alpha=0.05,
-        kappa=0.1,
-        positive=True,
-        pixel_input="inverted",
         step=STEP,
+        pixel_input="inverted",
     )
     wbcprof.Model([layer]).save(path)
 

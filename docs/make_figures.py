@@ -12,6 +12,7 @@ from PIL import Image
 import wbcprof
 from wbcprof.analysis import figures
 from wbcprof.analysis.classify import rank_signatures
+from wbcprof.analysis.embedding import embed
 from wbcprof.datasets import LEUKOCYTE_TYPES, make_leukocytes
 from wbcprof.demo import LEARNING
 
@@ -34,7 +35,7 @@ def main() -> None:
         "reconstructions": figures.reconstructions(
             cells.images[shown], rebuilt, cells.labels[shown]
         ),
-        "embedding": figures.embedding(np.sqrt(values), cells.labels),
+        "embedding": figures.embedding(embed(np.sqrt(values)), cells.labels),
     }
     for name, picture in pictures.items():
         picture.figure.suptitle("Generated cells, not real data", fontsize=8, color="0.4")

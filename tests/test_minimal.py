@@ -33,7 +33,8 @@ def test_unknown_names_are_refused():
 def test_profiling_imports_numpy_alone(tmp_path):
     code = (
         "import sys, wbcprof, wbcprof.model.encoder; "
-        "heavy = {'scipy', 'sklearn', 'PIL', 'matplotlib', 'pandas'}; sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+        "heavy = {'scipy', 'sklearn', 'PIL', 'matplotlib', 'pandas'}; "
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True

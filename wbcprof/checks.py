@@ -226,23 +226,25 @@ def check(rules: Mapping[str, Rule], **values: Any) -> dict[str, Any]:
 UNLABELLED = "unlabelled"
 """How figures and counts call cells whose label is unknown."""
 
-_UNKNOWN_TEXT = frozenset({"", "nan", "NaN", "NaT", "<NA>", "None"})
+_MADE_TEXT = ("nan", "NaT", "None", "<NA>")  # what NumPy makes of missing values among text
 
 
 def known_label(label: Any) -> str | None:
     """A label as text; None where it is unknown.
 
-    Unknown are None, NaN, NaT, ``pandas.NA``, text of blanks, and their names as text ("nan",
-    "NaN", "NaT", "<NA>", "None"), which is what NumPy and files make of them. Bytes are read as
-    UTF-8; a whole number is named alike as integer and as float (3.0 is "3"), since a column with
-    missing values turns integers into floats; booleans are "True" and "False".
+    Unknown are None, NaN, NaT, ``pandas.NA`` and text of blanks. Bytes are read as UTF-8; a whole
+    number is named alike as integer and as float (3.0 is "3"), since a column with missing values
+    turns integers into floats; booleans are "True" and "False".
     """
+    if isinstance(label, str):
+        return str(label) if label.strip() else None
+    if label is None or str(label) == "<NA>" or label != label:
+        return None
     if isinstance(label, bytes):
-        label = label.decode("utf-8", "backslashreplace")
+        return known_label(label.decode("utf-8", "backslashreplace"))
     if isinstance(label, float | np.floating) and float(label).is_integer():
         label = int(label)
-    text = str(label).strip()
-    return None if text in _UNKNOWN_TEXT else text
+    return known_label(str(label))
 
 
 def known_labels(
@@ -253,7 +255,8 @@ def known_labels(
     Parameters
     ----------
     labels : iterable
-        A list, array or column; a column of shape (n, 1) is one of n.
+        A list, array or column; a column of shape (n, 1) is one of n. In an array of text, "nan",
+        "NaT", "None" and "<NA>" are unknown too: NumPy has made them of missing values.
     n : int, optional
         How many there must be.
     of : str
@@ -272,9 +275,13 @@ def known_labels(
         raise TypeError(
             f"labels must hold one label per image, in order; got {type(labels).__name__}."
         )
+    made: tuple[str, ...] = ()
     if hasattr(labels, "shape"):
-        labels = one_column(np.asarray(labels, dtype=object))
+        array = one_column(np.asarray(labels))
+        made = _MADE_TEXT if array.dtype.kind in "US" else ()
+        labels = array.tolist() if array.dtype.kind != "M" else array
     names = [known_label(label) for label in labels]
+    names = [None if name in made else name for name in names]
     if n is not None and len(names) != n:
         raise ValueError(f"Length of labels ({len(names)}) must match number of {of} ({n})")
     return names
@@ -300,7 +307,7 @@ def one_known_label_each(labels: Any, n: int, of: str) -> np.ndarray:
     array = one_column(np.asarray(labels if hasattr(labels, "shape") else list(labels)))
     if len(array) != n:
         raise ValueError(f"Length of labels ({len(array)}) must match number of {of} ({n})")
-    names = known_labels(array if array.dtype.kind != "O" else list(array))
+    names = known_labels(array)
     unknown = [number for number, name in enumerate(names) if name is None]
     if unknown:
         raise ValueError(

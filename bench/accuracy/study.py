@@ -32,7 +32,7 @@ from wbcprof.analysis.classify import TypeClassifier
 from wbcprof.analysis.evaluation import evaluation_metrics, half_half_splits
 from wbcprof.files import replacing
 from wbcprof.images.source import open_images
-from wbcprof.learning.profiler import Profiler, preset_parameters
+from wbcprof.learning.profiler import PRESETS, make_profiler
 
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE.parents[2] / "shared/data/pbc"
@@ -40,9 +40,7 @@ PER_TYPE = 167
 CURVE = (10, 25, 50, 100, 200, 400)
 COVERAGES = (1.0, 0.95, 0.9, 0.8)
 TIMED_CELLS, TIMED_TURNS = 48, 5
-_SOURCES = (
-    "encoder layer model patches profiler psd regions sparse stain _core.abi3".split()
-)  # what profiles depend on
+_SOURCES = ("model", "smear", "learning")  # folders that profiles depend on, beside the kernels
 
 
 def digest(*things) -> str:
@@ -58,7 +56,8 @@ def digest(*things) -> str:
 
 def source_digest(names) -> str:
     folder = Path(wbcprof.__file__).parent
-    files = sorted(f for name in names for f in folder.glob(f"{name}.*") if f.suffix != ".pyi")
+    files = sorted(f for name in names for f in (folder / name).glob("*.py"))
+    files += sorted(folder.glob("_core.abi3*"))
     return digest([hashlib.sha256(f.read_bytes()).hexdigest() for f in files])
 
 
@@ -89,8 +88,11 @@ class Study:
         kind, settings = run["features"], run.get("parameters", {})
         if kind != "profile":
             return lambda images: getattr(baselines, kind)(images, **settings)
-        settings = _from_toml(preset_parameters(run.get("preset", "default"), settings))
-        learner = Profiler(random_state=seed, n_threads=self.options.threads, **settings)
+        preset = run.get("preset", "default")
+        settings = _from_toml(settings)
+        learner = make_profiler(
+            preset, random_state=seed, n_threads=self.options.threads, **settings
+        )
         model = learner.fit(self.images[train]).model_
         inference = run.get("inference", "feedforward")
         return lambda images: (
@@ -101,7 +103,7 @@ class Study:
         """Features of all images."""
         kind, settings = run["features"], run.get("parameters", {})
         if kind == "profile":
-            settings = preset_parameters(run.get("preset", "default"), settings)
+            settings = {**PRESETS[run.get("preset", "default")], **settings}
             learnt_on = [self.ids[i] for i in train]
             where = [kind, self.profile_sources, learnt_on, seed, run.get("inference")]
         else:

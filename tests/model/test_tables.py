@@ -62,7 +62,8 @@ def profiles():
     bits[0, :5] = 0, 1 << 31, 1, 0x7F7FFFFF, 0x15AE43FD
     values = bits.view(np.float32)
     values[~np.isfinite(values)] = 0.1
-    return Profiles(values, names, TEXTS, [None, *TEXTS[1:]], METADATA)
+    labels = [None, *(text or None for text in TEXTS[1:])]  # empty text is no label
+    return Profiles(values, names, TEXTS, labels, METADATA)
 
 
 def assert_same(got: Profiles, expected: Profiles, metadata: bool = True) -> None:

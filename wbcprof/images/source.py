@@ -765,7 +765,9 @@ def _from_csv(path: Path) -> tuple[_Listed, list[str | None] | None]:
                 if not os.path.exists(files[-1].path):
                     missing.append(name)
                 if label_at is not None:
-                    labels.append(known_label(row[label_at]) if len(row) > label_at else None)
+                    labels.append(
+                        known_label(row[label_at].strip()) if len(row) > label_at else None
+                    )
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"'{path}' is not a CSV file in UTF-8: {error}") from error
     if missing:
