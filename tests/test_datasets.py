@@ -134,7 +134,7 @@ def test_the_description_says_generated_and_repeats_the_call(leukocytes):
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "3", True, None])
 def test_n_per_type_must_be_a_positive_integer(value):
-    with pytest.raises(ValueError, match=r"n_per_type must be an integer of at least 1, got"):
+    with pytest.raises(ValueError, match=r"n_per_type must be a positive integer, got"):
         make_leukocytes(value)
 
 

@@ -395,9 +395,11 @@ def _cluster(options: argparse.Namespace) -> AbstractContextManager[Any]:
 
 
 def _classify(options: argparse.Namespace) -> None:
+    from wbcprof.checks import Real
     from wbcprof.files import check_output, csv_text, replacing
     from wbcprof.model.model import load
 
+    Real(least=0, most=1).check("--reject-below", options.reject_below)
     if options.output is not None:
         check_output(options.output)
     model = load(options.model)
@@ -410,13 +412,11 @@ def _classify(options: argparse.Namespace) -> None:
         options.images, n_threads=options.threads, progress=_Progress("profiling")
     )
     types = model.classifier.classes_
-    if not 0 <= options.reject_below <= 1:
-        raise ValueError(f"--reject-below must be between 0 and 1, got {options.reject_below}")
     probabilities = model.classifier.predict_proba(profiles.values)
     called = types[probabilities.argmax(axis=1)].astype(object)
     called[probabilities.max(axis=1) < options.reject_below] = "unsure"
 
-    def write(stream) -> None:
+    def write(stream: TextIO) -> None:
         writer = csv.writer(stream)
         writer.writerow(["image", "type", *(f"probability_{name}" for name in types)])
         for image_id, name, row in zip(profiles.ids, called, probabilities, strict=True):

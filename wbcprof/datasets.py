@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from wbcprof.checks import Integer, check
+
 __all__ = ["LEUKOCYTE_TYPES", "Leukocytes", "make_leukocytes", "write_folder"]
 
 LEUKOCYTE_TYPES = (
@@ -28,7 +30,9 @@ LEUKOCYTE_TYPES = (
 )
 
 FRAME = 120.0
-SMALLEST_SIZE = 48
+RULES = {"n_per_type": Integer(), "size": Integer(48), "random_state": Integer(0)}
+"""What parameters of `make_leukocytes` may be; sizes are in px."""
+
 _LONGEST_NAME = 200  # bytes of a file name, without its suffix
 _RESERVED_NAMES = {  # by Windows
     "CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)),
@@ -161,10 +165,10 @@ def make_leukocytes(
     ValueError
         If a parameter is not as described.
     """
-    n_per_type = _integer("n_per_type", n_per_type, 1)
-    size = _integer("size", size, SMALLEST_SIZE)
+    given = check(RULES, n_per_type=n_per_type, size=size, random_state=random_state)
+    n_per_type, size = given["n_per_type"], given["size"]
     types = _check_types(types)
-    random_state = _integer("random_state", random_state, 0)
+    random_state = given["random_state"]
 
     images = np.empty((n_per_type * len(types), size, size, 3), dtype=np.uint8)
     labels: list[str] = []
@@ -246,12 +250,6 @@ def _check_file_name(name: str) -> None:
         or name.split(".")[0].upper() in _RESERVED_NAMES
     ):
         raise ValueError(f"labels and ids must be possible as file names, got {name[:80]!r}")
-
-
-def _integer(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return int(value)
 
 
 def _check_types(types: Sequence[str]) -> tuple[str, ...]:

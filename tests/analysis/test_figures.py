@@ -290,12 +290,13 @@ def test_bad_profiles(draw):
 
 
 def test_numbers_out_of_range(cells):
-    for numbers in ({"n_cells": 1}, {"clip": 0}):
-        with pytest.raises(ValueError, match="n_cells must be at least 2 and clip above 0"):
-            figures.heatmap(*cells, **numbers)
-    with pytest.raises(ValueError, match="n_top must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_cells must be an integer of at least 2, got 1"):
+        figures.heatmap(*cells, n_cells=1)
+    with pytest.raises(ValueError, match="clip must be positive and finite, got 0"):
+        figures.heatmap(*cells, clip=0)
+    with pytest.raises(ValueError, match="n_top must be a positive integer, got 0"):
         figures.mean_profiles(*cells, n_top=0)
-    with pytest.raises(ValueError, match="n_bins must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_bins must be a positive integer, got 0"):
         figures.calibration(["a"], [[1.0]], ["a"], n_bins=0)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wbcprof.checks import UNLABELLED, label_names, sorted_types
+from wbcprof.checks import UNLABELLED, Real, label_names, sorted_types
 
 __all__ = [
     "Association",
@@ -406,8 +406,7 @@ def wilson_interval(
     a total is 0."""
     from scipy.special import ndtri
 
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    Real(above=0, below=1).check("confidence", confidence)
     counts, totals = np.asarray(counts, np.float64), np.asarray(totals, np.float64)
     z = ndtri(0.5 + confidence / 2)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wbcprof.checks import UNLABELLED, Choice
+from wbcprof.checks import UNLABELLED, Choice, Integer, Real, check
 from wbcprof.checks import label_names as _names
 from wbcprof.checks import sorted_types as _types
 
@@ -52,6 +52,15 @@ FRAME_RED = "#D00000"
 TEXT, SMALL = 8, 7
 MAX_LEGEND, MAX_PANELS, MAX_BARS, MAX_NUMBERS, MAX_TICKS, MAX_CURVES = 20, 24, 40, 30, 60, 10
 AXIS_NAMES = {"tsne": "t-SNE", "lda": "LD", "umap": "UMAP", "pca": "PC"}
+
+RULES = {
+    "n_per_type": Integer(),
+    "n_top": Integer(),
+    "n_cells": Integer(2),
+    "n_bins": Integer(),
+    "clip": Real(above=0),
+    "method": Choice(tuple(AXIS_NAMES)),
+}
 
 
 @dataclass(frozen=True)
@@ -165,11 +174,9 @@ def reconstructions(
     n_per_type : int
         The first so many cells of each type are drawn.
     """
-    if n_per_type < 1 or len(originals) == 0:
-        raise ValueError(
-            f"expected n_per_type of at least 1 and at least one cell, "
-            f"got {n_per_type} and {len(originals)}"
-        )
+    check(RULES, n_per_type=n_per_type)
+    if len(originals) == 0:
+        raise ValueError("expected at least one cell, got none")
     if len(originals) != len(rebuilt):
         raise ValueError(
             f"Length of rebuilt ({len(rebuilt)}) must match number of originals ({len(originals)})"
@@ -284,8 +291,7 @@ def heatmap(
     values, names = check_cells(values, labels)
     if len(values) < 2:
         raise ValueError("a heatmap needs at least 2 cells to cluster and normalise, got 1")
-    if n_cells < 2 or clip <= 0:
-        raise ValueError(f"n_cells must be at least 2 and clip above 0, got {n_cells} and {clip}")
+    check(RULES, n_cells=n_cells, clip=clip)
     values, n_all = values[:, _top(values, names, order, n_top)], len(values)
     text = f"{n_all:,} cells"
     if n_all > n_cells:
@@ -339,7 +345,7 @@ def embedding(
     method : {"tsne", "lda", "umap", "pca"}
         By which; it names the axes.
     """
-    Choice(tuple(AXIS_NAMES)).check("method", method)
+    check(RULES, method=method)
     points = np.asarray(points, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"points must be finite, of shape (cells, 2), got {points.shape}")
@@ -575,8 +581,7 @@ def calibration(
         Bins of equal width over [0, 1]; empty ones are left out.
     """
     truth, probabilities, names = _calls(y_true, probabilities, class_names)
-    if n_bins < 1:
-        raise ValueError(f"n_bins must be at least 1, got {n_bins}")
+    check(RULES, n_bins=n_bins)
     right = probabilities.argmax(axis=1) == truth
     given, seen, count = _reliability(probabilities.max(axis=1), right, n_bins)
     share = count / count.sum()
@@ -753,8 +758,7 @@ def _rank(order: ArrayLike | None, h: int) -> np.ndarray:
 
 
 def _top(values: np.ndarray, names: np.ndarray, order: ArrayLike | None, n_top: int) -> np.ndarray:
-    if n_top < 1:
-        raise ValueError(f"n_top must be at least 1, got {n_top}")
+    check(RULES, n_top=n_top)
     if order is None:
         _, index, count = np.unique(names.astype(str), return_inverse=True, return_counts=True)
         sums = np.zeros((len(count), values.shape[1]))

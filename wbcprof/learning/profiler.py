@@ -30,7 +30,7 @@ from wbcprof.threads import resolve_threads
 if TYPE_CHECKING:
     from distributed import Client
 
-_RULES = {
+RULES = {
     "patch_size": Integer(),
     "step": Integer(),
     "stain": Maybe(Choice(tuple(STAINS))),
@@ -237,7 +237,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _check_parameters(self) -> tuple[Pooling, list[dict[str, Any]]]:
         """Pooling, and the settings of every layer: the keys of `_STACKED`."""
-        given = check(_RULES, **vars(self))
+        given = check(RULES, **vars(self))
         if given["step"] > given["patch_size"]:
             raise ValueError(
                 f"step must be at most the patch size ({self.patch_size} px), so that every pixel "

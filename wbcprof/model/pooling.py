@@ -52,7 +52,7 @@ STATISTICS = {
 """Pools by name. A new one from these moments is one line here, and one in the docstring below."""
 
 _MOST_LEVELS = 64  # of a spatial pyramid
-_RULES = {
+RULES = {
     "pools": Each(Choice(tuple(STATISTICS)), least=1),
     "levels": Each(Integer(1, _MOST_LEVELS)),
     "centres": Each(Real(above=0, most=1)),
@@ -86,7 +86,7 @@ class Pooling:
     centres: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        for name, value in check(_RULES, **vars(self)).items():
+        for name, value in check(RULES, **vars(self)).items():
             object.__setattr__(self, name, value)
         if not self.levels and not self.centres:
             raise ValueError("codes are pooled over at least one region, got no levels, no centres")

@@ -49,14 +49,13 @@ def pixel_table(pixel_input: str) -> np.ndarray:
     ndarray of shape (256,), float32
         Values in [0, 1].
     """
+    Choice(PIXEL_INPUTS).check("pixel_input", pixel_input)
     level = np.arange(256, dtype=np.float64)
     tables = {
         "raw": level / 255,
         "inverted": 1 - level / 255,
         "optical_density": -np.log((level + 1) / 256) / np.log(256),
     }
-    if pixel_input not in tables:
-        raise ValueError(f"pixel_input must be one of {PIXEL_INPUTS}, got {pixel_input!r}")
     return tables[pixel_input].astype(np.float32)
 
 

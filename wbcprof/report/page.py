@@ -37,7 +37,7 @@ from wbcprof.threads import resolve_threads
 _TEMPLATES = Path(__file__).parent / "templates"
 _NEAREST = 8  # cells named beside the selected one
 _GALLERY = 120
-_RULES = {"calls": Choice(("cross-validated", "model")), "random_state": Integer(0, 2**32 - 1)}
+RULES = {"calls": Choice(("cross-validated", "model")), "random_state": Integer(0, 2**32 - 1)}
 
 
 def write_report(
@@ -89,7 +89,7 @@ def write_report(
         No image could be read, `samples` names none of them, `calls` is unknown, or is "model"
         where the model has no classifier of its profiles.
     """
-    check(_RULES, calls=calls, random_state=random_state)
+    check(RULES, calls=calls, random_state=random_state)
     if calls == "model" and model.classifier is None:
         raise ValueError("calls='model' needs a model with a classifier; this one holds none")
     check_output(path)

@@ -19,12 +19,17 @@ from typing import Any, Self
 
 import numpy as np
 
+from wbcprof.checks import Choice
+
 STAINS = {
     "background": (),
     "reinhard": ("centre", "spread"),
     "macenko": ("stains", "strength"),
 }
 """Methods, and what each knows of the reference beside its background."""
+
+RULE = Choice(tuple(STAINS))
+"""What the name of a method may be."""
 
 _SHAPES = {"background": (3,), "centre": (3,), "spread": (3,), "stains": (2, 3), "strength": (2,)}
 _STAINED = 0.15  # least mean optical density over the background, natural log, of a stained pixel
@@ -67,7 +72,7 @@ class StainNormaliser:
     strength: np.ndarray | None = None
 
     def __post_init__(self):
-        check_stain(self.method)
+        RULE.check("the stain method", self.method)
         for name, shape in _SHAPES.items():
             value = getattr(self, name)
             if name != "background" and name not in STAINS[self.method]:
@@ -88,7 +93,7 @@ class StainNormaliser:
         ValueError
             An unknown method, no images, or too few stained pixels.
         """
-        check_stain(method)
+        RULE.check("the stain method", method)
         backgrounds, samples = [], []
         for image in images:
             samples.append(_thin_out(_planes(image)))
@@ -172,11 +177,6 @@ class StainNormaliser:
 
     def _is_stained(self, planes: np.ndarray) -> np.ndarray:
         return self._density(planes).sum(axis=0) > 3 * _STAINED
-
-
-def check_stain(method: str) -> None:
-    if method not in STAINS:
-        raise ValueError(f"the stain method must be one of {tuple(STAINS)}, got {method!r}")
 
 
 def _to_bytes(levels: np.ndarray) -> np.ndarray:
