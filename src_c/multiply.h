@@ -23,7 +23,7 @@ static inline int smaller(int a, int b) { return a < b ? a : b; }
 INLINE void multiply(int n, int n_features, const float *values, const float *filters,
                      float *products, size_t stride)
 {
-    vec sum[MAX_TILES][2];
+    vec sum[TILES][2];
     for (int tile = 0; tile < n; tile++)
         sum[tile][0] = sum[tile][1] = vec_set(0);
     for (int feature = 0; feature < n_features; feature += WIDTH) {
@@ -53,17 +53,13 @@ static void multiply_block(int n, int n_features, const float *values, const flo
 {
     for (int i = 0; i < BLOCK; i += 2 * WIDTH)
         switch (n) {
-#define CASE(N)                                                             \
-    case N:                                                                 \
-        multiply(N, n_features, values, filters + i, products + i, stride); \
+#define CASE(N)                                                                 \
+    case N:                                                                     \
+        if (N <= TILES)                                                         \
+            multiply(N, n_features, values, filters + i, products + i, stride); \
         break;
-            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
-#if MAX_TILES > 6
-            CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
-#endif
-#if MAX_TILES > 12
-            CASE(13) CASE(14)
-#endif
+            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+            CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14) CASE(15) CASE(16)
 #undef CASE
         }
 }

@@ -25,116 +25,11 @@
  *     gap = 1/2 |rho|^2 + alpha |z|_1 - t y'rho + t^2/2 |rho|^2.
  */
 #include "interrupt.h"
+#include "simd.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#if defined(__AVX512F__)
-#include <immintrin.h>
-enum { LANES = 16 };
-#elif defined(__AVX2__)
-#include <immintrin.h>
-enum { LANES = 8 };
-#else
-enum { LANES = 4 };
-#endif
-
-enum { DLANES = LANES / 2 };
-
-typedef float fvec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef double dvec __attribute__((vector_size(4 * LANES), aligned(8), may_alias));
-typedef float hvec __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-static inline fvec fma_vec(fvec a, fvec b, fvec c)
-{
-#if defined(__AVX512F__)
-    return _mm512_fmadd_ps(a, b, c);
-#elif defined(__AVX2__)
-    return _mm256_fmadd_ps(a, b, c);
-#else
-    return a * b + c;
-#endif
-}
-
-static inline dvec fma_dvec(dvec a, dvec b, dvec c)
-{
-#if defined(__AVX512F__)
-    return _mm512_fmadd_pd(a, b, c);
-#elif defined(__AVX2__)
-    return _mm256_fmadd_pd(a, b, c);
-#else
-    return a * b + c;
-#endif
-}
-
-static inline dvec splat_d(double a)
-{
-    return a - (dvec){0};
-}
-
-static inline dvec load_d(const double *p)
-{
-    return *(const dvec *)p;
-}
-
-static inline void store_d(double *p, dvec a)
-{
-    *(dvec *)p = a;
-}
-
-static inline dvec widen(const float *p)
-{
-    return __builtin_convertvector(*(const hvec *)p, dvec);
-}
-
-static inline fvec splat(float a)
-{
-    return a - (fvec){0};
-}
-
-static inline fvec load(const float *p)
-{
-    return *(const fvec *)p;
-}
-
-static inline void store(float *p, fvec a)
-{
-    *(fvec *)p = a;
-}
-
-static inline fvec max_vec(fvec a, fvec b)
-{
-    ivec more = a > b;
-    return (fvec)(((ivec)a & more) | ((ivec)b & ~more));
-}
-
-static inline fvec abs_vec(fvec a)
-{
-    return (fvec)((ivec)a & 0x7fffffff);
-}
-
-/* Where a[k] > b[k], write j + k to index and a[k] to size, without gaps; how many */
-static inline int append_above(fvec a, fvec b, int j, int32_t *index, float *size)
-{
-#if defined(__AVX512F__)
-    __mmask16 more = _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
-    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    __m512i here = _mm512_add_epi32(_mm512_set1_epi32(j), lane);
-    _mm512_storeu_si512(index, _mm512_maskz_compress_epi32(more, here));
-    _mm512_storeu_ps(size, _mm512_maskz_compress_ps(more, a));
-    return __builtin_popcount(more);
-#else
-    int n = 0;
-    for (int k = 0; k < LANES; k++) {
-        index[n] = j + k;
-        size[n] = a[k];
-        n += a[k] > b[k];
-    }
-    return n;
-#endif
-}
 
 enum {
     GREEDY_STEPS = 128, /* between two fresh gradients */
@@ -154,8 +49,8 @@ typedef struct {
     double *z, *sign, *rest, *step, *u; /* over S */
     double *inverse;                    /* H, max_active x stride */
     float *r, *dense, *diagonal;        /* ld: r, z where it is needed whole, that of Q */
-    int32_t *worst;                     /* ld + LANES: coordinates that violate */
-    float *size;                        /* ld + LANES: by how much */
+    int32_t *worst;                     /* ld + WIDTH: coordinates that violate */
+    float *size;                        /* ld + WIDTH: by how much */
 } work;
 
 static int work_alloc(work *w, const wbc_lasso *p)
@@ -191,9 +86,9 @@ static int work_alloc(work *w, const wbc_lasso *p)
 static void add_row(const wbc_lasso *p, float *r, int j, float scale)
 {
     const float *row = p->gram + (size_t)j * p->ld;
-    fvec a = splat(scale);
-    for (int k = 0; k < p->ld; k += LANES)
-        store(r + k, fma_vec(a, load(row + k), load(r + k)));
+    vec a = vec_set(scale);
+    for (int k = 0; k < p->ld; k += WIDTH)
+        vec_store(r + k, vec_fma(a, vec_load(row + k), vec_load(r + k)));
 }
 
 /* r = q - Qz, z given by its non-zeros */
@@ -207,13 +102,13 @@ static void fresh_gradient(const wbc_lasso *p, const float *q, int n, const int3
         const float *g1 = p->gram + (size_t)index[i + 1] * p->ld;
         const float *g2 = p->gram + (size_t)index[i + 2] * p->ld;
         const float *g3 = p->gram + (size_t)index[i + 3] * p->ld;
-        fvec z0 = splat(-value[i]), z1 = splat(-value[i + 1]);
-        fvec z2 = splat(-value[i + 2]), z3 = splat(-value[i + 3]);
-        for (int j = 0; j < p->ld; j += LANES) {
-            fvec a = fma_vec(z0, load(g0 + j), load(r + j));
-            a = fma_vec(z1, load(g1 + j), a);
-            a = fma_vec(z2, load(g2 + j), a);
-            store(r + j, fma_vec(z3, load(g3 + j), a));
+        vec z0 = vec_set(-value[i]), z1 = vec_set(-value[i + 1]);
+        vec z2 = vec_set(-value[i + 2]), z3 = vec_set(-value[i + 3]);
+        for (int j = 0; j < p->ld; j += WIDTH) {
+            vec a = vec_fma(z0, vec_load(g0 + j), vec_load(r + j));
+            a = vec_fma(z1, vec_load(g1 + j), a);
+            a = vec_fma(z2, vec_load(g2 + j), a);
+            vec_store(r + j, vec_fma(z3, vec_load(g3 + j), a));
         }
     }
     for (; i < n; i++)
@@ -224,29 +119,29 @@ static void fresh_gradient(const wbc_lasso *p, const float *q, int n, const int3
 static void precise_gradient(const wbc_lasso *p, const float *q, int n, const int32_t *index,
                              const float *value, float *r)
 {
-    for (int j = 0; j < p->ld; j += LANES) {
-        dvec low = widen(q + j), high = widen(q + j + DLANES);
+    for (int j = 0; j < p->ld; j += WIDTH) {
+        vec_double low = vec_double_widen(q + j), high = vec_double_widen(q + j + DOUBLE_WIDTH);
         for (int i = 0; i < n; i++) {
             const float *row = p->gram + (size_t)index[i] * p->ld + j;
-            dvec z = splat_d(-(double)value[i]);
-            low = fma_dvec(z, widen(row), low);
-            high = fma_dvec(z, widen(row + DLANES), high);
+            vec_double z = vec_double_set(-(double)value[i]);
+            low = vec_double_fma(z, vec_double_widen(row), low);
+            high = vec_double_fma(z, vec_double_widen(row + DOUBLE_WIDTH), high);
         }
-        *(hvec *)(r + j) = __builtin_convertvector(low, hvec);
-        *(hvec *)(r + j + DLANES) = __builtin_convertvector(high, hvec);
+        vec_double_narrow(r + j, low);
+        vec_double_narrow(r + j + DOUBLE_WIDTH, high);
     }
 }
 
 /* Largest r_j (positive) or |r_j|, at least 0 */
 static float peak_gradient(const wbc_lasso *p, const float *r)
 {
-    fvec peak = {0};
-    for (int j = 0; j < p->ld; j += LANES) {
-        fvec a = load(r + j);
-        peak = max_vec(p->positive ? a : abs_vec(a), peak);
+    vec peak = {0};
+    for (int j = 0; j < p->ld; j += WIDTH) {
+        vec a = vec_load(r + j);
+        peak = vec_max(p->positive ? a : vec_abs(a), peak);
     }
     float most = 0;
-    for (int k = 0; k < LANES; k++)
+    for (int k = 0; k < WIDTH; k++)
         most = peak[k] > most ? peak[k] : most;
     return most;
 }
@@ -276,20 +171,20 @@ static float relative_gap(const wbc_lasso *p, const float *q, double energy, int
 static void times_inverse(const work *w, const double *v, double *out)
 {
     int s = w->n_active;
-    for (int j = 0; j <= s; j += 4 * DLANES) {
-        dvec a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0};
+    for (int j = 0; j <= s; j += 4 * DOUBLE_WIDTH) {
+        vec_double a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0};
         const double *row = w->inverse + j;
         for (int i = 0; i < s; i++, row += w->stride) {
-            dvec vi = splat_d(v[i]);
-            a0 = fma_dvec(vi, load_d(row), a0);
-            a1 = fma_dvec(vi, load_d(row + DLANES), a1);
-            a2 = fma_dvec(vi, load_d(row + 2 * DLANES), a2);
-            a3 = fma_dvec(vi, load_d(row + 3 * DLANES), a3);
+            vec_double vi = vec_double_set(v[i]);
+            a0 = vec_double_fma(vi, vec_double_load(row), a0);
+            a1 = vec_double_fma(vi, vec_double_load(row + DOUBLE_WIDTH), a1);
+            a2 = vec_double_fma(vi, vec_double_load(row + 2 * DOUBLE_WIDTH), a2);
+            a3 = vec_double_fma(vi, vec_double_load(row + 3 * DOUBLE_WIDTH), a3);
         }
-        store_d(out + j, a0);
-        store_d(out + j + DLANES, a1);
-        store_d(out + j + 2 * DLANES, a2);
-        store_d(out + j + 3 * DLANES, a3);
+        vec_double_store(out + j, a0);
+        vec_double_store(out + j + DOUBLE_WIDTH, a1);
+        vec_double_store(out + j + 2 * DOUBLE_WIDTH, a2);
+        vec_double_store(out + j + 3 * DOUBLE_WIDTH, a3);
     }
 }
 
@@ -299,9 +194,11 @@ static void add_rank_one(work *w, const double *v, double scale)
     int s = w->n_active;
     double *row = w->inverse;
     for (int i = 0; i < s; i++, row += w->stride) {
-        dvec a = splat_d(scale * v[i]);
-        for (int j = 0; j < s; j += DLANES)
-            store_d(row + j, fma_dvec(a, load_d(v + j), load_d(row + j)));
+        const vec_double a = vec_double_set(scale * v[i]);
+        for (int j = 0; j < s; j += DOUBLE_WIDTH) {
+            const vec_double sum = vec_double_fma(a, vec_double_load(v + j), vec_double_load(row + j));
+            vec_double_store(row + j, sum);
+        }
     }
 }
 
@@ -443,9 +340,9 @@ static void add_worst(const wbc_lasso *p, work *w, float peak, int most)
     float least = p->alpha * (1 + 0.5f * p->tol);
     low = low > least ? low : least;
     int n = 0, entered = 0;
-    for (int j = 0; j < p->ld; j += LANES) {
-        fvec r = load(w->r + j);
-        n += append_above(p->positive ? r : abs_vec(r), splat(low), j, w->worst + n, w->size + n);
+    for (int j = 0; j < p->ld; j += WIDTH) {
+        const vec r = vec_load(w->r + j), size = p->positive ? r : vec_abs(r);
+        n += vec_append_greater(size, vec_set(low), j, w->worst + n, w->size + n);
     }
     if (n > most)
         for (int halving = 0; halving < HALVINGS; halving++) {
@@ -470,9 +367,9 @@ static int list_codes(const wbc_lasso *p, work *w, int32_t *index, float *value)
 {
     const float *dense = w->dense;
     int n = 0;
-    for (int j = 0; j < p->ld; j += LANES) {
-        fvec z = load(dense + j);
-        n += append_above(abs_vec(z), (fvec){0}, j, w->worst + n, w->size + n);
+    for (int j = 0; j < p->ld; j += WIDTH) {
+        const vec size = vec_abs(vec_load(dense + j));
+        n += vec_append_greater(size, vec_set(0), j, w->worst + n, w->size + n);
     }
     for (int i = 0; i < n; i++) {
         index[i] = w->worst[i];
@@ -485,23 +382,23 @@ static int list_codes(const wbc_lasso *p, work *w, int32_t *index, float *value)
  * lasso in z_j alone: z_j Q_jj = v -+ alpha or 0, with v = r_j + z_j Q_jj. */
 static int greediest(const wbc_lasso *p, const work *w)
 {
-    fvec most = splat(1e-6f * p->alpha), alpha = splat(p->alpha), zero = {0};
-    ivec where = {0}, here;
+    vec most = vec_set(1e-6f * p->alpha), alpha = vec_set(p->alpha), zero = {0};
+    vec_int where = {0}, here;
     where -= 1;
-    for (int k = 0; k < LANES; k++)
+    for (int k = 0; k < WIDTH; k++)
         here[k] = k;
-    for (int j = 0; j < p->ld; j += LANES, here += LANES) {
-        fvec now = load(w->diagonal + j) * load(w->dense + j), v = load(w->r + j) + now;
-        fvec target = max_vec(v - alpha, zero);
+    for (int j = 0; j < p->ld; j += WIDTH, here += WIDTH) {
+        vec now = vec_load(w->diagonal + j) * vec_load(w->dense + j), v = vec_load(w->r + j) + now;
+        vec target = vec_max(v - alpha, zero);
         if (!p->positive)
-            target -= max_vec(-v - alpha, zero);
-        fvec size = abs_vec(target - now);
-        ivec more = size > most;
-        most = max_vec(size, most);
-        where = (here & more) | (where & ~more);
+            target -= vec_max(-v - alpha, zero);
+        vec size = vec_abs(target - now);
+        vec_int more = size > most;
+        most = vec_max(size, most);
+        where = vec_choose(more, here, where);
     }
     int best = 0;
-    for (int k = 1; k < LANES; k++)
+    for (int k = 1; k < WIDTH; k++)
         if (most[k] > most[best] || (most[k] == most[best] && where[k] < where[best]))
             best = k;
     return where[best];
