@@ -423,27 +423,15 @@ static int greedy_steps(const wbc_lasso *p, work *w)
 }
 
 /* One signal: its codes, by rising index, and its relative gap. Greedy also ends what is stuck. */
-static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_start,
-                       const int32_t *start_index, const float *start_value, work *w,
-                       int32_t *index, float *value, int32_t *count)
+static float solve_one(const wbc_lasso *p, const float *q, double energy, work *w, int32_t *index,
+                       float *value, int32_t *count)
 {
     double objective, best = INFINITY;
     int round = 0, idle = 0, precise = 0;
     float gap = 0, target = ROUNDING_SHARE * p->tol;
     clear(w);
     memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
-    for (int k = 0; k < n_start; k++)
-        if (start_value[k] > 0 || !p->positive)
-            w->dense[start_index[k]] = start_value[k];
-    int n_first = *count = list_codes(p, w, index, value);
-    if (p->strategy == WBC_ACTIVE_SET && n_first < w->max_active) {
-        fresh_gradient(p, q, n_first, index, value, w->r);
-        gap = relative_gap(p, q, energy, n_first, index, value, w->r, peak_gradient(p, w->r),
-                           &objective);
-        if (gap <= target)
-            return gap;
-        for (int k = 0; k < n_first; k++)
-            enter(p, w, index[k], value[k], value[k] < 0 ? -1 : 1);
+    if (p->strategy == WBC_ACTIVE_SET) {
         for (;; round++) {
             int n = w->n_active;
             for (int i = 0; i < n; i++)
@@ -462,7 +450,6 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
             add_worst(p, w, peak, n / 2 + 1);
             solve_active(w);
         }
-        memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
         for (int i = 0; i < w->n_active; i++)
             w->dense[w->active[i]] = (float)w->z[i];
         *count = list_codes(p, w, index, value);
@@ -482,7 +469,6 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, int n_
 }
 
 static int sparse_code(const wbc_lasso *p, int n, const float *q, const double *energy,
-                       const int64_t *start, const int32_t *start_index, const float *start_value,
                        int32_t *index, float *value, int32_t *count, float *gap,
                        wbc_interrupted interrupted)
 {
@@ -504,11 +490,8 @@ static int sparse_code(const wbc_lasso *p, int n, const float *q, const double *
             if (out_of_patience(own->waiting, own->is_caller))
                 continue;
             size_t at = (size_t)i * (size_t)p->h;
-            const int n_start = start ? (int)(start[i + 1] - start[i]) : 0;
-            gap[i] = solve_one(p, q + (size_t)i * p->ld, energy[i], n_start,
-                               n_start ? start_index + start[i] : NULL,
-                               n_start ? start_value + start[i] : NULL,
-                               own, index + at, value + at, count + i);
+            gap[i] = solve_one(p, q + (size_t)i * p->ld, energy[i], own, index + at, value + at,
+                               count + i);
         }
         status = end_patience(&waiting);
     }

@@ -93,11 +93,10 @@ typedef struct {
     int (*correlate)(int n, int m, const float *patches, int n_signatures, const float *signatures,
                      float *out, wbc_interrupted interrupted);
 
-    /* Codes of n signals: linear terms q (n x ld) and energies |y|^2 (n), warm start in CSR form
-     * (start NULL: from zero). Signal i gets count[i] non-zeros, by rising index, in
-     * index[i*h ...] and value[i*h ...], and its relative duality gap in gap[i]. */
+    /* Codes of n signals, given by linear terms q (n x ld) and energies |y|^2 (n). Signal i gets
+     * count[i] non-zeros, by rising index, in index[i*h ...] and value[i*h ...], and its relative
+     * duality gap in gap[i]. */
     int (*sparse_code)(const wbc_lasso *problem, int n, const float *q, const double *energy,
-                       const int64_t *start, const int32_t *start_index, const float *start_value,
                        int32_t *index, float *value, int32_t *count, float *gap,
                        wbc_interrupted interrupted);
 } wbc_kernels;

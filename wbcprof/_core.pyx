@@ -72,7 +72,6 @@ cdef extern from "wbcprof.h" nogil:
             float *out, wbc_interrupted interrupted) noexcept nogil
         int (*sparse_code)(
             const wbc_lasso *problem, int n, const float *q, const double *energy,
-            const int64_t *start, const int32_t *start_index, const float *start_value,
             int32_t *index, float *value, int32_t *count, float *gap,
             wbc_interrupted interrupted) noexcept nogil
 
@@ -236,9 +235,6 @@ def sparse_code(
     const float[:, ::1] gram,    # IN (h, ld)
     const float[:, ::1] linear,  # IN (n, ld)
     const double[::1] energy,    # IN (n,)
-    const int64_t[::1] start,    # IN (n + 1,) CSR warm start, or None
-    const int32_t[::1] start_index,
-    const float[::1] start_value,
     int32_t[:, ::1] index,       # OUT (n, h)
     float[:, ::1] value,         # OUT (n, h)
     int32_t[::1] count,          # OUT (n,)
@@ -253,16 +249,9 @@ def sparse_code(
 ):
     """Codes of one tile of signals; see sparse_code.c."""
     cdef int status, n = <int>linear.shape[0]
-    cdef const int64_t *start_pointer = NULL
-    cdef const int32_t *index_pointer = NULL
-    cdef const float *value_pointer = NULL
     cdef wbc_lasso problem
     if n == 0:
         return
-    if start is not None and start_index.shape[0] > 0:
-        start_pointer = &start[0]
-        index_pointer = &start_index[0]
-        value_pointer = &start_value[0]
     problem.gram = &gram[0, 0]
     problem.h = <int>gram.shape[0]
     problem.ld = <int>gram.shape[1]
@@ -275,8 +264,8 @@ def sparse_code(
     problem.n_threads = n_threads
     with nogil:
         status = wbc_active().sparse_code(
-            &problem, n, &linear[0, 0], &energy[0], start_pointer, index_pointer, value_pointer,
-            &index[0, 0], &value[0, 0], &count[0], &gap[0], interrupted)
+            &problem, n, &linear[0, 0], &energy[0], &index[0, 0], &value[0, 0], &count[0],
+            &gap[0], interrupted)
     check(status, "sparse_code")
 
 

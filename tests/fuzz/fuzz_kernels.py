@@ -101,16 +101,13 @@ def code(data):
     alpha = data.PickValueInList([0.01, 0.05, 0.5, 5.0])
     kappa = data.PickValueInList([0.0, 0.1, 1.0])
     f = matrix(data, n, h) if data.ConsumeBool() else None
-    init = matrix(data, n, h) if data.ConsumeBool() else None
     positive, n_threads = data.ConsumeBool(), data.ConsumeIntInRange(1, 3)
     options = {
         "positive": positive, "tol": TOL, "max_iter": data.PickValueInList([1, 7, 1000]),
         "strategy": data.PickValueInList(["auto", "active_set", "greedy"]),
     }  # fmt: skip
-    codes, gap, n_unconverged = sparse_code(
-        x, b, alpha, kappa, f, init, **options, n_threads=n_threads
-    )
-    same = sparse_code(x, b, alpha, kappa, f, init, **options, n_threads=1)
+    codes, gap, n_unconverged = sparse_code(x, b, alpha, kappa, f, **options, n_threads=n_threads)
+    same = sparse_code(x, b, alpha, kappa, f, **options, n_threads=1)
     np.testing.assert_array_equal(codes.toarray(), same.codes.toarray())
     assert n_unconverged == np.count_nonzero(gap > TOL)
     f = np.zeros((n, h)) if f is None else f

@@ -153,7 +153,7 @@ def test_coding_never_raises_the_objective(fitted, patches):
             + 0.5 * kappa * np.sum((Z - F) ** 2, axis=1)
         )
 
-    Z = sparse_code(x, B, alpha, kappa, F, init=F, positive=True).codes.toarray()
+    Z = sparse_code(x, B, alpha, kappa, F, positive=True).codes.toarray()
     assert (objective(Z) <= objective(F) * (1 + 1e-6)).all()
 
 

@@ -122,28 +122,6 @@ def test_instruction_sets_agree():
 
 
 @SIGNS
-@KAPPAS
-@pytest.mark.parametrize("kind", ["sparse", "dense", "random"])
-def test_warm_start_reaches_the_same_solution(positive, kappa, kind):
-    x, b = problem()
-    f = np.zeros((len(x), len(b)), np.float32)
-    cold = sparse_code(x, b, 0.02, kappa, f, positive=positive, tol=1e-5)
-    near = sparse_code(x, b, 0.03, kappa, f, positive=positive).codes
-    init = {
-        "sparse": near,
-        "dense": near.toarray().astype(np.float64),
-        "random": np.random.default_rng(3).standard_normal(near.shape),
-    }[kind]
-    warm = sparse_code(x, b, 0.02, kappa, f, init, positive=positive, tol=1e-5)
-    assert warm.n_unconverged == 0
-    np.testing.assert_allclose(
-        objective(x, b, warm.codes.toarray(), 0.02, kappa, f),
-        objective(x, b, cold.codes.toarray(), 0.02, kappa, f),
-        rtol=3e-5,
-    )
-
-
-@SIGNS
 @pytest.mark.parametrize("alpha", [0.01, 0.1])
 def test_objective_never_above_that_of_sklearn(positive, alpha):
     x, b = problem()
@@ -253,10 +231,10 @@ def test_gram_matrix_is_mirrored_padded_and_the_same_for_any_thread_count():
 
 def test_inputs_stay_as_they_were():
     x, b = problem(n=8)
-    init = np.ones((8, len(b)), np.float32)
-    for a in (x, b, init):
+    prediction = np.ones((8, len(b)), np.float32)
+    for a in (x, b, prediction):
         a.setflags(write=False)
-    sparse_code(x, b, 0.02, 0.1, init, init)
+    sparse_code(x, b, 0.02, 0.1, prediction)
     sparse_code(np.asfortranarray(x), b[::-1], 0.02)
 
 
@@ -300,7 +278,6 @@ def bad_inputs():
     yield dict(patches=x, components=b, alpha=0.1, max_iter=0), "max_iter must be at least 1"
     yield dict(patches=x, components=b, alpha=0.1, strategy="best"), "strategy must be"
     yield dict(patches=x, components=b, alpha=0.1, n_threads=0), "n_threads"
-    yield dict(patches=x, components=b, alpha=0.1, init=np.ones((4, 3))), "init must have shape"
     yield dict(patches=x, components=b, alpha=0.1, gram=np.eye(3)), "gram must be float32"
     yield dict(patches=x, components=b, alpha=0.1, products=np.eye(3)), "products must have shape"
     prediction = np.zeros((4, len(b)))
@@ -309,10 +286,6 @@ def bad_inputs():
     yield (
         dict(patches=x, components=b, alpha=0.1, kappa=1, prediction=prediction),
         "prediction must be finite",
-    )
-    yield (
-        dict(patches=x, components=b, alpha=0.1, init=prediction),
-        "init must be finite",
     )
 
 
@@ -328,9 +301,8 @@ def test_codes_that_return_to_zero_are_zero(instruction_set, strategy, max_iter)
     """Rounding must not leave -3e-8 where a code of 0 is meant (found by fuzzing)."""
     rng = np.random.default_rng(0)
     x, b = rng.standard_normal((200, 20)), rng.standard_normal((57, 20))
-    init = rng.standard_normal((200, 57))
     codes = sparse_code(
-        x / 4, b / 4, 0.05, 0.1, init=init, positive=True, strategy=strategy, max_iter=max_iter
+        x / 4, b / 4, 0.05, 0.1, positive=True, strategy=strategy, max_iter=max_iter
     ).codes
     assert codes.data.min() > 2e-7
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import csr_array
 
 from wbcprof import _core
 from wbcprof.model.preprocessing import pack_signatures
@@ -144,7 +144,6 @@ def sparse_code(
     alpha: float,
     kappa: float = 0.0,
     prediction: ArrayLike | None = None,
-    init: csr_array | np.ndarray | None = None,
     *,
     positive: bool = False,
     tol: float = 1e-4,
@@ -168,8 +167,6 @@ def sparse_code(
         Weight of the prediction term, at least 0.
     prediction : array-like of shape (n, h), optional
         f, one row per patch; zero when None.
-    init : sparse or dense array of shape (n, h), optional
-        Codes to start from.
     positive : bool
         Ask for z >= 0.
     tol : float
@@ -228,9 +225,6 @@ def sparse_code(
         prediction = _rows(prediction, "prediction")
         if prediction.shape != (n, h):
             raise ValueError(f"prediction must have shape {(n, h)}, got {prediction.shape}")
-    start, start_index, start_value = (
-        (None, None, None) if init is None else _warm_start(init, (n, h))
-    )
     if not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}")
     if max_iter < 1:
@@ -283,9 +277,6 @@ def sparse_code(
                 gram,
                 linear[:size],
                 energy[:size],
-                None if start is None else start[i : rows.stop + 1],
-                start_index,
-                start_value,
                 index[:size],
                 value[:size],
                 count[rows],
@@ -337,19 +328,3 @@ def _energy(rows: np.ndarray, name: str, first: int) -> np.ndarray:
             f"got {energy[bad[0]] ** 0.5:.1e} in row {first + bad[0]}"
         )
     return energy
-
-
-def _warm_start(init, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if init.shape != shape:
-        raise ValueError(f"init must have shape {shape}, got {init.shape}")
-    init = csr_array(init) if not issparse(init) else init.tocsr()
-    if not np.isfinite(init.data.astype(np.float32)).all():
-        raise ValueError("init must be finite in float32, got NaN or infinity")
-    if not init.has_canonical_format:
-        init = init.copy()
-        init.sum_duplicates()
-    return (
-        np.ascontiguousarray(init.indptr, np.int64),
-        np.ascontiguousarray(init.indices, np.int32),
-        np.ascontiguousarray(init.data, np.float32),
-    )
