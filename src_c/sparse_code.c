@@ -431,7 +431,7 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, work *
     float gap = 0, target = ROUNDING_SHARE * p->tol;
     clear(w);
     memset(w->dense, 0, (size_t)p->ld * sizeof *w->dense);
-    if (p->strategy == WBC_ACTIVE_SET) {
+    if (!p->greedy) {
         for (;; round++) {
             int n = w->n_active;
             for (int i = 0; i < n; i++)
@@ -469,22 +469,22 @@ static float solve_one(const wbc_lasso *p, const float *q, double energy, work *
 }
 
 static int sparse_code(const wbc_lasso *p, int n, const float *q, const double *energy,
-                       int32_t *index, float *value, int32_t *count, float *gap,
+                       int32_t *index, float *value, int32_t *count, float *gap, int n_threads,
                        wbc_interrupted interrupted)
 {
     int status = WBC_OK;
-    work *scratch = calloc((size_t)p->n_threads, sizeof *scratch);
+    work *scratch = calloc((size_t)n_threads, sizeof *scratch);
     if (!scratch)
         return WBC_OUT_OF_MEMORY;
-    for (int t = 0; t < p->n_threads && status == WBC_OK; t++)
+    for (int t = 0; t < n_threads && status == WBC_OK; t++)
         status = work_alloc(scratch + t, p);
     if (status == WBC_OK) {
         patience waiting = start_patience(interrupted);
-        for (int t = 0; t < p->n_threads; t++) {
+        for (int t = 0; t < n_threads; t++) {
             scratch[t].waiting = &waiting;
             scratch[t].is_caller = t == 0;
         }
-#pragma omp parallel for num_threads(p->n_threads) schedule(dynamic, 16)
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 16)
         for (int i = 0; i < n; i++) {
             work *own = scratch + omp_get_thread_num();
             if (out_of_patience(own->waiting, own->is_caller))
@@ -495,7 +495,7 @@ static int sparse_code(const wbc_lasso *p, int n, const float *q, const double *
         }
         status = end_patience(&waiting);
     }
-    for (int t = 0; t < p->n_threads; t++)
+    for (int t = 0; t < n_threads; t++)
         free(scratch[t].z);
     free(scratch);
     return status;

@@ -74,14 +74,11 @@ typedef struct {
     int h, ld;         /* ld: h rounded up to a multiple of WBC_SIGNATURE_BLOCK */
     float alpha;
     int positive; /* codes >= 0 */
-    int strategy; /* WBC_ACTIVE_SET or WBC_GREEDY */
+    int greedy;   /* no active set at all */
     float tol;    /* relative duality gap to stop at */
     int max_iter; /* fresh gradients per signal */
     int max_active; /* largest active set, beyond it greedy takes over */
-    int n_threads;
 } wbc_lasso;
-
-enum { WBC_ACTIVE_SET = 0, WBC_GREEDY = 1 };
 
 /* One row of the table: everything that is compiled once per instruction set. */
 typedef struct {
@@ -97,7 +94,7 @@ typedef struct {
      * count[i] non-zeros, by rising index, in index[i*h ...] and value[i*h ...], and its relative
      * duality gap in gap[i]. */
     int (*sparse_code)(const wbc_lasso *problem, int n, const float *q, const double *energy,
-                       int32_t *index, float *value, int32_t *count, float *gap,
+                       int32_t *index, float *value, int32_t *count, float *gap, int n_threads,
                        wbc_interrupted interrupted);
 } wbc_kernels;
 

@@ -1,4 +1,7 @@
 import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.float32]
 
 SIGNATURE_BLOCK: int
 MAX_POINTS: int
@@ -7,56 +10,92 @@ NONLINEARITIES: dict[str, int]
 def instruction_set() -> str: ...
 def instruction_sets() -> list[str]: ...
 def cap_instruction_set(name: str) -> None: ...
+
+class Filters:
+    def __init__(
+        self,
+        patch: int,
+        step: int,
+        cell: int,
+        dilation: int,
+        taps: int,
+        tile: int,
+        input_transforms: _Floats,
+        output_transforms: _Floats,
+        projection: _Floats | None,
+        filters: _Floats,
+    ) -> None: ...
+
+class Units:
+    def __init__(
+        self,
+        offset: _Floats,
+        gain: _Floats,
+        threshold: _Floats,
+        colour: _Floats,
+        nonlinearity: str,
+        contrast_epsilon: float | None,
+        pixel_table: _Floats,
+    ) -> None: ...
+
+class Statistics:
+    def __init__(
+        self,
+        shift: _Floats | None,
+        sum: _Floats | None,
+        square: _Floats | None,
+        lost: _Floats | None,
+        max: _Floats | None,
+        active: _Floats | None,
+    ) -> None: ...
+    @property
+    def shift(self) -> _Floats | None: ...
+    @property
+    def sum(self) -> _Floats | None: ...
+    @property
+    def square(self) -> _Floats | None: ...
+    @property
+    def max(self) -> _Floats | None: ...
+    @property
+    def active(self) -> _Floats | None: ...
+
 def encode_pool(
-    images: np.ndarray,
-    pixel_table: np.ndarray,
-    patch: int,
-    step: int,
-    cell_of_window: np.ndarray,
-    cell: int,
-    dilation: int,
-    taps: int,
-    tile: int,
-    input_transforms: np.ndarray,
-    output_transforms: np.ndarray,
-    projection: np.ndarray | None,
-    filters: np.ndarray,
-    colour: np.ndarray,
-    offset: np.ndarray,
-    gain: np.ndarray,
-    threshold: np.ndarray,
-    nonlinearity: str,
-    contrast_epsilon: float,
-    n_pool_cells: int,
-    shift: np.ndarray | None,
-    sum: np.ndarray | None,
-    square: np.ndarray | None,
-    lost: np.ndarray | None,
-    max: np.ndarray | None,
-    active: np.ndarray | None,
+    filters: Filters,
+    units: Units,
+    images: NDArray[np.uint8] | _Floats,
+    part_of_window: NDArray[np.int32],
+    n_parts: int,
+    statistics: Statistics,
     n_threads: int,
 ) -> None: ...
-def correlate(patches: np.ndarray, signatures: np.ndarray, out: np.ndarray) -> None: ...
+def correlate(patches: _Floats, signatures: _Floats, out: _Floats) -> None: ...
+
+class Lasso:
+    def __init__(
+        self,
+        gram: _Floats,
+        alpha: float,
+        positive: bool,
+        greedy: bool,
+        tol: float,
+        max_iter: int,
+        max_active: int,
+    ) -> None: ...
+
 def sparse_code(
-    gram: np.ndarray,
-    linear: np.ndarray,
-    energy: np.ndarray,
-    index: np.ndarray,
-    value: np.ndarray,
-    count: np.ndarray,
-    gap: np.ndarray,
-    alpha: float,
-    positive: bool,
-    greedy: bool,
-    tol: float,
-    max_iter: int,
-    max_active: int,
+    problem: Lasso,
+    linear: _Floats,
+    energy: NDArray[np.float64],
+    index: NDArray[np.int32],
+    value: _Floats,
+    count: NDArray[np.int32],
+    gap: _Floats,
     n_threads: int,
 ) -> None: ...
 def pack_rows(
-    index: np.ndarray,
-    value: np.ndarray,
-    count: np.ndarray,
-    packed_index: np.ndarray,
-    packed_value: np.ndarray,
+    index: NDArray[np.int32],
+    value: _Floats,
+    count: NDArray[np.int32],
+    packed_index: NDArray[np.int32],
+    packed_value: _Floats,
 ) -> None: ...

@@ -3,6 +3,7 @@
 
 import os
 
+from cython.dataclasses cimport dataclass
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy
 
@@ -49,19 +50,14 @@ cdef extern from "wbcprof.h" nogil:
         float *max
         float *active
 
-    int WBC_ACTIVE_SET
-    int WBC_GREEDY
-
     ctypedef struct wbc_lasso:
         const float *gram
         int h, ld
         float alpha
-        int positive
-        int strategy
+        int positive, greedy
         float tol
         int max_iter
         int max_active
-        int n_threads
 
     ctypedef struct wbc_kernels:
         const char *name
@@ -73,7 +69,7 @@ cdef extern from "wbcprof.h" nogil:
         int (*sparse_code)(
             const wbc_lasso *problem, int n, const float *q, const double *energy,
             int32_t *index, float *value, int32_t *count, float *gap,
-            wbc_interrupted interrupted) noexcept nogil
+            int n_threads, wbc_interrupted interrupted) noexcept nogil
 
     const wbc_kernels *wbc_active()
     const char *wbc_level_name(int index)
@@ -141,39 +137,56 @@ NONLINEARITIES = {
 }
 
 
+@dataclass(repr=False, eq=False)
+cdef class Filters:
+    """W of windows of `patch` pixels, `step` apart, cut and transformed as one form asks."""
+
+    cdef int patch, step
+    cdef int cell, dilation, taps, tile
+    cdef const float[:, :, ::1] input_transforms   # (tile, points, points)
+    cdef const float[:, :, ::1] output_transforms  # (tile, tile, points)
+    cdef const float[:, ::1] projection  # (cell * cell * channels, n_features padded to 16s) or None
+    cdef const float[:, :, :, ::1] filters  # (blocks, points * points, n_features, SIGNATURE_BLOCK)
+
+
+@dataclass(repr=False, eq=False)
+cdef class Units:
+    """What becomes of W x: arrays over signatures, padded to whole blocks."""
+
+    cdef const float[::1] offset, gain, threshold  # (n_signatures,)
+    cdef const float[:, ::1] colour  # (n_signatures, channels): W of a window of that channel alone
+    cdef str nonlinearity
+    cdef object contrast_epsilon  # float or None
+    cdef const float[::1] pixel_table  # (256,)
+
+
+@dataclass(repr=False, eq=False)
+cdef class Statistics:
+    """Of the codes of each part, (n, n_parts, n_signatures) float32, None where nobody wants one;
+    wbcprof.h says what each starts as."""
+
+    cdef readonly object shift, sum, square
+    cdef readonly object lost  # (2, n, n_parts, n_signatures): scratch, zeros; goes with square
+    cdef readonly object max, active
+
+
 def encode_pool(
+    Filters filters not None,
+    Units units not None,
     images,  # IN (n, height, width, channels) uint8 or float32
-    const float[::1] pixel_table,  # IN (256,)
-    int patch,
-    int step,
-    const int32_t[:, ::1] cell_of_window,  # IN (rows, columns)
-    int cell,
-    int dilation,
-    int taps,
-    int tile,
-    const float[:, :, ::1] input_transforms,  # IN (tile, points, points)
-    const float[:, :, ::1] output_transforms,  # IN (tile, tile, points)
-    const float[:, ::1] projection,  # IN (cell * cell * channels, n_features padded to 16s) or None
-    const float[:, :, :, ::1] filters,  # IN (blocks, points * points, n_features, SIGNATURE_BLOCK)
-    const float[:, ::1] colour,  # IN (n_signatures, channels)
-    const float[::1] offset,  # IN (n_signatures,), as the next two
-    const float[::1] gain,
-    const float[::1] threshold,
-    str nonlinearity,
-    float contrast_epsilon,
-    int n_pool_cells,
-    float[:, :, ::1] shift,  # OUT (n, n_pool_cells, n_signatures) or None, as the rest
-    float[:, :, ::1] sum,
-    float[:, :, ::1] square,
-    float[:, :, :, ::1] lost,  # scratch (2, n, n_pool_cells, n_signatures), zeros; or None
-    float[:, :, ::1] max,
-    float[:, :, ::1] active,
+    const int32_t[:, ::1] part_of_window,  # IN (rows, columns)
+    int n_parts,
+    Statistics statistics not None,  # OUT
     int n_threads,
 ):
     """Statistics of the codes of every image's windows; see encode_pool.c for the meaning."""
     cdef wbc_encode_pool job
     cdef const uint8_t[:, :, :, ::1] bytes_view
     cdef const float[:, :, :, ::1] floats_view
+    cdef float[:, :, ::1] shift = statistics.shift, sum = statistics.sum
+    cdef float[:, :, ::1] square = statistics.square
+    cdef float[:, :, :, ::1] lost = statistics.lost
+    cdef float[:, :, ::1] max = statistics.max, active = statistics.active
     job.bytes = NULL
     job.floats = NULL
     if images.dtype.kind == "u":
@@ -182,26 +195,31 @@ def encode_pool(
     else:
         floats_view = images
         job.floats = &floats_view[0, 0, 0, 0]
-    job.pixel_table = &pixel_table[0]
+    job.pixel_table = &units.pixel_table[0]
     job.n_images, job.height, job.width, job.channels = images.shape
-    job.patch, job.step = patch, step
-    job.rows = <int>cell_of_window.shape[0]
-    job.columns = <int>cell_of_window.shape[1]
-    job.cell_of_window = &cell_of_window[0, 0]
-    job.n_pool_cells = n_pool_cells
-    job.cell, job.dilation, job.taps, job.tile = cell, dilation, taps, tile
-    job.input_transforms = &input_transforms[0, 0, 0]
-    job.output_transforms = &output_transforms[0, 0, 0]
-    job.projection = NULL if projection is None else &projection[0, 0]
-    job.n_features = <int>filters.shape[2]
-    job.n_signatures = <int>offset.shape[0]
-    job.filters = &filters[0, 0, 0, 0]
-    job.colour = &colour[0, 0]
-    job.offset = &offset[0]
-    job.gain = &gain[0]
-    job.threshold = &threshold[0]
-    job.nonlinearity = NONLINEARITIES[nonlinearity]
-    job.contrast_epsilon = contrast_epsilon
+
+    job.patch, job.step = filters.patch, filters.step
+    job.rows = <int>part_of_window.shape[0]
+    job.columns = <int>part_of_window.shape[1]
+    job.cell_of_window = &part_of_window[0, 0]
+    job.n_pool_cells = n_parts
+
+    job.cell, job.dilation = filters.cell, filters.dilation
+    job.taps, job.tile = filters.taps, filters.tile
+    job.input_transforms = &filters.input_transforms[0, 0, 0]
+    job.output_transforms = &filters.output_transforms[0, 0, 0]
+    job.n_features = <int>filters.filters.shape[2]
+    job.projection = NULL if filters.projection is None else &filters.projection[0, 0]
+
+    job.n_signatures = <int>units.offset.shape[0]
+    job.filters = &filters.filters[0, 0, 0, 0]
+    job.colour = &units.colour[0, 0]
+    job.offset = &units.offset[0]
+    job.gain = &units.gain[0]
+    job.threshold = &units.threshold[0]
+    job.nonlinearity = NONLINEARITIES[units.nonlinearity]
+    job.contrast_epsilon = -1 if units.contrast_epsilon is None else units.contrast_epsilon
+
     job.shift = NULL if shift is None else &shift[0, 0, 0]
     job.sum = NULL if sum is None else &sum[0, 0, 0]
     job.square = NULL if square is None else &square[0, 0, 0]
@@ -209,6 +227,7 @@ def encode_pool(
     job.square_lost = NULL if lost is None else &lost[1, 0, 0, 0]
     job.max = NULL if max is None else &max[0, 0, 0]
     job.active = NULL if active is None else &active[0, 0, 0]
+
     cdef int status
     with nogil:
         status = wbc_active().encode_pool(&job, n_threads, interrupted)
@@ -231,41 +250,45 @@ def correlate(
     check(status, "correlate")
 
 
+@dataclass(repr=False, eq=False)
+cdef class Lasso:
+    """What the lassos of many signals share; see sparse_code.c."""
+
+    cdef const float[:, ::1] gram  # (h, ld)
+    cdef float alpha
+    cdef bint positive, greedy
+    cdef float tol
+    cdef int max_iter, max_active
+
+
 def sparse_code(
-    const float[:, ::1] gram,    # IN (h, ld)
+    Lasso problem not None,
     const float[:, ::1] linear,  # IN (n, ld)
     const double[::1] energy,    # IN (n,)
     int32_t[:, ::1] index,       # OUT (n, h)
     float[:, ::1] value,         # OUT (n, h)
     int32_t[::1] count,          # OUT (n,)
     float[::1] gap,              # OUT (n,)
-    float alpha,
-    bint positive,
-    bint greedy,
-    float tol,
-    int max_iter,
-    int max_active,
     int n_threads,
 ):
     """Codes of one tile of signals; see sparse_code.c."""
     cdef int status, n = <int>linear.shape[0]
-    cdef wbc_lasso problem
+    cdef wbc_lasso lasso
     if n == 0:
         return
-    problem.gram = &gram[0, 0]
-    problem.h = <int>gram.shape[0]
-    problem.ld = <int>gram.shape[1]
-    problem.alpha = alpha
-    problem.positive = positive
-    problem.strategy = WBC_GREEDY if greedy else WBC_ACTIVE_SET
-    problem.tol = tol
-    problem.max_iter = max_iter
-    problem.max_active = max_active
-    problem.n_threads = n_threads
+    lasso.gram = &problem.gram[0, 0]
+    lasso.h = <int>problem.gram.shape[0]
+    lasso.ld = <int>problem.gram.shape[1]
+    lasso.alpha = problem.alpha
+    lasso.positive = problem.positive
+    lasso.greedy = problem.greedy
+    lasso.tol = problem.tol
+    lasso.max_iter = problem.max_iter
+    lasso.max_active = problem.max_active
     with nogil:
         status = wbc_active().sparse_code(
-            &problem, n, &linear[0, 0], &energy[0], &index[0, 0], &value[0, 0], &count[0],
-            &gap[0], interrupted)
+            &lasso, n, &linear[0, 0], &energy[0], &index[0, 0], &value[0, 0], &count[0], &gap[0],
+            n_threads, interrupted)
     check(status, "sparse_code")
 
 

@@ -49,16 +49,6 @@ class Approximation:
     relative_error: float
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """Transformed filters of one form, as the kernel reads them."""
-
-    input_transforms: np.ndarray  # by tile length - 1, padded
-    output_transforms: np.ndarray  # likewise
-    projection: np.ndarray | None
-    filters: np.ndarray
-
-
 class Encoder:
     """Codes of all windows of images, pooled, without storing windows or codes.
 
@@ -164,7 +154,7 @@ class Encoder:
             )
 
     def _forget_prepared(self) -> None:
-        self._prepared: dict[Form, _Prepared] = {}
+        self._prepared: dict[Form, _core.Filters] = {}
         self._chosen: dict[tuple[int, int], Form] = {}
         self._lock = threading.Lock()
 
@@ -419,13 +409,13 @@ class Encoder:
         """Transform and pack the filters for images of this size now, not at the first image."""
         self._prepare(self.choose_form(height, width))
 
-    def _prepare(self, form: Form) -> _Prepared:
+    def _prepare(self, form: Form) -> _core.Filters:
         with self._lock:
             if form not in self._prepared:
                 self._prepared[form] = self._transform_filters(form)
             return self._prepared[form]
 
-    def _transform_filters(self, form: Form) -> _Prepared:
+    def _transform_filters(self, form: Form) -> _core.Filters:
         _, kernel, _ = cook_toom_matrices(form.tile, form.taps)
         excess = form.taps * form.cell - self.patch
         padding = -self.n_signatures % _core.SIGNATURE_BLOCK
@@ -462,7 +452,29 @@ class Encoder:
             points = tile + form.taps - 1
             input_transforms[tile - 1, :points, :points] = input_transform
             output_transforms[tile - 1, :tile, :points] = output_transform
-        return _Prepared(input_transforms, output_transforms, projection, packed)
+        return _core.Filters(
+            patch=self.patch,
+            step=self.step,
+            cell=form.cell,
+            dilation=form.dilation,
+            taps=form.taps,
+            tile=form.tile,
+            input_transforms=input_transforms,
+            output_transforms=output_transforms,
+            projection=projection,
+            filters=packed,
+        )
+
+    def _units(self) -> _core.Units:
+        return _core.Units(
+            offset=self._offset,
+            gain=self._gain,
+            threshold=self._threshold,
+            colour=self._colour,
+            nonlinearity=self.nonlinearity,
+            contrast_epsilon=self.contrast_epsilon,
+            pixel_table=self._pixel_table,
+        )
 
     def _run(
         self,
@@ -482,57 +494,35 @@ class Encoder:
             return np.full(shape, value, np.float32) if wanted else None
 
         moments = not needed.isdisjoint({"mean", "variance"})
-        shift, total = allocate(moments, np.nan), allocate(moments, 0)
-        square = allocate("variance" in needed, 0)
-        lost = None if square is None else np.zeros((2, *shape), np.float32)
-        largest = allocate("max" in needed, -np.inf)
-        active = allocate("active" in needed, 0)
+        wants_square = "variance" in needed
+        statistics = _core.Statistics(
+            shift=allocate(moments, np.nan),
+            sum=allocate(moments, 0),
+            square=allocate(wants_square, 0),
+            lost=np.zeros((2, *shape), np.float32) if wants_square else None,
+            max=allocate("max" in needed, -np.inf),
+            active=allocate("active" in needed, 0),
+        )
         if len(images):
             _core.encode_pool(
-                images,
-                self._pixel_table,
-                self.patch,
-                self.step,
-                cells,
-                form.cell,
-                form.dilation,
-                form.taps,
-                form.tile,
-                prepared.input_transforms,
-                prepared.output_transforms,
-                prepared.projection,
-                prepared.filters,
-                self._colour,
-                self._offset,
-                self._gain,
-                self._threshold,
-                self.nonlinearity,
-                -1 if self.contrast_epsilon is None else self.contrast_epsilon,
-                shape[1],
-                shift,
-                total,
-                square,
-                lost,
-                largest,
-                active,
-                n_threads,
+                prepared, self._units(), images, cells, len(count), statistics, n_threads
             )
 
         def trim(statistic: np.ndarray) -> np.ndarray:
             return statistic[..., : self.n_signatures]
 
-        mean = variance = fraction = None
+        mean = variance = largest = active = None
         divisor = count.astype(np.float32)
-        if total is not None and shift is not None:
-            mean = trim(total) / divisor
-            if square is not None:
-                variance = np.maximum(trim(square) / divisor - mean**2, 0)
-            mean += trim(shift)
-        if active is not None:
-            fraction = trim(active) / divisor
-        if largest is not None:
-            largest = trim(largest)
-        return _Statistics(count, mean, variance, largest, fraction)
+        if statistics.shift is not None and statistics.sum is not None:
+            mean = trim(statistics.sum) / divisor
+            if statistics.square is not None:
+                variance = np.maximum(trim(statistics.square) / divisor - mean**2, 0)
+            mean += trim(statistics.shift)
+        if statistics.max is not None:
+            largest = trim(statistics.max)
+        if statistics.active is not None:
+            active = trim(statistics.active) / divisor
+        return _Statistics(count, mean, variance, largest, active)
 
     def _check_images(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)

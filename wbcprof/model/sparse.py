@@ -244,6 +244,15 @@ def sparse_code(
     if strategy not in ("auto", "active_set", "greedy"):
         raise ValueError(f"strategy must be auto, active_set or greedy, got {strategy!r}")
 
+    problem = _core.Lasso(
+        gram,
+        alpha,
+        positive,
+        greedy=strategy == "greedy",
+        tol=tol,
+        max_iter=max_iter,
+        max_active=MAX_ACTIVE_RIDGE if kappa else MAX_ACTIVE,
+    )
     ld = gram.shape[1]
     tile = max(1, min(-(-n // BLOCK), TILE_BYTES // (12 * ld * BLOCK))) * BLOCK
     linear, energy = np.zeros((tile, ld), np.float32), np.empty(tile)
@@ -274,19 +283,13 @@ def sparse_code(
             size = rows.stop - rows.start
             list(pool.map(prepare, range(i, rows.stop, BLOCK)))
             _core.sparse_code(
-                gram,
+                problem,
                 linear[:size],
                 energy[:size],
                 index[:size],
                 value[:size],
                 count[rows],
                 gap[rows],
-                alpha,
-                positive,
-                strategy == "greedy",
-                tol,
-                max_iter,
-                MAX_ACTIVE_RIDGE if kappa else MAX_ACTIVE,
                 threads,
             )
             total = int(count[rows].sum())
