@@ -275,7 +275,10 @@ def bad_inputs():
     yield dict(patches=x, components=b[:, :-1], alpha=0.1), "must match columns of patches"
     yield dict(patches=x[0], components=b, alpha=0.1), "2 dimensions"
     yield dict(patches=x, components=b, alpha=0.1, tol=0), "tol must be positive"
-    yield dict(patches=x, components=b, alpha=0.1, max_iter=0), "max_iter must be at least 1"
+    yield (
+        dict(patches=x, components=b, alpha=0.1, max_iter=0),
+        "max_iter must be a positive integer",
+    )
     yield dict(patches=x, components=b, alpha=0.1, strategy="best"), "strategy must be"
     yield dict(patches=x, components=b, alpha=0.1, n_threads=0), "n_threads"
     yield dict(patches=x, components=b, alpha=0.1, gram=np.eye(3)), "gram must be float32"

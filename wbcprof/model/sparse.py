@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from wbcprof import _core
+from wbcprof.checks import Choice, Flag, Integer, Real, check
 from wbcprof.model.preprocessing import pack_signatures
 from wbcprof.threads import resolve_threads
 
@@ -21,6 +22,16 @@ MAX_ACTIVE, MAX_ACTIVE_RIDGE = 512, 192  # non-zeros, without and with a predict
 # which greedy descent takes over: where kappa > 0 makes Q well conditioned it then is the faster
 BLOCK = 256  # rows that a thread takes at a time
 LARGEST_NORM = 1e15  # of a patch or component, smallest likewise: products stay within float32
+
+RULES = {
+    "alpha": Real(above=0),
+    "kappa": Real(least=0, most=LARGEST_NORM),
+    "positive": Flag(),
+    "tol": Real(above=0),
+    "max_iter": Integer(),
+    "strategy": Choice(("auto", "active_set", "greedy")),
+}
+"""What parameters of `sparse_code` and `sparse_encode` may be."""
 
 
 class SparseCodes(NamedTuple):
@@ -197,85 +208,35 @@ def sparse_code(
         For a NaN or infinity, a zero component, alpha <= 0, kappa < 0 or shapes that do not match;
         for norms above 1e15, or below 1e-15 for components.
     """
-    patches = _rows(patches, "patches")
-    components = np.ascontiguousarray(_rows(components, "components"), np.float32)
-    n, m = patches.shape
-    h = components.shape[0]
-    if components.shape[1] != m:
-        raise ValueError(
-            f"columns of components ({components.shape[1]}) must match columns of patches ({m})"
-        )
-    if not np.isfinite(components).all():
-        raise ValueError("components must be finite, got NaN or infinity")
-    empty = np.flatnonzero(~components.any(axis=1))
-    if empty.size:
-        raise ValueError(f"components must not be zero, got zeros in row {empty[0]}")
-    norms = np.sqrt(np.einsum("ij,ij->i", components, components, dtype=np.float64))
-    bad = np.flatnonzero((norms > LARGEST_NORM) | (norms * LARGEST_NORM < 1))
-    if bad.size:
-        raise ValueError(
-            f"components must have norms from {1 / LARGEST_NORM:.0e} to {LARGEST_NORM:.0e}, "
-            f"got {norms[bad[0]]:.1e} in row {bad[0]}"
-        )
+    given = check(
+        RULES, alpha=alpha, kappa=kappa, positive=positive, tol=tol, max_iter=max_iter,
+        strategy=strategy,
+    )  # fmt: skip
     if not 0 < np.float32(alpha) < np.inf:
         raise ValueError(f"alpha must be positive and finite in float32, got {alpha}")
-    if not 0 <= kappa <= LARGEST_NORM:
-        raise ValueError(f"kappa must be at least 0 and at most {LARGEST_NORM:.0e}, got {kappa}")
-    if prediction is not None:
-        prediction = _rows(prediction, "prediction")
-        if prediction.shape != (n, h):
-            raise ValueError(f"prediction must have shape {(n, h)}, got {prediction.shape}")
-    if not tol > 0:
-        raise ValueError(f"tol must be positive, got {tol}")
-    if max_iter < 1:
-        raise ValueError(f"max_iter must be at least 1, got {max_iter}")
-    if gram is None:
-        gram = gram_matrix(components, kappa)
-    elif gram.shape != (h, _padded(h)) or gram.dtype != np.float32:
-        raise ValueError(
-            f"gram must be float32 of shape {(h, _padded(h))}, as gram_matrix makes it, "
-            f"got {gram.dtype} {gram.shape}"
-        )
-    elif not np.isfinite(gram).all():
-        raise ValueError("gram must be finite, got NaN or infinity")
-    if products is not None and products.shape != (n, h):
-        raise ValueError(f"products must have shape {(n, h)}, got {products.shape}")
     threads = resolve_threads(n_threads)
-    if strategy not in ("auto", "active_set", "greedy"):
-        raise ValueError(f"strategy must be auto, active_set or greedy, got {strategy!r}")
-
+    components = np.ascontiguousarray(_rows(components, "components"), np.float32)
+    signals = _Signals(_rows(patches, "patches"), components, kappa, prediction, products)
+    gram = gram_matrix(components, kappa) if gram is None else _check_gram(gram, len(components))
     problem = _core.Lasso(
         gram,
-        alpha,
-        positive,
+        given["alpha"],
+        given["positive"],
         greedy=strategy == "greedy",
-        tol=tol,
-        max_iter=max_iter,
+        tol=given["tol"],
+        max_iter=given["max_iter"],
         max_active=MAX_ACTIVE_RIDGE if kappa else MAX_ACTIVE,
     )
-    ld = gram.shape[1]
+    n, h, ld = signals.n, len(components), gram.shape[1]
     tile = max(1, min(-(-n // BLOCK), TILE_BYTES // (12 * ld * BLOCK))) * BLOCK
     linear, energy = np.zeros((tile, ld), np.float32), np.empty(tile)
     index, value = np.empty((tile, h), np.int32), np.empty((tile, h), np.float32)
     count, gap = np.empty(n, np.int32), np.empty(n, np.float32)
-    signatures = pack_signatures(components) if products is None else None
     packed = []
 
     def prepare(at: int) -> None:
-        rows = slice(at, min(at + BLOCK, n))
-        here = slice(at % tile, at % tile + rows.stop - rows.start)
-        x = np.ascontiguousarray(patches[rows], np.float32)
-        energy[here] = _energy(x, "patches", at)
-        if signatures is not None:
-            _core.correlate(x, signatures, linear[here])
-        elif products is not None:
-            linear[here, :h] = products[rows]
-            if not np.isfinite(linear[here, :h]).all():
-                raise ValueError("products must be finite in float32, got NaN or infinity")
-        if kappa and prediction is not None:
-            f = np.asarray(prediction[rows], np.float32)
-            energy[here] += kappa * _energy(f, "prediction", at)
-            linear[here, :h] += np.float32(kappa) * f
+        here = slice(at % tile, at % tile + min(BLOCK, n - at))
+        signals.fill(at, linear[here], energy[here])
 
     with ThreadPoolExecutor(threads) as pool:
         for i in range(0, n, tile):
@@ -295,16 +256,97 @@ def sparse_code(
             total = int(count[rows].sum())
             packed.append((np.empty(total, np.int32), np.empty(total, np.float32)))
             _core.pack_rows(index[:size], value[:size], count[rows], *packed[-1])
+    codes = _to_csr(packed, count, (n, h))
+    return SparseCodes(codes, gap, int(np.count_nonzero(~(gap <= tol))))
 
-    indptr = np.zeros(n + 1, np.int64)
+
+class _Signals:
+    """What the solver is told of each patch: q = Bx + kappa f, and |x|^2 + kappa |f|^2."""
+
+    def __init__(
+        self,
+        patches: np.ndarray,
+        components: np.ndarray,
+        kappa: float,
+        prediction: ArrayLike | None,
+        products: np.ndarray | None,
+    ):
+        n, h = len(patches), len(components)
+        _check_components(components, patches.shape[1])
+        self.n, self._patches, self._kappa = n, patches, kappa
+        self._prediction = None
+        if prediction is not None:
+            self._prediction = _rows(prediction, "prediction")
+            if self._prediction.shape != (n, h):
+                got = self._prediction.shape
+                raise ValueError(f"prediction must have shape {(n, h)}, got {got}")
+        if products is not None and products.shape != (n, h):
+            raise ValueError(f"products must have shape {(n, h)}, got {products.shape}")
+        self._products = products
+        self._packed = pack_signatures(components) if products is None else None
+
+    def fill(self, at: int, linear: np.ndarray, energy: np.ndarray) -> None:
+        """Write those of patches from `at` on, as many as there is room for."""
+        rows = slice(at, at + len(linear))
+        x = np.ascontiguousarray(self._patches[rows], np.float32)
+        energy[:] = _energy(x, "patches", at)
+        if self._packed is not None:
+            _core.correlate(x, self._packed, linear)
+        elif self._products is not None:
+            h = self._products.shape[1]
+            linear[:, :h] = self._products[rows]
+            if not np.isfinite(linear[:, :h]).all():
+                raise ValueError("products must be finite in float32, got NaN or infinity")
+        if self._kappa and self._prediction is not None:
+            f = np.asarray(self._prediction[rows], np.float32)
+            energy += self._kappa * _energy(f, "prediction", at)
+            linear[:, : f.shape[1]] += np.float32(self._kappa) * f
+
+
+def _check_components(components: np.ndarray, m: int) -> None:
+    """Refuse other columns than `m`, and what products in float32 cannot hold."""
+    if components.shape[1] != m:
+        raise ValueError(
+            f"columns of components ({components.shape[1]}) must match columns of patches ({m})"
+        )
+    if not np.isfinite(components).all():
+        raise ValueError("components must be finite, got NaN or infinity")
+    empty = np.flatnonzero(~components.any(axis=1))
+    if empty.size:
+        raise ValueError(f"components must not be zero, got zeros in row {empty[0]}")
+    norms = np.sqrt(np.einsum("ij,ij->i", components, components, dtype=np.float64))
+    bad = np.flatnonzero((norms > LARGEST_NORM) | (norms * LARGEST_NORM < 1))
+    if bad.size:
+        raise ValueError(
+            f"components must have norms from {1 / LARGEST_NORM:.0e} to {LARGEST_NORM:.0e}, "
+            f"got {norms[bad[0]]:.1e} in row {bad[0]}"
+        )
+
+
+def _check_gram(gram: np.ndarray, h: int) -> np.ndarray:
+    if gram.shape != (h, _padded(h)) or gram.dtype != np.float32:
+        raise ValueError(
+            f"gram must be float32 of shape {(h, _padded(h))}, as gram_matrix makes it, "
+            f"got {gram.dtype} {gram.shape}"
+        )
+    if not np.isfinite(gram).all():
+        raise ValueError("gram must be finite, got NaN or infinity")
+    return gram
+
+
+def _to_csr(
+    packed: list[tuple[np.ndarray, np.ndarray]], count: np.ndarray, shape: tuple[int, int]
+) -> csr_array:
+    """Non-zeros of tiles (indices, values), and how many there are in each row, as one matrix."""
+    indptr = np.zeros(shape[0] + 1, np.int64)
     np.cumsum(count, out=indptr[1:])
     if indptr[-1] <= np.iinfo(np.int32).max:
         indptr = indptr.astype(np.int32)
     indices = np.concatenate([p[0] for p in packed] or [np.empty(0, np.int32)])
     data = np.concatenate([p[1] for p in packed] or [np.empty(0, np.float32)])
-    codes = csr_array((data, indices, indptr), shape=(n, h))
+    codes = csr_array((data, indices, indptr), shape=shape)
     codes.has_sorted_indices = True
-    return SparseCodes(codes, gap, int(np.count_nonzero(~(gap <= tol))))
+    return codes
 
 
 def _padded(h: int) -> int:
