@@ -30,6 +30,8 @@ LEUKOCYTE_TYPES = (
 )
 
 FRAME = 120.0
+
+Capsule = tuple[float, float, float, float, float, float]  # two discs: x, y, radius of each
 RULES = {"n_per_type": Integer(), "size": Integer(48), "random_state": Integer(0)}
 """What parameters of `make_leukocytes` may be; sizes are in px."""
 
@@ -327,7 +329,8 @@ def _draw(leukocyte_type: str, size: int, rng: np.random.Generator) -> np.ndarra
     image = gaussian_filter(image, (blur, blur, 0.0), mode="nearest", truncate=2.5)
     shot = rng.uniform(0.006, 0.016)
     image += shot * rng.standard_normal(image.shape, dtype=np.float32) * np.sqrt(image)
-    return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+    result: np.ndarray = np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return result
 
 
 class _Stain:
@@ -343,7 +346,8 @@ class _Stain:
         ideal = np.asarray(absorbance) * np.exp(self.rng.normal(0.0, 0.4 * jitter, 3))
         ideal *= math.exp(self.rng.normal(0.0, jitter))
         seen = self.strength * self.balance * (self.mix @ ideal)
-        return np.maximum(seen, 0.0).astype(np.float32)
+        result: np.ndarray = np.maximum(seen, 0.0).astype(np.float32)
+        return result
 
 
 def _light(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -354,13 +358,22 @@ def _light(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray
     tilt = rng.normal(0.0, 0.015, 2)
     field = 1.0 + (tilt[0] * x + tilt[1] * y) / half
     field = field - rng.uniform(0.0, 0.06) * (x * x + y * y) / (half * half)
-    return field[..., None] * lamp.astype(np.float32)
+    result: np.ndarray = field[..., None] * lamp.astype(np.float32)
+    return result
 
 
 # --- around the leukocyte ----------------------------------------------------------------------
 
 
-def _red_cells(rng, x, y, pixel, centre, radius, stain) -> tuple[np.ndarray, np.ndarray]:
+def _red_cells(
+    rng: np.random.Generator,
+    x: np.ndarray,
+    y: np.ndarray,
+    pixel: float,
+    centre: np.ndarray,
+    radius: float,
+    stain: _Stain,
+) -> tuple[np.ndarray, np.ndarray]:
     """Absorbance (size, size, 3) of the red cells, and the distance to the nearest one."""
     size = x.shape[1]
     amount = np.zeros((size, size), dtype=np.float32)
@@ -397,7 +410,14 @@ def _red_cells(rng, x, y, pixel, centre, radius, stain) -> tuple[np.ndarray, np.
     return amount[..., None] * stain((0.18, 0.265, 0.17), 0.10), distance
 
 
-def _platelets(rng, x, y, pixel, absorbance, stain) -> None:
+def _platelets(
+    rng: np.random.Generator,
+    x: np.ndarray,
+    y: np.ndarray,
+    pixel: float,
+    absorbance: np.ndarray,
+    stain: _Stain,
+) -> None:
     """Add up to three platelets to ``absorbance``."""
     size = x.shape[1]
     for _ in range(rng.choice(4, p=(0.5, 0.25, 0.15, 0.1))):
@@ -417,7 +437,9 @@ def _platelets(rng, x, y, pixel, absorbance, stain) -> None:
 # --- the leukocyte -----------------------------------------------------------------------------
 
 
-def _cell(rng, u, v, radius, look) -> np.ndarray:
+def _cell(
+    rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float, look: _Look
+) -> np.ndarray:
     """Distance to the cell's outline: an ellipse, perhaps with pseudopods."""
     aspect = math.sqrt(rng.uniform(*look.aspect))
     turn = rng.uniform(0.0, math.pi)
@@ -435,10 +457,13 @@ def _cell(rng, u, v, radius, look) -> np.ndarray:
                 radius * rng.uniform(0.08, 0.25),
             )  # fmt: skip
             distance = _smooth_minimum(distance, _capsule(u, v, *foot), 3.0)
-    return distance
+    result: np.ndarray = distance
+    return result
 
 
-def _nucleus_lobes(rng, leukocyte_type: str, radius: float) -> tuple[list[tuple], float]:
+def _nucleus_lobes(
+    rng: np.random.Generator, leukocyte_type: str, radius: float
+) -> tuple[list[Capsule], float]:
     """Nucleus as tapered capsules (x0, y0, r0, x1, y1, r1), and how softly they join."""
     turn = rng.uniform(0.0, 2.0 * math.pi)
     shift = radius * rng.normal(0.0, 0.06, 2)
@@ -477,7 +502,16 @@ def _nucleus_lobes(rng, leukocyte_type: str, radius: float) -> tuple[list[tuple]
             return _join(np.stack((shift - half, shift + half)), ends), 1.0
 
 
-def _chain(rng, n_lobes, lobe, bridge, orbit, span, turn, shift) -> list[tuple]:
+def _chain(
+    rng: np.random.Generator,
+    n_lobes: int,
+    lobe: float,
+    bridge: float,
+    orbit: float,
+    span: float,
+    turn: float,
+    shift: np.ndarray,
+) -> list[Capsule]:
     """Lobes along an arc around the cell's centre, each joined to the next by a bridge."""
     angles = turn + np.linspace(-span / 2, span / 2, n_lobes) + rng.normal(0.0, 0.12, n_lobes)
     orbits = orbit * rng.uniform(0.85, 1.12, n_lobes)
@@ -497,11 +531,20 @@ def _chain(rng, n_lobes, lobe, bridge, orbit, span, turn, shift) -> list[tuple]:
     return lobes + _join(nodes, np.full(len(nodes), bridge))
 
 
-def _join(nodes: np.ndarray, radii: np.ndarray) -> list[tuple]:
+def _join(nodes: np.ndarray, radii: np.ndarray) -> list[Capsule]:
     return [(*nodes[i], radii[i], *nodes[i + 1], radii[i + 1]) for i in range(len(nodes) - 1)]
 
 
-def _vacuoles(rng, x, y, centre, radius, absorbance, cell, look) -> None:
+def _vacuoles(
+    rng: np.random.Generator,
+    x: np.ndarray,
+    y: np.ndarray,
+    centre: np.ndarray,
+    radius: float,
+    absorbance: np.ndarray,
+    cell: np.ndarray,
+    look: _Look,
+) -> None:
     """Thin ``absorbance`` where the cytoplasm holds clear vacuoles."""
     if rng.random() > look.vacuoles:
         return
@@ -515,7 +558,9 @@ def _vacuoles(rng, x, y, centre, radius, absorbance, cell, look) -> None:
         absorbance[rows, columns] *= (1.0 - 0.75 * hole * cell[rows, columns])[..., None]
 
 
-def _granules(rng, size, look, patchiness) -> np.ndarray:
+def _granules(
+    rng: np.random.Generator, size: int, look: _Look, patchiness: np.ndarray
+) -> np.ndarray:
     """Amount of granule stain, 0 to about 1, over the whole image."""
     from scipy.ndimage import gaussian_filter
 
@@ -527,7 +572,8 @@ def _granules(rng, size, look, patchiness) -> np.ndarray:
     points = points.reshape(size, size).astype(np.float32)
     amount = gaussian_filter(points, width, truncate=3.0, mode="nearest")
     amount *= np.maximum(1.0 + 0.25 * patchiness, 0.0)
-    return 1.0 - np.exp(-amount)
+    result: np.ndarray = 1.0 - np.exp(-amount)
+    return result
 
 
 # --- grids, noise and distances ----------------------------------------------------------------
@@ -550,10 +596,11 @@ def _smoothing(size: int, scale: float) -> np.ndarray:
     kernel = np.fft.irfft2(weights, s=(size, size))
     weights = (weights / np.sqrt(np.sum(kernel**2))).astype(np.float32)
     weights.flags.writeable = False
-    return weights
+    result: np.ndarray = weights
+    return result
 
 
-def _noise(rng, size: int, scale: float) -> np.ndarray:
+def _noise(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
     """Smooth noise (size, size), mean 0 and variance 1, correlated over ``scale`` units."""
     white = rng.standard_normal((size, size), dtype=np.float32)
     return np.fft.irfft2(np.fft.rfft2(white) * _smoothing(size, scale), s=(size, size)).astype(
@@ -561,7 +608,7 @@ def _noise(rng, size: int, scale: float) -> np.ndarray:
     )
 
 
-def _window(cx, cy, reach, pixel, size) -> tuple[slice, slice]:
+def _window(cx: float, cy: float, reach: float, pixel: float, size: int) -> tuple[slice, slice]:
     """Rows and columns of the image within ``reach`` of a point."""
     low = [int(np.clip((c - reach + FRAME / 2) / pixel, 0, size)) for c in (cy, cx)]
     high = [int(np.clip((c + reach + FRAME / 2) / pixel + 1, 0, size)) for c in (cy, cx)]
@@ -573,20 +620,24 @@ def _coverage(distance: np.ndarray, pixel: float) -> np.ndarray:
     return np.clip(0.5 - distance / pixel, 0.0, 1.0)
 
 
-def _capsule(u, v, x0, y0, r0, x1, y1, r1) -> np.ndarray:
+def _capsule(
+    u: np.ndarray, v: np.ndarray, x0: float, y0: float, r0: float, x1: float, y1: float, r1: float
+) -> np.ndarray:
     """Distance to a thick line from one disc to another."""
     dx, dy = x1 - x0, y1 - y0
     along = np.clip(((u - x0) * dx + (v - y0) * dy) / (dx * dx + dy * dy), 0.0, 1.0)
     a, b = u - x0 - along * dx, v - y0 - along * dy
-    return np.sqrt(a * a + b * b) - (r0 + along * (r1 - r0))
+    result: np.ndarray = np.sqrt(a * a + b * b) - (r0 + along * (r1 - r0))
+    return result
 
 
 def _smooth_minimum(a: np.ndarray, b: np.ndarray, softness: float) -> np.ndarray:
     overlap = np.maximum(softness - np.abs(a - b), 0.0)
-    return np.minimum(a, b) - overlap * overlap / (4.0 * softness)
+    result: np.ndarray = np.minimum(a, b) - overlap * overlap / (4.0 * softness)
+    return result
 
 
-def _union(capsules: list[tuple], u, v, softness: float) -> np.ndarray:
+def _union(capsules: list[Capsule], u: np.ndarray, v: np.ndarray, softness: float) -> np.ndarray:
     """Distance to the union of capsules, its inner corners rounded."""
     distance = _capsule(u, v, *capsules[0])
     for capsule in capsules[1:]:

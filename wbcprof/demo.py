@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wbcprof.files import replacing
+
+if TYPE_CHECKING:
+    from wbcprof.analysis.evaluation import Evaluation
+    from wbcprof.model.model import Model
+    from wbcprof.model.profiles import Profiles
 
 N_PER_TYPE = 40
 LEARNING: dict[str, Any] = {
@@ -75,14 +80,22 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     say(f"model, profiles, evaluation, pictures and report.html are in {folder}")
 
 
-def _draw(folder, model, profiles, evaluation, images, order) -> None:
+def _draw(
+    folder: Path,
+    model: Model,
+    profiles: Profiles,
+    evaluation: Evaluation,
+    images: list[np.ndarray],
+    order: list[int],
+) -> None:
     from wbcprof.analysis import figures
     from wbcprof.analysis.embedding import embed
 
+    labels = np.array(profiles.labels)
     examples = [
         index
-        for label in sorted(set(profiles.labels))
-        for index in np.flatnonzero(np.array(profiles.labels) == label)[:EXAMPLES_PER_TYPE]
+        for label in np.unique(labels)
+        for index in np.flatnonzero(labels == label)[:EXAMPLES_PER_TYPE]
     ]
     confusion = evaluation.confusion
     pictures: dict[str, Any] = {
@@ -90,7 +103,7 @@ def _draw(folder, model, profiles, evaluation, images, order) -> None:
         "reconstructions": figures.reconstructions(
             [images[i] for i in examples],
             [model.reconstruct(images[i]) for i in examples],
-            [profiles.labels[i] for i in examples],
+            labels[examples],
         ),
         "embedding": figures.embedding(embed(profiles.values), profiles.labels),
         "confusion": figures.confusion(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from wbcprof.model.pooling import STATISTICS, Pooling
 
@@ -124,16 +125,16 @@ def correlate(patches: np.ndarray, signatures: np.ndarray) -> np.ndarray:
 
 
 def sparse_code(
-    patches,
-    components,
-    alpha,
-    kappa=0.0,
-    prediction=None,
+    patches: ArrayLike,
+    components: ArrayLike,
+    alpha: float,
+    kappa: float = 0.0,
+    prediction: ArrayLike | None = None,
     *,
-    positive=False,
-    tol=1e-9,
-    max_iter=20000,
-):
+    positive: bool = False,
+    tol: float = 1e-9,
+    max_iter: int = 20000,
+) -> tuple[np.ndarray, np.ndarray]:
     """Cyclic coordinate descent in float64; returns dense codes (n, h) and relative gaps (n,)."""
     x, b = np.asarray(patches, np.float64), np.asarray(components, np.float64)
     f = np.zeros((len(x), len(b))) if prediction is None else np.asarray(prediction, np.float64)
@@ -156,7 +157,14 @@ def sparse_code(
     return codes, gaps
 
 
-def relative_gap(z, q, r, energy, alpha, positive=False):
+def relative_gap(
+    z: np.ndarray,
+    q: np.ndarray,
+    r: np.ndarray,
+    energy: float,
+    alpha: float,
+    positive: bool = False,
+) -> float:
     """Duality gap of z over its objective; q the linear term, r = q - Qz, energy = |y|^2."""
     rho2, y_rho = energy - z @ q - z @ r, energy - z @ q
     primal = 0.5 * rho2 + alpha * np.abs(z).sum()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def product(a: np.ndarray, b: np.ndarray, n_threads: int | None = None) -> np.nd
 
 
 @lru_cache(maxsize=1)
-def _blas_controller():
+def _blas_controller() -> Any:
     import scipy.linalg  # noqa: F401  (its BLAS must be loaded before it can be held)
     from threadpoolctl import ThreadpoolController
 

@@ -199,7 +199,8 @@ def _calibrate(gram: np.ndarray, codes: np.ndarray, C: float, folds: StratifiedK
 
     def loss(log_slope: float) -> float:
         log_p = log_softmax(log_products(np.exp(log_slope) * pairs, n_types), axis=1)
-        return -log_p[np.arange(len(codes)), codes].mean()
+        result: float = -log_p[np.arange(len(codes)), codes].mean()
+        return result
 
     return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
 

@@ -19,12 +19,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from math import factorial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from wbcprof.checks import UNLABELLED, Real, label_names, sorted_types
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = [
     "Association",
@@ -78,7 +81,7 @@ class Differences:
         strength = np.abs(self.effect[self.groups.index(group)])
         return np.argsort(-strength, kind="stable")[:n]
 
-    def to_pandas(self):
+    def to_pandas(self) -> DataFrame:
         """A `pandas.DataFrame`, one row per group and signature."""
         import pandas as pd
 
@@ -121,7 +124,7 @@ class Association:
     samples: list[str]
     left_out: list[str]
 
-    def to_pandas(self):
+    def to_pandas(self) -> DataFrame:
         """A `pandas.DataFrame`, one row per feature."""
         import pandas as pd
 
@@ -169,7 +172,7 @@ class DifferentialCount:
     lymphocytes: list[str] = field(default_factory=list)
     confidence: float = 0.95
 
-    def to_pandas(self):
+    def to_pandas(self) -> DataFrame:
         """A `pandas.DataFrame`, one row per sample and type."""
         import pandas as pd
 
@@ -528,7 +531,8 @@ def _spearman(means: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     def standard(ranks: np.ndarray) -> np.ndarray:
         centred = ranks - ranks.mean(axis=0)
         norm = np.sqrt((centred**2).sum(axis=0))
-        return centred / np.where(norm > 0, norm, 1)
+        result: np.ndarray = centred / np.where(norm > 0, norm, 1)
+        return result
 
     x, y = standard(rankdata(means, axis=0)), standard(rankdata(y))
     correlation = np.clip(y @ x, -1, 1)

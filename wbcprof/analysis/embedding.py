@@ -46,12 +46,13 @@ def embed(
         raise ValueError("all cells have the same profile: there is nothing to embed")
     components = PCA(min(50, n - 1, h), random_state=random_state).fit_transform(values)
     if method == "pca":
-        return components[:, :2]
+        points: np.ndarray = components[:, :2]
+        return points
     if method == "tsne":
         from sklearn.manifold import TSNE
 
         model = TSNE(perplexity=min(30, max(1, (n - 1) / 3)), init="pca", random_state=random_state)
-        return model.fit_transform(components).astype(np.float64)
+        return np.asarray(model.fit_transform(components), dtype=np.float64)
     if method == "umap":
         try:
             from umap import UMAP

@@ -184,7 +184,7 @@ class Evaluation:
     sensitivity: float
     specificity: float
     per_type: dict[str, dict[str, float]]
-    confusion: dict[str, list]
+    confusion: dict[str, list[Any]]
     runs: list[float]
     signatures: str
     repeats: int
@@ -198,7 +198,7 @@ class Evaluation:
         """All fields, as a new dict."""
         return asdict(self)
 
-    def to_json(self, path: str | os.PathLike) -> None:
+    def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write `to_dict` as JSON; the file is whole or absent."""
         text = json.dumps(self.to_dict(), indent=2, default=_plain, allow_nan=False)
         with replacing(path) as temporary:
@@ -352,17 +352,25 @@ def _profiles(model: Any, pixels: list[np.ndarray], n_threads: int | None) -> np
             f"expected a profile of each of {len(pixels)} images, got {len(profiles)}: "
             "the model left images out"
         )
-    return profiles
+    result: np.ndarray = profiles
+    return result
 
 
 def _score(
-    values: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int, types: list
+    values: np.ndarray,
+    y: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    seed: int,
+    types: list[Any],
 ) -> dict[str, Any]:
     classifier = TypeClassifier(random_state=seed).fit(values[train], y[train])
     return evaluation_metrics(y[test], classifier.predict(values[test]), types)
 
 
-def _summary(runs: list[dict[str, Any]], types: list[str], n_images: Counter) -> dict[str, Any]:
+def _summary(
+    runs: list[dict[str, Any]], types: list[str], n_images: Counter[Any]
+) -> dict[str, Any]:
     """Means and deviations over repeats, as plain Python values."""
 
     def mean(key: str) -> Any:

@@ -726,7 +726,8 @@ def _draw_tree(ax: Axes, data: np.ndarray, sideways: bool) -> np.ndarray:
         ax.set(xlim=(reach, 0), ylim=(n, 0))
     else:
         ax.set(xlim=(0, n), ylim=(0, reach))
-    return leaves
+    result: np.ndarray = leaves
+    return result
 
 
 def check_cells(values: ArrayLike, labels: Iterable[Any] | None) -> tuple[np.ndarray, np.ndarray]:

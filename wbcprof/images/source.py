@@ -121,7 +121,7 @@ class ImageSource:
         on_error: Literal["skip", "raise"],
     ) -> None:
         self._images = images
-        self.n_hint: int | Any = images.n  # Any for None, which parts never have
+        self.n_hint = images.n
         self.labels = labels
         self.min_size = min_size
         self.on_error = on_error
@@ -131,6 +131,13 @@ class ImageSource:
             raise ValueError(f"No images given: expected {ACCEPTED}, got an empty collection.")
         if labels is not None and self.n_hint is not None:
             _check_n_labels(labels, self.n_hint)
+
+    @property
+    def n(self) -> int:
+        """Number of images offered by a source that knows it, as parts always do."""
+        if self.n_hint is None:
+            raise TypeError("how many images an iterator has is known when it was read")
+        return self.n_hint
 
     def __iter__(self) -> Iterator[Cell]:
         return self.read(1)
@@ -173,7 +180,7 @@ class ImageSource:
     def sample(self, most: int, n_threads: int | None = None) -> Iterator[np.ndarray]:
         """Pixels of at most `most` images, spread over all; the others are not decoded, and those
         that cannot be used are left to `read` to tell of."""
-        every = -(-self.n_hint // most)
+        every = -(-self.n // most)
         chosen: list[_File | _Array | _Rows] = []
         n = 0
         for block in self._blocks():
@@ -548,7 +555,7 @@ class _Stream:
         self._read = False
         if stop is None and isinstance(things, Sized):
             stop = len(things)
-        self.n: int | Any = None if stop is None else stop - start
+        self.n = None if stop is None else stop - start
 
     def blocks(self) -> Iterator[_File | _Array]:
         if isinstance(self._things, Iterator):
@@ -560,7 +567,7 @@ class _Stream:
             self._read = True
         things: Iterator[Any]
         if isinstance(self._things, Sequence):
-            things = map(self._things.__getitem__, range(self._start, self._start + self.n))
+            things = map(self._things.__getitem__, range(self._start, self._start + (self.n or 0)))
         else:
             things = islice(self._things, self._start, self._stop)
         for index, thing in enumerate(things, self._start):
@@ -588,7 +595,7 @@ def _outcomes(
             yield from zip(block.ids, load(block), strict=True)
         return
 
-    pending: deque = deque()
+    pending: deque[tuple[_File | _Array | _Rows, Callable[[], list[Outcome]]]] = deque()
     ahead = 0
     pool = failure = None
     more = True
@@ -632,7 +639,7 @@ def _array_id(index: int) -> str:
     return f"image_{index:06d}"
 
 
-def _file(path: str | os.PathLike) -> _File:
+def _file(path: str | os.PathLike[str]) -> _File:
     name = os.fspath(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"No such image file or folder: '{name}'")
@@ -689,7 +696,7 @@ def _from_array(array: Any) -> _Listed | _Stream:
     return _Listed([_Rows(array, 0, shape[0])])
 
 
-def _from_path(path: str | os.PathLike) -> tuple[_Listed | _Stream, list[str | None] | None]:
+def _from_path(path: str | os.PathLike[str]) -> tuple[_Listed | _Stream, list[str | None] | None]:
     """Images, and labels if there are any, of a folder, a file or a glob."""
     suffix = Path(path).suffix.lower()
     if os.path.isdir(path):

@@ -139,10 +139,10 @@ def _draw_block(name: str, part: ImageSource, n_patches: int, block: int) -> _Bl
     images = drawn.read(part, n_threads=1)
     try:
         levels = sample_patches(
-            images, part.n_hint, drawn.patch_size, n_patches, drawn.random_state, block
+            images, part.n, drawn.patch_size, n_patches, drawn.random_state, block
         )
     except ValueError:
-        if len(part.skipped) < part.n_hint:
+        if len(part.skipped) < part.n:
             raise
         levels = None
     return _Block(

@@ -100,7 +100,7 @@ class _Adam:
         self.second = {name: np.zeros_like(value) for name, value in parameters.items()}
         self.steps = 0
 
-    def step(self, parameters, gradient, rate: float) -> None:
+    def step(self, parameters: Arrays, gradient: Arrays, rate: float) -> None:
         self.steps += 1
         rate *= np.sqrt(1 - 0.999**self.steps) / (1 - 0.9**self.steps)
         for name, value in parameters.items():
@@ -469,7 +469,7 @@ class Learner(Coder):
         for j, i in zip(chosen, worst, strict=True):
             if norms[i] > 0:
                 self.signatures[j] = residual[i] / norms[i]
-                self.statistics.clear(j)
+                self.statistics.clear(int(j))
         self._replaced["dead_replaced"] += int(dead[chosen].sum())
         self._replaced["duplicates_replaced"] += int((~dead[chosen]).sum())
 
@@ -570,4 +570,5 @@ class Learner(Coder):
 
 
 def _energy(array: np.ndarray) -> np.floating[Any]:
-    return np.vdot(array, array)
+    result: np.floating[Any] = np.vdot(array, array)
+    return result

@@ -218,7 +218,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             provenance={
                 "wbcprof": __version__,
                 "learnt": datetime.now(UTC).isoformat(timespec="seconds"),
-                "n_images": source.n_hint - len(source.skipped),
+                "n_images": source.n - len(source.skipped),
                 "n_patches": int(self.psd_[0].history_[-1]["patches"]),
                 "seconds": round(time.perf_counter() - started, 1),
             },
@@ -277,7 +277,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ) -> Iterator[PatchStream | RemotePatches]:
         if client is None:
             yield PatchStream(
-                lambda: drawn.read(source, n_threads), source.n_hint, drawn, self.memory_budget
+                lambda: drawn.read(source, n_threads), source.n, drawn, self.memory_budget
             )
             return
         from wbcprof.learning.cluster import patches_on_cluster

@@ -22,6 +22,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from wbcprof._version import __version__
+from wbcprof.files import json_value
 from wbcprof.learning.checkpoint import read_checkpoint, write_checkpoint
 from wbcprof.learning.learner import Learner, RemotePatches
 from wbcprof.learning.sample import PatchRows, PatchStream
@@ -375,7 +376,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         return {
             "wbcprof": __version__,
             **{name: value for name, value in asdict(settings).items() if name not in _FREE},
-            "random_state": None if self.random_state is None else int(self.random_state),
+            "random_state": json_value(self.random_state),
             "patches": list(X.shape),
             "rounds": X.n_rounds if isinstance(X, PatchStream) else 1,
             "content of the patches": hashlib.blake2b(
@@ -420,7 +421,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             self._learner.settings.nonlinearity,
         )
 
-    def transform(self, X) -> np.ndarray:
+    def transform(self, X: ArrayLike) -> np.ndarray:
         """Feed-forward codes.
 
         Parameters
@@ -432,10 +433,10 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         ndarray of shape (n_patches, h), float32
         """
         check_is_fitted(self, "components_")
-        X = validate_data(self, X, reset=False, dtype=np.float32, order="C")
-        return self._predict(self.preprocessing_.apply(X)[0])
+        rows: np.ndarray = validate_data(self, X, reset=False, dtype=np.float32, order="C")
+        return self._predict(self.preprocessing_.apply(rows)[0])
 
-    def inverse_transform(self, Z) -> np.ndarray:
+    def inverse_transform(self, Z: ArrayLike) -> np.ndarray:
         """Patches rebuilt from codes.
 
         Parameters
@@ -449,15 +450,15 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             not in its code, so it is not put back.
         """
         check_is_fitted(self, "components_")
-        Z = check_array(Z, dtype=np.float32)
-        if Z.shape[1] != len(self.components_):
+        codes: np.ndarray = check_array(Z, dtype=np.float32)
+        if codes.shape[1] != len(self.components_):
             raise ValueError(
-                f"columns of Z ({Z.shape[1]}) must match the number of signatures "
+                f"columns of Z ({codes.shape[1]}) must match the number of signatures "
                 f"({len(self.components_)})"
             )
-        n = len(Z)
+        n = len(codes)
         centre, spread = np.zeros((n, 1), np.float32), np.ones((n, 1), np.float32)
-        return self.preprocessing_.restore(Z @ self.components_, centre, spread)
+        return self.preprocessing_.restore(codes @ self.components_, centre, spread)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -140,7 +140,10 @@ class PatchRows:
         return len(self.levels)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        return self.levels[index] if self.table is None else self.table[self.levels[index]]
+        result: np.ndarray = (
+            self.levels[index] if self.table is None else self.table[self.levels[index]]
+        )
+        return result
 
 
 class PatchStream:

@@ -44,7 +44,9 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], key: str, document: 
     path.write_bytes(data)
 
 
-def read_arrays(path: str | os.PathLike, key: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_arrays(
+    path: str | os.PathLike[str], key: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The JSON document under `key`, and the arrays, in memory of their own.
 
     Raises
@@ -77,7 +79,7 @@ def read_arrays(path: str | os.PathLike, key: str) -> tuple[dict[str, Any], dict
     if changed or len(data) != before.st_size:
         raise ArrayFileError("it was changed while it was read")
     try:
-        views = dict(deserialize(data))
+        views: dict[str, Any] = dict(deserialize(data))
     except SafetensorError as error:
         raise ArrayFileError(str(error)) from error
     return document, {

@@ -115,7 +115,8 @@ class Encoder:
         if pixel_table is None:
             pixel_table = np.arange(256) / 255
 
-        self.n_signatures, self.patch, _, self.channels = filters.shape
+        shape: tuple[int, ...] = filters.shape
+        self.n_signatures, self.patch, _, self.channels = shape
         self.step = step
         self.nonlinearity = nonlinearity
         self.contrast_epsilon = contrast_epsilon
@@ -197,7 +198,7 @@ class Encoder:
             If the images do not fit.
         """
         images = self._check_images(images)
-        regions = pooling.find_regions(*images.shape[1:3], self.patch, self.step)
+        regions = pooling.find_regions(images.shape[1], images.shape[2], self.patch, self.step)
         images = np.ascontiguousarray(images[:, *regions.pixels])
         statistics = self._run(images, regions.part_of_window, pooling.pools, n_threads)
         merged = [statistics.merge(parts) for parts in regions.parts]
@@ -327,9 +328,11 @@ class Encoder:
         """Derivative of the mean codes by the offsets, (h,); nearly, where regions differ."""
         gain = self._gain[: self.n_signatures].astype(np.float64)
         if self.nonlinearity in ("rectified", "soft_threshold"):
-            return gain * active
+            slope: np.ndarray = gain * active
+            return slope
         square = np.divide(mean**2 + std**2, gain, out=np.zeros_like(mean), where=gain != 0)
-        return (mean if self.nonlinearity == "sigmoid" else gain) - square
+        slope = (mean if self.nonlinearity == "sigmoid" else gain) - square
+        return slope
 
     def _rank_directions(self, images: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarray]:
         """Analysis and synthesis over all directions, the most important to the responses first.
@@ -380,7 +383,7 @@ class Encoder:
 
     def _count_features(self, form: Form) -> int:
         if self.approximation is not None:
-            return self.approximation.analysis.shape[1]
+            return int(self.approximation.analysis.shape[1])
         return form.cell**2 * self.channels
 
     def describe(self, height: int, width: int) -> dict[str, object]:
@@ -564,7 +567,8 @@ class _Statistics:
         count = self.count[cells]
 
         def average(values: np.ndarray) -> np.ndarray:
-            return (values * count).sum(axis=1) / count.sum()
+            result: np.ndarray = (values * count).sum(axis=1) / count.sum()
+            return result
 
         mean = variance = largest = active = None
         if self.mean is not None:

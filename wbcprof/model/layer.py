@@ -27,13 +27,16 @@ _PACKING = threading.Lock()
 
 def activate(nonlinearity: str, a: np.ndarray, threshold: np.ndarray | None) -> np.ndarray:
     """s(a) of an encoder, element-wise; `threshold` is used by "soft_threshold" alone."""
+    s: np.ndarray
     if nonlinearity == "rectified":
-        return np.maximum(a, 0)
-    if nonlinearity == "tanh":
-        return np.tanh(a)
-    if nonlinearity == "sigmoid":
-        return 0.5 * np.tanh(0.5 * a) + 0.5
-    return np.sign(a) * np.maximum(np.abs(a) - threshold, 0)
+        s = np.maximum(a, 0)
+    elif nonlinearity == "tanh":
+        s = np.tanh(a)
+    elif nonlinearity == "sigmoid":
+        s = 0.5 * np.tanh(0.5 * a) + 0.5
+    else:
+        s = np.sign(a) * np.maximum(np.abs(a) - threshold, 0)
+    return s
 
 
 def predict(
@@ -45,7 +48,8 @@ def predict(
     nonlinearity: str,
 ) -> np.ndarray:
     """Feed-forward codes (n, h) of preprocessed rows (n, m); the rest is as in `Layer`."""
-    return gain * activate(nonlinearity, correlate(rows, weights) + bias, threshold)
+    result: np.ndarray = gain * activate(nonlinearity, correlate(rows, weights) + bias, threshold)
+    return result
 
 
 _ARRAYS = ("signatures", "weights", "bias", "gain", "threshold")
@@ -126,7 +130,7 @@ class Layer:
         unknown = arrays.keys() - shapes.keys() - preprocessing.shapes(m).keys()
         if unknown:
             raise ValueError(f"it holds arrays that belong nowhere: {sorted(unknown)[:3]}")
-        own = {name: arrays.get(name) for name in _ARRAYS}
+        own: dict[str, Any] = {name: arrays.get(name) for name in _ARRAYS}
         return cls(**own, preprocessing=preprocessing, settings=settings, **values)
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -141,7 +145,8 @@ class Layer:
     @property
     def channels(self) -> int:
         """Values of a pixel, or of a place of the code map, that the layer reads."""
-        return self.signatures.shape[1] // self.patch_size**2
+        result: int = self.signatures.shape[1] // self.patch_size**2
+        return result
 
     @property
     def n_signatures(self) -> int:
@@ -183,7 +188,8 @@ class Layer:
 
         alpha, positive = self.settings.alpha, self.settings.positive
         result = sparse_code(rows, self.signatures, alpha, positive=positive, n_threads=n_threads)
-        return result.codes.toarray()
+        found: np.ndarray = result.codes.toarray()
+        return found
 
     def code(self, rows: np.ndarray, inference: Inference, n_threads: int) -> np.ndarray:
         """Codes by "feedforward" prediction or by "sparse" coding."""

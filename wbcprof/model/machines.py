@@ -205,4 +205,5 @@ def check_profiles(values: Any) -> np.ndarray:
             f"expected finite profiles, got NaN or infinity in {bad.size} of {len(values)}, "
             f"first in profile {bad[0]}"
         )
-    return values
+    result: np.ndarray = values
+    return result

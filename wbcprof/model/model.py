@@ -302,7 +302,9 @@ class Model:
             images = code_maps(images, self.layers[:-1], layer.region, coding.step, n_threads)
         if coding.inference == "feedforward":
             return encoder.encode_pool(images, self.pooling, n_threads=n_threads)
-        regions = self.pooling.find_regions(*images.shape[1:3], layer.patch_size, encoder.step)
+        regions = self.pooling.find_regions(
+            images.shape[1], images.shape[2], layer.patch_size, encoder.step
+        )
         rows = []
         for image in images:
             codes = _codes(layer, image[regions.pixels], encoder.step, coding.inference, n_threads)

@@ -56,7 +56,8 @@ def pixel_table(pixel_input: str) -> np.ndarray:
         "inverted": 1 - level / 255,
         "optical_density": -np.log((level + 1) / 256) / np.log(256),
     }
-    return tables[pixel_input].astype(np.float32)
+    result: np.ndarray = tables[pixel_input].astype(np.float32)
+    return result
 
 
 def to_grey_levels(values: np.ndarray, pixel_input: str) -> np.ndarray:
@@ -65,7 +66,8 @@ def to_grey_levels(values: np.ndarray, pixel_input: str) -> np.ndarray:
         levels = 256 * np.exp(-values * np.log(256)) - 1
     else:
         levels = 255 * (values if pixel_input == "raw" else 1 - values)
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    result: np.ndarray = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return result
 
 
 def windows(image: np.ndarray, patch_size: int, step: int) -> np.ndarray:
@@ -161,10 +163,9 @@ class Preprocessing:
         ValueError, KeyError, TypeError
             An array or value is missing, of another shape or type, or out of range.
         """
-        made = cls(
-            **{name: document[name] for name in _VALUES},
-            **{name: arrays.get(name) for name in _ARRAYS},
-        )
+        given: dict[str, Any] = {name: document[name] for name in _VALUES}
+        given |= {name: arrays.get(name) for name in _ARRAYS}
+        made = cls(**given)
         check_arrays({name: getattr(made, name) for name in made.shapes(m)}, made.shapes(m))
         return made
 
@@ -247,7 +248,8 @@ class Preprocessing:
             rows = rows @ self.unwhitener
         if self.mean is not None:
             rows = rows + self.mean
-        return rows * spread + centre
+        result: np.ndarray = rows * spread + centre
+        return result
 
     def fold(self, weights: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fold the preprocessing into an encoder's weights (h, m) and bias (h,).

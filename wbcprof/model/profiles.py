@@ -12,12 +12,17 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from wbcprof.checks import known_label, known_labels
 from wbcprof.files import check_output, csv_text, from_csv_text, json_value, replacing
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from pandas import DataFrame
 
 ID_COLUMN = "Metadata_ImageId"
 LABEL_COLUMN = "Metadata_Label"
@@ -31,7 +36,7 @@ _UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, csv.
 _FEATURE = re.compile(r"Cells_([A-Za-z]+)_Signature_(\d{4,})((?:_L\d+R\d+C\d+|_Centre\d+)?)")
 
 
-def _feature_table(names: Sequence[str]) -> dict[str, list]:
+def _feature_table(names: Sequence[str]) -> dict[str, list[Any]]:
     """Pool, signature and region of `feature_names`; nothing where one name is of other making."""
     found = [match for name in names if (match := _FEATURE.fullmatch(name))]
     if len(found) < len(names):
@@ -43,7 +48,7 @@ def _feature_table(names: Sequence[str]) -> dict[str, list]:
     }
 
 
-def _table_suffix(path: str | os.PathLike) -> str:
+def _table_suffix(path: str | os.PathLike[str]) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in _PACKAGES:
         raise ValueError(f"profiles are saved as .csv, .parquet or .h5ad, got {str(path)!r}")
@@ -55,7 +60,7 @@ def _table_suffix(path: str | os.PathLike) -> str:
     return suffix
 
 
-def check_table(path: str | os.PathLike) -> None:
+def check_table(path: str | os.PathLike[str]) -> None:
     """Check, before long work, that a table can be written to `path`.
 
     Raises
@@ -99,12 +104,12 @@ class Profiles:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is None:  # which NumPy 1 does not know
             return np.asarray(self.values, dtype)
         return np.array(self.values, dtype=dtype, copy=copy)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write a table that `load` reads; the suffix says which: ``.csv``,
         ``.parquet`` or ``.h5ad`` (`to_anndata`). The file is whole or absent.
 
@@ -123,7 +128,7 @@ class Profiles:
         write[_table_suffix(path)](path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Self:
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote: values to the bit, ids, labels, names and metadata, those of a
         ``.csv`` apart, which has none.
 
@@ -230,7 +235,7 @@ class Profiles:
             for name, texts in columns.items()
         }
 
-    def to_pandas(self):
+    def to_pandas(self) -> DataFrame:
         """A `pandas.DataFrame`: the columns ``Metadata_ImageId`` and, where there are labels,
         ``Metadata_Label``, then the features, float32; the metadata in ``attrs["wbcprof"]``.
 
@@ -245,7 +250,7 @@ class Profiles:
         return frame
 
     @classmethod
-    def from_pandas(cls, frame) -> Self:
+    def from_pandas(cls, frame: DataFrame) -> Self:
         """Profiles of a `pandas.DataFrame` such as `to_pandas` or pycytominer gives.
 
         ``Metadata_ImageId`` holds the ids, ``Metadata_Label``, if there, the labels; further
@@ -284,7 +289,7 @@ class Profiles:
         profiles._check()
         return profiles
 
-    def _write_csv(self, path: str | os.PathLike) -> None:
+    def _write_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the columns of `to_pandas` as CSV, without the metadata.
 
         Numbers are the shortest that read back to the same float32. Ids, labels and names that a
@@ -332,7 +337,7 @@ class Profiles:
         profiles._check()
         return profiles
 
-    def _write_parquet(self, path: str | os.PathLike) -> None:
+    def _write_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write the columns of `to_pandas` as parquet: text and float32.
 
         The schema's metadata hold that of the profiles as JSON, under the key ``wbcprof``.
@@ -362,7 +367,7 @@ class Profiles:
             profiles.metadata = json.loads(metadata)
         return profiles
 
-    def to_anndata(self, order: Any = None):
+    def to_anndata(self, order: ArrayLike | None = None) -> AnnData:
         """An `anndata.AnnData` that scanpy takes as it is.
 
         Parameters
@@ -411,7 +416,7 @@ class Profiles:
         return AnnData(self.values.copy(), obs, var, uns={_METADATA_KEY: simple})
 
     @classmethod
-    def from_anndata(cls, adata) -> Self:
+    def from_anndata(cls, adata: AnnData) -> Self:
         """Profiles of an `anndata.AnnData`: ``X`` rounded to float32; ids and labels from ``obs``,
         where `to_anndata` puts them, ids else from its index. All the rest is left out.
 
@@ -433,7 +438,7 @@ class Profiles:
         } | others
         return profiles
 
-    def _write_h5ad(self, path: str | os.PathLike) -> None:
+    def _write_h5ad(self, path: str | os.PathLike[str]) -> None:
         import h5py
         from anndata.io import write_elem
 
@@ -472,4 +477,5 @@ def _shortest(row: np.ndarray) -> list[str]:
     # Read as a double first, one float32 in all, 7.038531e-26, needs more digits than it has.
     lossy = texts.astype(np.float32) != row
     texts[lossy] = [f"{value:.8e}" for value in row[lossy]]
-    return texts.tolist()
+    result: list[str] = texts.tolist()
+    return result

@@ -372,4 +372,5 @@ def _energy(rows: np.ndarray, name: str, first: int) -> np.ndarray:
             f"{name} must have norms of at most {LARGEST_NORM:.0e}, "
             f"got {energy[bad[0]] ** 0.5:.1e} in row {first + bad[0]}"
         )
-    return energy
+    result: np.ndarray = energy
+    return result

@@ -53,7 +53,8 @@ class Calls:
     @property
     def sureness(self) -> np.ndarray:
         """Probability of each call, (n,); 0 where there is none."""
-        return self.probability.max(axis=1, initial=0)
+        result: np.ndarray = self.probability.max(axis=1, initial=0)
+        return result
 
 
 @dataclass
@@ -105,7 +106,7 @@ class Subject:
 
 
 def call_cells(model: Model, cells: Cells, how: str, random_state: int) -> Calls:
-    if how == "model":
+    if how == "model" and model.classifier is not None:
         return _call_by_model(model.classifier, cells)
     count = Counter(name for name in cells.labels if name != UNLABELLED)
     types = sorted(name for name, n in count.items() if n >= _FOLDS)

@@ -55,7 +55,8 @@ class Cells:
         root = root.reshape(len(root), -1, self.n_signatures)
         spread = np.sqrt(root.var(axis=0).mean(axis=1))
         root /= np.where(spread > 0, spread, 1)[:, None]
-        return root.reshape(self.values.shape)
+        result: np.ndarray = root.reshape(self.values.shape)
+        return result
 
 
 def read_cells(
@@ -73,7 +74,7 @@ def read_cells(
         held = list(source.read(n_threads))
         known = [cell.label for cell in held]
         source = open_images([cell.pixels for cell in held], known, min_size=model.min_size)
-    n = source.n_hint
+    n = source.n
     drawn: range | set[int] = range(n)
     if n > _MAP_CELLS:
         rng = np.random.default_rng(random_state)

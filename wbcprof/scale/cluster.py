@@ -52,7 +52,7 @@ def connected(address: str) -> Iterator[distributed.Client]:
         yield client
 
 
-class Holder(distributed.WorkerPlugin):  # type: ignore[misc]
+class Holder(distributed.WorkerPlugin):
     """Keeps something in a worker, such as a model with the filters that it has prepared."""
 
     def __init__(self, thing: Any):
@@ -73,7 +73,8 @@ def held_by_workers(client: distributed.Client, holder: Holder) -> Iterator[str]
 
 def held(name: str) -> Any:
     """On a worker: what it holds under this name."""
-    return distributed.get_worker().plugins[name].thing
+    holder: Any = distributed.get_worker().plugins[name]
+    return holder.thing
 
 
 def profile_parts(
@@ -120,7 +121,7 @@ def profile_on_cluster(
     coding = Coding()
     for index, result in profile_parts(client, model, enumerate(parts), coding):
         made[index] = result
-        done += parts[index].n_hint
+        done += parts[index].n
         if progress is not None:
             progress(done, source.n_hint)
     joined = join(made)
@@ -161,7 +162,7 @@ def map_bounded(
     """
     tasks = iter(tasks)
     completed = distributed.as_completed()
-    tags: dict[distributed.Future, _Tag] = {}
+    tags: dict[Any, _Tag] = {}
     limit, counted = 0, -_COUNT_EVERY
     with cluster_errors():
         try:

@@ -39,7 +39,7 @@ def profile_part(
         profiles = model.profile_source(part, coding, n_threads, progress)
         values, ids, labels = profiles.values, profiles.ids, profiles.labels
     except ValueError:
-        if len(part.skipped) < part.n_hint:
+        if len(part.skipped) < part.n:
             raise
         values, ids, labels = np.empty((0, len(model.feature_names)), np.float32), [], []
     return PartProfiles(

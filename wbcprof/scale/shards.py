@@ -137,7 +137,7 @@ def profile_to_shards(
             for index, part in enumerate(source.parts(shard_size)):
                 total = index + 1
                 if _is_finished(folder, index, part):
-                    advance(part.n_hint)
+                    advance(part.n)
                 else:
                     yield index, part
 
@@ -171,7 +171,7 @@ def _make_here(
             seen = profiled
 
         result = profile_part(model, part, coding, n_threads, within)
-        advance(part.n_hint - seen)
+        advance(part.n - seen)
         yield index, part, result
 
 

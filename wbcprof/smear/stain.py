@@ -71,7 +71,7 @@ class StainNormaliser:
     stains: np.ndarray | None = None
     strength: np.ndarray | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         RULE.check("the stain method", self.method)
         for name, shape in _SHAPES.items():
             value = getattr(self, name)
@@ -176,11 +176,13 @@ class StainNormaliser:
         return _look_up(table, planes)
 
     def _is_stained(self, planes: np.ndarray) -> np.ndarray:
-        return self._density(planes).sum(axis=0) > 3 * _STAINED
+        result: np.ndarray = self._density(planes).sum(axis=0) > 3 * _STAINED
+        return result
 
 
 def _to_bytes(levels: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    result: np.ndarray = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return result
 
 
 def _planes(image: np.ndarray) -> np.ndarray:
@@ -203,7 +205,8 @@ def _background(planes: np.ndarray) -> np.ndarray:
     brightness = planes.sum(axis=0, dtype=np.uint16)
     counts = np.bincount(brightness)[::-1].cumsum()[::-1]  # of pixels at least as bright
     least = np.flatnonzero(counts >= _BRIGHTEST * len(brightness))[-1]
-    return np.median(planes[:, brightness >= least], axis=1)
+    result: np.ndarray = np.median(planes[:, brightness >= least], axis=1)
+    return result
 
 
 def _mix(matrix: np.ndarray, planes: np.ndarray) -> np.ndarray:
@@ -225,7 +228,8 @@ def _find_stains(density: np.ndarray) -> np.ndarray:
     angle = np.arctan2(*_mix(plane.T, density)[::-1])
     extremes = np.percentile(angle, _PERCENTILES)
     stains = np.column_stack([np.cos(extremes), np.sin(extremes)]) @ plane.T
-    return stains[np.argsort(-stains[:, 0], kind="stable")]
+    result: np.ndarray = stains[np.argsort(-stains[:, 0], kind="stable")]
+    return result
 
 
 def _amounts(density: np.ndarray, stains: np.ndarray) -> np.ndarray:
@@ -233,4 +237,5 @@ def _amounts(density: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 
 def _strength(density: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    return np.percentile(_amounts(density, stains), _PERCENTILES[1], axis=1)
+    result: np.ndarray = np.percentile(_amounts(density, stains), _PERCENTILES[1], axis=1)
+    return result
