@@ -139,14 +139,7 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         elif folds is None:
             C = 1.0 if linear else 10.0
         else:
-            search = GridSearchCV(
-                SVC(kernel="precomputed"),
-                {"C": RELATIVE_C / squared_norm if linear else RBF_C},
-                scoring="f1_macro",
-                cv=folds,
-                refit=False,
-            )
-            C = float(search.fit(gram, y).best_params_["C"])
+            C = _choose_C(gram, y, RELATIVE_C / squared_norm if linear else RBF_C, folds)
 
         codes = np.searchsorted(classes, y)
         svm = SVC(kernel="precomputed", C=C).fit(gram, codes)
@@ -170,6 +163,16 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         return super()._logits(X)
+
+
+def _choose_C(
+    gram: np.ndarray, y: np.ndarray, candidates: np.ndarray, folds: StratifiedKFold
+) -> float:
+    """The candidate of best macro-F1 on folds left out; the smallest of equals."""
+    search = GridSearchCV(
+        SVC(kernel="precomputed"), {"C": candidates}, scoring="f1_macro", cv=folds, refit=False
+    )
+    return float(search.fit(gram, y).best_params_["C"])
 
 
 def _pair_weights(svm: SVC) -> tuple[np.ndarray, np.ndarray]:

@@ -311,14 +311,13 @@ def evaluate(
     y = one_known_label_each([cell.label for cell in cells], len(cells), "images")
     splits = half_half_splits(y, repeats, seed)
     types = np.unique(y).tolist()
-    progress = progress or (lambda done, of: None)
-    if model is not None:
-        profiles = _profiles(model, pixels, n_threads)
-        parameters = model.parameters
+    learnt = model
+    profiles = np.empty(0) if model is None else _profiles(model, pixels, n_threads)
     histograms = colour_histograms(pixels) if baseline else None
 
     runs, baseline_runs = [], []
-    progress(0, repeats)
+    tell = progress or (lambda done, of: None)
+    tell(0, repeats)
     for done, (train, test, split_seed) in enumerate(splits, start=1):
         if model is None:
             profiler = make_profiler(
@@ -326,11 +325,10 @@ def evaluate(
             )
             learnt = profiler.fit([pixels[i] for i in train]).model_
             profiles = _profiles(learnt, pixels, n_threads)
-            parameters = learnt.parameters
         runs.append(_score(profiles, y, train, test, split_seed, types))
         if histograms is not None:
             baseline_runs.append(_score(histograms, y, train, test, split_seed, types))
-        progress(done, repeats)
+        tell(done, repeats)
 
     n_images = Counter(y.tolist())
     return Evaluation(
@@ -341,7 +339,7 @@ def evaluate(
         seeds=[split_seed for _, _, split_seed in splits],
         n_images=len(cells),
         baseline=_summary(baseline_runs, types, n_images) if baseline else None,
-        parameters=dict(parameters),
+        parameters=dict(learnt.parameters),
     )
 
 

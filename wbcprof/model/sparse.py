@@ -244,15 +244,9 @@ def sparse_code(
             size = rows.stop - rows.start
             list(pool.map(prepare, range(i, rows.stop, BLOCK)))
             _core.sparse_code(
-                problem,
-                linear[:size],
-                energy[:size],
-                index[:size],
-                value[:size],
-                count[rows],
-                gap[rows],
-                threads,
-            )
+                problem, linear[:size], energy[:size],
+                index[:size], value[:size], count[rows], gap[rows], threads,
+            )  # fmt: skip
             total = int(count[rows].sum())
             packed.append((np.empty(total, np.int32), np.empty(total, np.float32)))
             _core.pack_rows(index[:size], value[:size], count[rows], *packed[-1])
