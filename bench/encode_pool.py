@@ -262,7 +262,7 @@ def growth(repeats: int) -> None:
 
 
 def approximate(repeats: int) -> None:
-    """Projected cells against exact ones, one thread; fitted to other images than are timed."""
+    """Projected squares against exact ones, one thread; fitted to other images than are timed."""
     print(
         "\n| images | tolerance | error | products per window | ms exact | ms approximate | ratio |"
     )

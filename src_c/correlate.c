@@ -1,15 +1,12 @@
-/* q = X B': every patch with every signature. The same register block as in encode_pool.c, here over
- * a CHUNK of the features at a time. The order of each sum does not depend on the rows around it;
- * sums of sums lose fewer digits than one long sum. */
+/* q = X B': every patch with every signature.
+ *
+ * The register block of multiply.h takes CHUNK features at a time, and its sums are added up: that
+ * loses fewer digits than one long sum. No sum's order depends on the rows around it.
+ */
 #include "interrupt.h"
 #include "multiply.h"
 
 #include <stdlib.h>
-
-enum {
-    CHUNK = 256,     /* features */
-    PANEL_TILES = 4, /* groups of TILES patches that share a reading of all signatures */
-};
 
 /* values[feature / WIDTH][row][feature % WIDTH] of n rows of m features. */
 static void lay_out(int n, int m, const float *rows, float *values)
@@ -20,17 +17,19 @@ static void lay_out(int n, int m, const float *rows, float *values)
                    sizeof(float) * smaller(m - feature, WIDTH));
 }
 
+enum { CHUNK = 256 }; /* features */
+
 /* out[row * stride + signature] of n <= TILES rows and a block of signatures. */
 static void correlate_block(int n, int m, const float *values, const float *signatures, float *out,
                             size_t stride)
 {
-    float part[TILES * BLOCK];
+    float products[TILES * BLOCK];
     for (int feature = 0; feature < m; feature += CHUNK) {
         multiply_block(n, smaller(m - feature, CHUNK), values + (size_t)feature * TILES,
-                       signatures + (size_t)feature * BLOCK, part, BLOCK);
+                       signatures + (size_t)feature * BLOCK, products, BLOCK);
         for (int row = 0; row < n; row++)
             for (int i = 0; i < BLOCK; i += WIDTH) {
-                vec sum = vec_load(part + row * BLOCK + i);
+                vec sum = vec_load(products + row * BLOCK + i);
                 float *total = out + row * stride + i;
                 if (feature > 0)
                     sum += vec_load(total);
@@ -38,6 +37,8 @@ static void correlate_block(int n, int m, const float *values, const float *sign
             }
     }
 }
+
+enum { PANEL_TILES = 4 }; /* groups of TILES patches that share a reading of all signatures */
 
 static int correlate(int n, int m, const float *patches, int n_signatures, const float *signatures,
                      float *out, wbc_interrupted interrupted)

@@ -1,39 +1,40 @@
 /* Encode every window of an image and pool the codes, without storing windows or codes.
  *
- *     a = (W x) / s + b,   z = g f(a),   statistics of z over the windows of each pooling cell
+ *     a = (W x) / s + b,   z = g f(a),   statistics of z over the windows of each part of the image
  *
  * x is a patch x patch x channels window, s its contrast (or 1), f the nonlinearity.
  *
- * The patch is cut into taps x taps cells of cell x cell pixels. Windows that lie `dilation` steps
- * apart are one cell apart, so W x is a filter of taps x taps over cells, with n_features numbers
- * per cell. Cook-Toom filtering yields a tile of m x n windows from (m + taps - 1) (n + taps - 1)
- * products per feature, where the plain form takes m n taps^2:
+ * The patch is cut into taps x taps tap squares of square x square pixels. Windows that lie
+ * `dilation` steps apart are one square apart, so W x is a filter of taps x taps over squares, with
+ * n_features numbers per square. Cook-Toom filtering yields a tile of m x n windows from
+ * (m + taps - 1) (n + taps - 1) products per feature, where the plain form takes m n taps^2:
  *
  *     Y = A' [ sum over features of (G w G') .* (B' d B) ] A
  *
- * d are the cells of the tile, A' and B' depend on its height on the left, on its width on the
- * right. G evaluates the filter, as a polynomial, at the points infinity, 0, 1, -1, 2, -2, 1/2,
- * -1/2, as many as the longest tile needs. It does not depend on the tile: a shorter tile uses the
- * first of the points and of the same transformed filters. An axis is cut into the fewest tiles,
- * of lengths that differ by one at most, and no window past the edge is ever computed.
+ * d are the squares of the tile. The matrices on the left are those of its height, the matrices on
+ * the right those of its width. G evaluates the filter, as a polynomial, at the points infinity, 0,
+ * 1, -1, 2, -2, 1/2, -1/2, as many as the longest tile needs; a shorter tile uses the first of the
+ * points, and the same transformed filters. An axis is cut into the fewest tiles, of lengths that
+ * differ by one at most, and no window past the edge is ever computed.
  *
  * The cases:
- *     step divides patch       cell = step, dilation = 1
- *     small steps              cell = dilation * step: dilation^2 interleaved grids of windows
- *     cells do not fill patch  the filters are padded with zeros, so is the image
- *     direct form              cell = patch, taps = tile = 1, one point: no transform at all
- *     projected cells          each cell is first multiplied by a matrix with fewer columns
+ *     step divides patch         square = step, dilation = 1
+ *     small steps                square = dilation * step: dilation^2 interleaved grids of windows
+ *     squares do not fill patch  the filters are padded with zeros, so is the image
+ *     direct form                square = patch, taps = tile = 1, one point: no transform at all
+ *     projected squares          each is first multiplied by a matrix with fewer columns
  *
  * Pixels are taken relative to the first pixel of the image, whose response is added to b. Uniform
  * images thus give exactly equal codes, and float32 spends its digits on what differs.
  *
  * The image is walked in strips of tile rows that bound the memory. Of each strip
- *     gather     copies pixels to cells                    cells[row][column][feature]
+ *     gather     copies pixels to squares                  squares[row][column][feature]
  *     transform  computes B' d B                           values[tiles][point][feature][tile]
  * then for 32 signatures, whose filters stay in the second-level cache, and TILES tiles
- *     multiply   is a register-blocked product per point   -> products[point of a column][tile]
- *     shorten    A' times columns of points, rows of that times A   -> half, responses
- *     activate   gives its codes
+ *     multiply   is a register-blocked product per point   products[point of a column][tile]
+ *     shorten    multiplies columns of points by A'        half[row][point of a row][tile]
+ *     shorten    multiplies rows of those by A             responses[row][column]
+ *     activate   gives its codes                           codes[row][column]
  *     pool       adds them to the statistics.
  *
  * Threads take whole images, or share the loops of one image where there are fewer images than
@@ -44,14 +45,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-
-enum {
-    MAX_POINTS = WBC_MAX_POINTS,
-    ALIGNMENT = 64,          /* bytes */
-    PROJECTED_CELLS = 8,     /* at once: enough sums to hide the latency of one */
-    STRIP_FLOATS = 1 << 20,  /* transformed tiles of a strip, unless one row of tiles is more */
-    LONG_IMAGE = 1 << 14,    /* strips times signatures: some tenths of a second for one thread */
-};
 
 /* rows x columns windows, the first of them at (row, column), `dilation` apart. */
 typedef struct {
@@ -64,29 +57,32 @@ typedef struct {
     int lanes;                    /* n_features rounded up to WIDTH */
     int tiles_down, tiles_across; /* of one grid of windows */
     int strip_bands, n_strips;    /* band: a row of tiles of every grid */
-    int cell_rows, cell_columns;  /* of a strip, at most, as strip_tiles */
-    size_t strip_tiles;
-    size_t tile_size; /* of transformed values, in floats as the rest */
-    size_t cells_size, values_size, contrast_size;
+    int square_rows, square_columns; /* of a strip, at most */
+    size_t strip_tiles;              /* at most */
+    /* in floats: */
+    size_t tile_size; /* transformed values of a tile */
+    size_t squares_size, values_size, contrast_size;
 } walk;
 
-/* One strip: its cells start at the window row first_row. */
+/* One strip: its squares start at the window row first_row. */
 typedef struct {
-    int first_row, cell_rows, n_tiles;
+    int first_row, square_rows, n_tiles;
 } strip;
 
 /* What a thread works on. */
 typedef struct {
-    patience *waiting;                /* shared by all threads */
-    int is_caller;                    /* the thread that called encode_pool */
-    float *cells, *values, *contrast; /* shared by the threads of an image */
-    tile *tiles;                      /* from here on: its own */
+    patience *waiting;                  /* shared by all threads */
+    int is_caller;                      /* the thread that called encode_pool */
+    float *squares, *values, *contrast; /* shared by the threads of an image */
+    tile *tiles;                        /* from here on: its own */
     float *first, *colours, *shades, *pixels, *products, *half, *responses;
 } buffers;
 
 static int larger(int a, int b) { return a > b ? a : b; }
 static int divide_up(int a, int b) { return (a + b - 1) / b; }
 static size_t pad(size_t size) { return (size + 15) / 16 * 16; }
+
+enum { STRIP_FLOATS = 1 << 20 }; /* transformed tiles of a strip, unless one row of tiles is more */
 
 static walk plan_walk(const wbc_encode_pool *job)
 {
@@ -105,16 +101,16 @@ static walk plan_walk(const wbc_encode_pool *job)
     w.strip_tiles = w.strip_bands * band_tiles;
 
     /* Grids of one window more or less cut their tiles up to two windows apart. */
-    w.cell_rows = smaller(job->rows, dilation * (w.strip_bands * job->tile + 2)) + reach;
-    w.cell_columns = job->columns + reach;
-    w.cells_size = pad((size_t)w.cell_rows * w.cell_columns * w.lanes);
+    w.square_rows = smaller(job->rows, dilation * (w.strip_bands * job->tile + 2)) + reach;
+    w.square_columns = job->columns + reach;
+    w.squares_size = pad((size_t)w.square_rows * w.square_columns * w.lanes);
     w.values_size = pad((w.strip_tiles + TILES) * w.tile_size);
     w.contrast_size = job->contrast_epsilon < 0 ? 0 : pad((size_t)job->rows * job->columns);
     return w;
 }
 
-/* The part of windows grid, grid + dilation, ... below n_windows that tile `index` of n_tiles
- * takes: its first window and how many. */
+/* Shares the windows grid, grid + dilation, ... below n_windows among n_tiles tiles: the first
+ * window of tile `index`, and how many it has. */
 static int cut(int n_windows, int dilation, int grid, int n_tiles, int index, int *count)
 {
     const long long n = (n_windows - grid + dilation - 1) / dilation;
@@ -123,8 +119,8 @@ static int cut(int n_windows, int dilation, int grid, int n_tiles, int index, in
     return grid + dilation * start;
 }
 
-/* Tiles of a strip, the highest first and among them the widest: of TILES neighbours, few need a
- * point that others do not. */
+/* Tiles of a strip, the highest first and among them the widest first: tiles of one group then use
+ * nearly the same points. */
 static strip list_tiles(const wbc_encode_pool *job, const walk *w, int index, tile *tiles)
 {
     const int first_band = index * w->strip_bands, d = job->dilation;
@@ -149,7 +145,7 @@ static strip list_tiles(const wbc_encode_pool *job, const walk *w, int index, ti
                                 tiles[s.n_tiles++] = t;
                         }
                 }
-    s.cell_rows = end_row - s.first_row;
+    s.square_rows = end_row - s.first_row;
     return s;
 }
 
@@ -166,9 +162,10 @@ static strip list_tiles(const wbc_encode_pool *job, const walk *w, int index, ti
     case 8: call(8); break;     \
     }
 
-/* ---- pixels to cells ---- */
+/* ---- pixels to squares ---- */
 
-/* One channel of read_row's lookup table: what becomes of each byte, or what floats lose. */
+/* One channel of a lookup table for read_row: a byte's value less the origin at [byte]; for floats
+ * the origin itself at [0]. */
 static void fill_lookup(const wbc_encode_pool *job, float origin, float *lookup)
 {
     lookup[0] = origin;
@@ -176,8 +173,8 @@ static void fill_lookup(const wbc_encode_pool *job, float origin, float *lookup)
         lookup[byte] = job->pixel_table[byte] - origin;
 }
 
-/* The first pixel, and the lookup tables: colours relative to it, shades relative to its first
- * channel. */
+/* The first pixel, and two lookup tables: `colours` are relative to that pixel channel by channel,
+ * `shades` all relative to its first channel. */
 static void prepare_lookup(const wbc_encode_pool *job, const buffers *own, size_t image)
 {
     const size_t start = image * job->height * job->width * job->channels;
@@ -204,64 +201,68 @@ static void read_row(const wbc_encode_pool *job, const float *lookup, size_t ima
                 target[i] = job->floats[start + i] - lookup[0];
 }
 
-/* target[cell][lane] = sum over pixels of pixels[cell][pixel] * projection[pixel][lane] for n cells. */
+enum { PROJECTED = 8 }; /* squares at once: enough sums to hide the latency of one */
+
+/* target[square][lane] = sum over pixels of pixels[square][pixel] * projection[pixel][lane], for n
+ * squares. */
 INLINE void project(const wbc_encode_pool *job, const walk *w, int n, const float *pixels,
                     float *target)
 {
-    const int n_pixels = job->cell * job->cell * job->channels;
+    const int n_pixels = job->square * job->square * job->channels;
     const size_t row = pad(job->n_features);
     for (int lane = 0; lane < w->lanes; lane += WIDTH) {
         const float *projection = job->projection + lane;
-        vec sum[PROJECTED_CELLS];
-        for (int cell = 0; cell < n; cell++)
-            sum[cell] = vec_set(0);
+        vec sum[PROJECTED];
+        for (int square = 0; square < n; square++)
+            sum[square] = vec_set(0);
         for (int pixel = 0; pixel < n_pixels; pixel++, projection += row) {
             const vec weight = vec_load(projection);
 #pragma GCC unroll 8
-            for (int cell = 0; cell < n; cell++)
-                sum[cell] = vec_fma(vec_set(pixels[cell * n_pixels + pixel]), weight, sum[cell]);
+            for (int square = 0; square < n; square++)
+                sum[square] =
+                    vec_fma(vec_set(pixels[square * n_pixels + pixel]), weight, sum[square]);
         }
-        for (int cell = 0; cell < n; cell++)
-            vec_store(target + (size_t)cell * w->lanes + lane, sum[cell]);
+        for (int square = 0; square < n; square++)
+            vec_store(target + (size_t)square * w->lanes + lane, sum[square]);
     }
 }
 
-static void project_cells(const wbc_encode_pool *job, const walk *w, int n, const float *pixels,
-                          float *target)
+static void project_squares(const wbc_encode_pool *job, const walk *w, int n, const float *pixels,
+                            float *target)
 {
-    const size_t n_pixels = (size_t)job->cell * job->cell * job->channels;
-    int cell = 0;
-    for (; cell + PROJECTED_CELLS <= n; cell += PROJECTED_CELLS)
-        project(job, w, PROJECTED_CELLS, pixels + cell * n_pixels, target + cell * w->lanes);
-    for (; cell < n; cell++)
-        project(job, w, 1, pixels + cell * n_pixels, target + cell * w->lanes);
+    const size_t n_pixels = (size_t)job->square * job->square * job->channels;
+    int square = 0;
+    for (; square + PROJECTED <= n; square += PROJECTED)
+        project(job, w, PROJECTED, pixels + square * n_pixels, target + square * w->lanes);
+    for (; square < n; square++)
+        project(job, w, 1, pixels + square * n_pixels, target + square * w->lanes);
 }
 
-/* A row of cells of a strip; zeros past the edges of the image. */
+/* A row of squares of a strip; zeros past the edges of the image. */
 static void gather(const wbc_encode_pool *job, const walk *w, const buffers *own, size_t image,
                    const strip *s, int row)
 {
-    const int side = job->cell, channels = job->channels;
+    const int side = job->square, channels = job->channels;
     const int line = side * channels, image_line = job->width * channels;
-    const int n_pixels = line * side, cell_size = job->projection ? n_pixels : w->lanes;
-    float *target = own->cells + (size_t)row * w->cell_columns * w->lanes;
-    float *cells = job->projection ? own->pixels + image_line : target;
-    memset(cells, 0, sizeof(float) * w->cell_columns * cell_size);
+    const int n_pixels = line * side, square_size = job->projection ? n_pixels : w->lanes;
+    float *target = own->squares + (size_t)row * w->square_columns * w->lanes;
+    float *squares = job->projection ? own->pixels + image_line : target;
+    memset(squares, 0, sizeof(float) * w->square_columns * square_size);
     for (int y = 0; y < side; y++) {
         const int image_row = (s->first_row + row) * job->step + y;
         if (image_row >= job->height)
             break;
         read_row(job, own->colours, image, image_row, own->pixels);
-        for (int column = 0; column < w->cell_columns; column++) {
+        for (int column = 0; column < w->square_columns; column++) {
             const int left = column * job->step * channels;
             if (left >= image_line)
                 break;
-            memcpy(cells + (size_t)column * cell_size + y * line, own->pixels + left,
+            memcpy(squares + (size_t)column * square_size + y * line, own->pixels + left,
                    sizeof(float) * smaller(line, image_line - left));
         }
     }
     if (job->projection)
-        project_cells(job, w, w->cell_columns, cells, target);
+        project_squares(job, w, w->square_columns, squares, target);
 }
 
 /* ---- contrast ---- */
@@ -271,32 +272,33 @@ static void measure_contrast(const wbc_encode_pool *job, const buffers *own, siz
 {
     const int line = job->width * job->channels, span = job->patch * job->channels;
     const double count = (double)job->patch * span;
-    double *sums = (double *)own->pixels, *squares = sums + line;
-    float *values = (float *)(squares + line);
+    double *sums = (double *)own->pixels, *powers = sums + line; /* of values, of their squares */
+    float *values = (float *)(powers + line);
     memset(sums, 0, 2 * line * sizeof *sums);
     for (int y = 0; y < job->patch; y++) {
         read_row(job, own->shades, image, row * job->step + y, values);
         for (int i = 0; i < line; i++) {
             const double value = values[i];
             sums[i] += value;
-            squares[i] += value * value;
+            powers[i] += value * value;
         }
     }
     for (int column = 0; column < job->columns; column++) {
-        double sum = 0, square = 0;
+        double sum = 0, power = 0;
         for (int i = 0; i < span; i++) {
             sum += sums[column * job->step * job->channels + i];
-            square += squares[column * job->step * job->channels + i];
+            power += powers[column * job->step * job->channels + i];
         }
-        const double variance = square / count - sum / count * (sum / count);
+        const double variance = power / count - sum / count * (sum / count);
         own->contrast[(size_t)row * job->columns + column] =
             (float)(1 / sqrt((variance > 0 ? variance : 0) + job->contrast_epsilon));
     }
 }
 
-/* ---- cells to transformed tiles ---- */
+/* ---- squares to transformed tiles ---- */
 
-/* target[i] = sum over j of B'[i][j] source[j] for n points, for `count` vectors `step` apart. */
+/* target[i] = sum over j of B'[i][j] source[j], n x n, of `count` columns. Elements of a column lie
+ * `stride` apart, columns `step` apart. */
 INLINE void combine(int n, int count, int step, const float *matrix, int row, const vec *source,
                     vec *target, int stride)
 {
@@ -316,12 +318,12 @@ INLINE void combine(int n, int count, int step, const float *matrix, int row, co
 static void transform(const wbc_encode_pool *job, const walk *w, const buffers *own, const strip *s,
                       int index)
 {
-    enum { N = MAX_POINTS };
+    enum { N = WBC_MAX_POINTS };
     const tile t = own->tiles[index];
     const int rows = t.rows + job->taps - 1, columns = t.columns + job->taps - 1;
-    const size_t right = (size_t)job->dilation * w->lanes, down = right * w->cell_columns;
-    const float *cells =
-        own->cells + ((size_t)(t.row - s->first_row) * w->cell_columns + t.column) * w->lanes;
+    const size_t right = (size_t)job->dilation * w->lanes, down = right * w->square_columns;
+    const float *squares =
+        own->squares + ((size_t)(t.row - s->first_row) * w->square_columns + t.column) * w->lanes;
     float *values = own->values + index / TILES * TILES * w->tile_size + index % TILES * WIDTH;
     const int n = w->points;
     const float *across = job->input_transforms + (t.columns - 1) * n * n;
@@ -330,7 +332,7 @@ static void transform(const wbc_encode_pool *job, const walk *w, const buffers *
         vec a[N * N], b[N * N];
         for (int y = 0; y < rows; y++)
             for (int x = 0; x < columns; x++)
-                a[x * N + y] = vec_load(cells + y * down + x * right + lane);
+                a[x * N + y] = vec_load(squares + y * down + x * right + lane);
 #define CALL(P) combine(P, rows, 1, across, n, a, b, N)
         SWITCH_POINTS(columns, CALL)
 #undef CALL
@@ -347,7 +349,8 @@ static void transform(const wbc_encode_pool *job, const walk *w, const buffers *
 /* ---- products to responses ---- */
 
 /* target[i] = sum over j of A'[i][j] source[j], i < m. The n points are infinity, 0, pairs a and
- * -a, and one more if n is odd. Rows of even i see a pair through its sum, of odd i its difference. */
+ * -a, and one more if n is odd. A'[i][j] is point j to the power i, so rows of even i see a pair
+ * through its sum, rows of odd i through its difference. */
 INLINE void shorten(int n, int m, const float *matrix, int matrix_row, const float *source,
                     size_t source_stride, float *target, size_t target_stride)
 {
@@ -355,7 +358,7 @@ INLINE void shorten(int n, int m, const float *matrix, int matrix_row, const flo
         vec_store(target, vec_load(source));
         return;
     }
-    enum { MAX_PAIRS = MAX_POINTS / 2 };
+    enum { MAX_PAIRS = WBC_MAX_POINTS / 2 };
     const int n_pairs = (n - 2) / 2;
     vec even[MAX_PAIRS], odd[MAX_PAIRS];
     for (int pair = 0; pair < n_pairs; pair++) {
@@ -413,7 +416,7 @@ static void shorten_rows(const wbc_encode_pool *job, const walk *w, const tile *
 /* What the tail needs of the WIDTH signatures at hand. */
 typedef struct {
     vec first, offset, gain, threshold; /* first: response to the first pixel's colour */
-    size_t place;                       /* in the statistics of the image's first pooling cell */
+    size_t place;                       /* in the statistics of the image's first part */
 } unit;
 
 /* Turns W x into the argument of the nonlinearity. */
@@ -466,19 +469,19 @@ static void activate(const wbc_encode_pool *job, const unit *u, int n_windows,
 
 /* ---- codes to statistics ---- */
 
-/* Of a run of windows of one pooling cell. Sums are taken about the cell's first code: equal codes
- * have exactly no variance. */
+/* Of a run of windows of one part. Sums are taken about the part's first code: equal codes have
+ * exactly no variance. */
 typedef struct {
     vec shift, sum, square, max, active;
 } statistics;
 
-INLINE statistics start_run(const wbc_encode_pool *job, size_t place, vec code)
+INLINE statistics start_run(const wbc_statistics *out, size_t place, vec code)
 {
     statistics run = {vec_set(0), vec_set(0), vec_set(0), vec_set(-HUGE_VALF), vec_set(0)};
-    if (job->sum) {
-        if (isnan(job->shift[place]))
-            vec_store(job->shift + place, code);
-        run.shift = vec_load(job->shift + place);
+    if (out->sum) {
+        if (isnan(out->shift[place]))
+            vec_store(out->shift + place, code);
+        run.shift = vec_load(out->shift + place);
     }
     return run;
 }
@@ -491,17 +494,17 @@ INLINE void add_compensated(float *total, float *lost, vec value)
     vec_store(total, after);
 }
 
-INLINE void end_run(const wbc_encode_pool *job, size_t place, const statistics *run)
+INLINE void end_run(const wbc_statistics *out, size_t place, const statistics *run)
 {
-    if (job->square) {
-        add_compensated(job->sum + place, job->sum_lost + place, run->sum);
-        add_compensated(job->square + place, job->square_lost + place, run->square);
-    } else if (job->sum)
-        vec_store(job->sum + place, vec_load(job->sum + place) + run->sum);
-    if (job->max)
-        vec_store(job->max + place, vec_max(vec_load(job->max + place), run->max));
-    if (job->active)
-        vec_store(job->active + place, vec_load(job->active + place) + run->active);
+    if (out->square) {
+        add_compensated(out->sum + place, out->sum_lost + place, run->sum);
+        add_compensated(out->square + place, out->square_lost + place, run->square);
+    } else if (out->sum)
+        vec_store(out->sum + place, vec_load(out->sum + place) + run->sum);
+    if (out->max)
+        vec_store(out->max + place, vec_max(vec_load(out->max + place), run->max));
+    if (out->active)
+        vec_store(out->active + place, vec_load(out->active + place) + run->active);
 }
 
 INLINE void pool(const wbc_encode_pool *job, int sums_only, const unit *u, const tile *t,
@@ -510,17 +513,17 @@ INLINE void pool(const wbc_encode_pool *job, int sums_only, const unit *u, const
     statistics run = {0};
     size_t run_place = SIZE_MAX;
     for (int i = 0; i < t->rows; i++) {
-        const int32_t *cells =
-            job->cell_of_window + (size_t)(t->row + i * job->dilation) * job->columns + t->column;
+        const int32_t *parts =
+            job->part_of_window + (size_t)(t->row + i * job->dilation) * job->columns + t->column;
         for (int j = 0; j < t->columns; j++, responses += WIDTH, codes += WIDTH) {
-            const int cell = cells[j * job->dilation];
-            const size_t place = u->place + (size_t)cell * job->n_signatures;
+            const size_t part = parts[j * job->dilation];
+            const size_t place = u->place + part * job->n_signatures;
             const vec code = vec_load(codes);
             if (place != run_place) {
                 if (run_place != SIZE_MAX)
-                    end_run(job, run_place, &run);
+                    end_run(&job->out, run_place, &run);
                 run_place = place;
-                run = start_run(job, place, code);
+                run = start_run(&job->out, place, code);
             }
             const vec change = code - run.shift;
             run.sum += change;
@@ -533,7 +536,7 @@ INLINE void pool(const wbc_encode_pool *job, int sums_only, const unit *u, const
             run.active += vec_greater(strength, u->threshold);
         }
     }
-    end_run(job, run_place, &run);
+    end_run(&job->out, run_place, &run);
 }
 
 /* Everything after the products, for one tile and WIDTH signatures. */
@@ -543,13 +546,14 @@ static void finish(const wbc_encode_pool *job, const buffers *own, const unit *u
     float *responses = own->responses, *codes = responses + n_windows * WIDTH;
     rescale(job, own, u, t, responses);
     activate(job, u, n_windows, responses, codes);
-    if (job->square || job->max || job->active)
+    if (job->out.square || job->out.max || job->out.active)
         pool(job, 0, u, t, responses, codes);
     else
         pool(job, 1, u, t, responses, codes);
 }
 
-static unit prepare_unit(const wbc_encode_pool *job, const buffers *own, size_t image, int signature)
+static unit prepare_unit(const wbc_encode_pool *job, const buffers *own, size_t image,
+                         int signature)
 {
     float first[WIDTH];
     for (int i = 0; i < WIDTH; i++) {
@@ -564,13 +568,13 @@ static unit prepare_unit(const wbc_encode_pool *job, const buffers *own, size_t 
         .offset = vec_load(job->offset + signature),
         .gain = vec_load(job->gain + signature),
         .threshold = vec_load(job->threshold + signature),
-        .place = image * job->n_pool_cells * job->n_signatures + signature,
+        .place = image * job->n_parts * job->n_signatures + signature,
     };
 }
 
 /* ---- the walk ---- */
 
-/* The number of tiles up to the last that uses point (y, x). */
+/* How many of the first tiles to compute point (y, x) for: up to the last that uses it. */
 static int count_users(const wbc_encode_pool *job, const tile *tiles, int n_tiles, int y, int x)
 {
     while (n_tiles > 0 && (tiles[n_tiles - 1].rows + job->taps - 1 <= y ||
@@ -628,7 +632,7 @@ static void encode_image(const wbc_encode_pool *job, const walk *w, const buffer
     for (int index = 0; index < w->n_strips; index++) {
         const strip s = list_tiles(job, w, index, own->tiles);
 #pragma omp for
-        for (int row = 0; row < s.cell_rows; row++)
+        for (int row = 0; row < s.square_rows; row++)
             if (!give_up(own))
                 gather(job, w, own, image, &s, row);
 #pragma omp for
@@ -642,9 +646,15 @@ static void encode_image(const wbc_encode_pool *job, const walk *w, const buffer
     }
 }
 
-/* One image at a time by all threads, or each thread takes images: a team of one, for which the
- * loops of encode_image are not shared. A team of more inside another would be started anew for
- * every image. The calling thread must not wait long for the others: it alone hears of interrupts. */
+enum {
+    ALIGNMENT = 64,       /* bytes */
+    LONG_IMAGE = 1 << 14, /* strips times signatures: some tenths of a second for one thread */
+};
+
+/* One image at a time by all threads; or each thread takes images, inside a team of one, where the
+ * loops of encode_image are not shared. Teams of more would be started anew for every image. Long
+ * images are shared by all threads, so that the calling thread, which alone hears of interrupts,
+ * never waits long for the others. */
 static int encode_pool(const wbc_encode_pool *job, int n_threads, wbc_interrupted interrupted)
 {
     const walk w = plan_walk(job);
@@ -653,12 +663,12 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads, wbc_interrupte
     const int n_teams = one_by_one ? 1 : n_threads;
     patience waiting = start_patience(interrupted);
     const size_t n = w.points, m = job->tile, line = (size_t)job->width * job->channels;
-    const size_t cell_pixels = (size_t)job->cell * job->cell * job->channels;
+    const size_t square_pixels = (size_t)job->square * job->square * job->channels;
     const size_t sizes[] = {
         pad(job->channels),
         pad(256 * (size_t)job->channels),
         pad(256 * (size_t)job->channels),
-        pad(5 * line + (job->projection ? w.cell_columns * cell_pixels : 0)),
+        pad(5 * line + (job->projection ? w.square_columns * square_pixels : 0)),
         n * TILES * BLOCK,
         m * n * TILES * BLOCK,
         2 * m * m * WIDTH,
@@ -667,7 +677,7 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads, wbc_interrupte
     size_t own_size = 0;
     for (int i = 0; i < N_SIZES; i++)
         own_size += sizes[i];
-    const size_t shared_size = w.cells_size + w.values_size + w.contrast_size;
+    const size_t shared_size = w.squares_size + w.values_size + w.contrast_size;
 
     void *allocated =
         malloc(sizeof(float) * (n_teams * shared_size + n_threads * own_size) + ALIGNMENT);
@@ -682,13 +692,13 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads, wbc_interrupte
             b->waiting = &waiting;
             b->is_caller = thread == 0;
             b->tiles = tiles + thread * w.strip_tiles;
-            b->cells = memory + (one_by_one ? 0 : thread) * shared_size;
-            b->values = b->cells + w.cells_size;
+            b->squares = memory + (one_by_one ? 0 : thread) * shared_size;
+            b->values = b->squares + w.squares_size;
             b->contrast = b->values + w.values_size;
-            float **parts[] = {&b->first,    &b->colours, &b->shades,   &b->pixels,
-                               &b->products, &b->half,    &b->responses};
+            float **arrays[] = {&b->first,    &b->colours, &b->shades,   &b->pixels,
+                                &b->products, &b->half,    &b->responses};
             for (int i = 0; i < N_SIZES; next += sizes[i], i++)
-                *parts[i] = next;
+                *arrays[i] = next;
         }
         if (one_by_one) {
 #pragma omp parallel num_threads(n_threads)

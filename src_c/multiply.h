@@ -1,5 +1,5 @@
-/* The register-blocked product that both kernels rest on: TILES rows (tiles, patches) at a time,
- * against a block of signatures whose filters stay in the second-level cache. */
+/* The register-blocked product of encode_pool.c and correlate.c: TILES rows (tiles, patches) at a
+ * time, against a block of signatures whose filters stay in the second-level cache. */
 #ifndef WBC_MULTIPLY_H
 #define WBC_MULTIPLY_H
 
@@ -9,13 +9,14 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+enum { BLOCK = WBC_SIGNATURE_BLOCK };
+
+static inline int smaller(int a, int b) { return a < b ? a : b; }
+
 enum {
-    BLOCK = WBC_SIGNATURE_BLOCK,
     LINE_FLOATS = 16,       /* of a cache line */
     PREFETCH_FEATURES = 64, /* filters this far ahead: 5 % faster than without */
 };
-
-static inline int smaller(int a, int b) { return a < b ? a : b; }
 
 /* products[tile * stride + signature] = sum over features of
  *     values[feature / WIDTH][tile][feature % WIDTH] * filters[feature][signature]

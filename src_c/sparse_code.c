@@ -14,10 +14,10 @@
  *     2. add to S the worst coordinates with |r_j| > alpha;
  *     3. go along d = H (r_S - alpha sign_S) until done or some z_i reaches 0: it leaves S, repeat.
  *
- * Greedy coordinate descent: the coordinate with the largest step moves, r -= step Q[j], and the
- * same pass over r finds the next. It takes over where the active set cannot go on: signatures
- * linearly dependent, or more than max_active of them at once (a coordinate costs |S|^2 in H, a step
- * of descent h: with a well-conditioned Q and many non-zeros descent is the cheaper one).
+ * Greedy coordinate descent: the coordinate whose step changes its r_j most moves, r -= step Q[j].
+ * It takes over where the active set cannot go on: signatures that are linearly dependent, or more
+ * than max_active of them at once. (A coordinate costs |S|^2 operations in H, a step of descent h:
+ * with a well-conditioned Q and many non-zeros, descent is the cheaper one.)
  *
  * Gap: the residual rho has |rho|^2 = |y|^2 - z'q - z'r and y'rho = |y|^2 - z'q; shrunk by
  * t <= alpha / max r it is dual feasible, so
@@ -31,26 +31,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    GREEDY_STEPS = 128, /* between two fresh gradients */
-    HALVINGS = 12,      /* of the interval that holds the bar for violators */
-    PATIENCE = 5,       /* rounds of the active set without progress before greedy takes over */
-};
-static const float ROUNDING_SHARE = 0.5f; /* of tol: the rest is for the rounding of q and Q */
-static const double DEPENDENT = 1e-6; /* eigenvalue, over a diagonal entry, taken for rounding */
-
-/* One thread's scratch. Vectors over S are zero past n_active, up to `stride`. */
+/* One thread's scratch. Vectors over S are `stride` long, zero past n_active, the others ld. */
 typedef struct {
     patience *waiting; /* shared by all threads */
-    int is_caller;
+    int is_caller;     /* the thread that called sparse_code */
     int n_active, max_active, stride;
-    int32_t *active;                    /* S */
-    int32_t *slot;                      /* h: place in S, or -1 */
-    double *z, *sign, *rest, *step, *u; /* over S */
-    double *inverse;                    /* H, max_active x stride */
-    float *r, *dense, *diagonal;        /* ld: r, z where it is needed whole, that of Q */
-    int32_t *worst;                     /* ld + WIDTH: coordinates that violate */
-    float *size;                        /* ld + WIDTH: by how much */
+    int32_t *active;  /* S */
+    double *z, *sign; /* over S, as the next three: codes and their signs */
+    double *rest;     /* r - alpha sign */
+    double *step;     /* where z is to go */
+    double *u;        /* H times the column of Q that is to enter */
+    double *inverse;  /* H, max_active x stride */
+    float *r;
+    float *dense;    /* z, all of it */
+    float *diagonal; /* of Q */
+    int32_t *slot;   /* place in S, or -1 */
+    int32_t *worst;  /* coordinates that violate, room for WIDTH more; as the next */
+    float *size;     /* by how much they do */
 } work;
 
 static int work_alloc(work *w, const wbc_lasso *p)
@@ -73,8 +70,8 @@ static int work_alloc(work *w, const wbc_lasso *p)
     w->diagonal = w->dense + ld;
     w->slot = (int32_t *)(w->diagonal + ld);
     w->worst = w->slot + ld;
-    w->size = (float *)(w->worst + ld + 16);
-    w->active = (int32_t *)(w->size + ld + 16);
+    w->size = (float *)(w->worst + ld + WIDTH);
+    w->active = (int32_t *)(w->size + ld + WIDTH);
     for (int j = 0; j < p->h; j++) {
         w->slot[j] = -1;
         w->diagonal[j] = p->gram[(size_t)j * ld + (size_t)j];
@@ -115,7 +112,7 @@ static void fresh_gradient(const wbc_lasso *p, const float *q, int n, const int3
         add_row(p, r, index[i], -value[i]);
 }
 
-/* The same with double sums, for signals where rounding hides the progress that is left */
+/* The same with sums in double, for signals whose progress is lost in the rounding of floats */
 static void precise_gradient(const wbc_lasso *p, const float *q, int n, const int32_t *index,
                              const float *value, float *r)
 {
@@ -196,13 +193,14 @@ static void add_rank_one(work *w, const double *v, double scale)
     for (int i = 0; i < s; i++, row += w->stride) {
         const vec_double a = vec_double_set(scale * v[i]);
         for (int j = 0; j < s; j += DOUBLE_WIDTH) {
-            const vec_double sum = vec_double_fma(a, vec_double_load(v + j), vec_double_load(row + j));
-            vec_double_store(row + j, sum);
+            const vec_double old = vec_double_load(row + j);
+            vec_double_store(row + j, vec_double_fma(a, vec_double_load(v + j), old));
         }
     }
 }
 
-/* Coordinate S[i] leaves S: it trades places with the last, whose row of H is then folded away. */
+/* Coordinate S[i] leaves S: it trades places with the last one, and the last row and column of H
+ * are then taken out of the rest. */
 static void leave(work *w, int i)
 {
     int last = w->n_active - 1;
@@ -236,7 +234,8 @@ static void leave(work *w, int i)
     w->z[last] = w->sign[last] = w->rest[last] = 0;
 }
 
-/* How far, at most `reach`, z can go along `step` before a z_i reaches zero: its place, or -1 */
+/* Shortens `reach` so that z + reach step has no z_i past zero; the place of the one that is then
+ * zero, or -1 */
 static int first_zero(const work *w, double *reach)
 {
     int blocked = -1;
@@ -254,9 +253,11 @@ static void move(work *w, double reach)
         w->z[i] += reach * w->step[i];
 }
 
-/* Let coordinate j into S at z_j = z; 1 if it is in. A column that depends on those of S trades
- * places with one of them: z goes along the null direction (-u, 1), downhill for a violator, until
- * a z_i reaches zero. */
+static const double DEPENDENT = 1e-6; /* eigenvalue, over a diagonal entry, taken for rounding */
+
+/* Let coordinate j into S at z_j = z; returns whether it is in. Where its column depends on those
+ * of S it takes the place of one of them: z goes along the null direction (-u, 1), downhill for a
+ * violator, until a z_i reaches zero and leaves. */
 static int enter(const wbc_lasso *p, work *w, int j, double z, double sign)
 {
     const float *column = p->gram + (size_t)j * p->ld;
@@ -333,6 +334,8 @@ static int count_above(const float *size, int n, float bar)
     return many;
 }
 
+enum { HALVINGS = 12 }; /* of the interval that holds the bar for violators */
+
 /* Let violators into S: about the `most` worst, found by bisecting the bar they have to clear. */
 static void add_worst(const wbc_lasso *p, work *w, float peak, int most)
 {
@@ -378,8 +381,8 @@ static int list_codes(const wbc_lasso *p, work *w, int32_t *index, float *value)
     return n;
 }
 
-/* The coordinate whose step would change its own r_j most; -1 when none is left but rounding. The
- * lasso in z_j alone: z_j Q_jj = v -+ alpha or 0, with v = r_j + z_j Q_jj. */
+/* The coordinate whose step changes its own r_j most; -1 where all that is left is rounding. The
+ * lasso in z_j alone has z_j Q_jj = v - alpha, v + alpha or 0, with v = r_j + z_j Q_jj. */
 static int greediest(const wbc_lasso *p, const work *w)
 {
     vec most = vec_set(1e-6f * p->alpha), alpha = vec_set(p->alpha), zero = {0};
@@ -404,6 +407,8 @@ static int greediest(const wbc_lasso *p, const work *w)
     return where[best];
 }
 
+enum { GREEDY_STEPS = 128 }; /* between two fresh gradients */
+
 /* Up to GREEDY_STEPS steps of coordinate descent on z = dense; how many were made */
 static int greedy_steps(const wbc_lasso *p, work *w)
 {
@@ -422,7 +427,11 @@ static int greedy_steps(const wbc_lasso *p, work *w)
     return GREEDY_STEPS;
 }
 
-/* One signal: its codes, by rising index, and its relative gap. Greedy also ends what is stuck. */
+enum { PATIENCE = 5 }; /* rounds of the active set without progress before greedy takes over */
+static const float ROUNDING_SHARE = 0.5f; /* of tol: the rest is for the rounding of q and Q */
+
+/* One signal: its codes, by rising index; returns their relative gap. Descent finishes what the
+ * active set could not. */
 static float solve_one(const wbc_lasso *p, const float *q, double energy, work *w, int32_t *index,
                        float *value, int32_t *count)
 {

@@ -27,45 +27,50 @@ enum { WBC_MAX_POINTS = 8 };
 
 typedef enum { WBC_SIGMOID, WBC_TANH, WBC_RECTIFIED, WBC_SOFT_THRESHOLD } wbc_nonlinearity;
 
-/* Images, encoder and statistics of one call of encode_pool; the formula opens encode_pool.c.
- * n_signatures is padded; a statistic that nobody wants is NULL. */
+/* OUT, over the windows of each part: n_images x n_parts x n_signatures, NULL where not wanted. */
 typedef struct {
-    /* IN, images: n_images x height x width x channels, bytes (looked up in pixel_table) or floats */
-    const uint8_t *bytes;
-    const float *floats;
-    const float *pixel_table; /* 256 */
-    int n_images, height, width, channels;
-
-    /* IN, windows: window (i, j) starts at pixel (i * step, j * step), belongs to pooling cell
-     * cell_of_window[i * columns + j] */
-    int patch, step, rows, columns;
-    const int32_t *cell_of_window;
-    int n_pool_cells;
-
-    /* IN, form: tiles of up to tile x tile windows from taps x taps cells of cell x cell pixels that
-     * lie `dilation` windows apart; points = tile + taps - 1, tables padded on the right and below */
-    int cell, dilation, taps, tile;
-    const float *input_transforms;  /* B' by tile length - 1: tile x points x points */
-    const float *output_transforms; /* A' by tile length - 1: tile x tile x points */
-    int n_features;                /* of a cell: cell * cell * channels, or of its projection */
-    const float *projection;       /* cell * cell * channels x n_features, rows padded with zeros
-                                    * to a multiple of 16; or NULL */
-
-    /* IN, encoder */
-    int n_signatures;
-    const float *filters;    /* block of signatures x points^2 x n_features x WBC_SIGNATURE_BLOCK */
-    const float *colour;     /* n_signatures x channels: response to one unit of a channel */
-    const float *offset, *gain, *threshold; /* n_signatures */
-    wbc_nonlinearity nonlinearity;
-    float contrast_epsilon; /* negative: no contrast normalisation */
-
-    /* OUT, over the windows of each pooling cell: n_images x n_pool_cells x n_signatures */
-    float *shift;  /* the cell's first code; starts as NaN, NULL where sum is */
+    float *shift;  /* the part's first code; starts as NaN, NULL where sum is */
     float *sum;    /* of code - shift; starts at 0, as square and active */
     float *square; /* of (code - shift)^2 */
     float *sum_lost, *square_lost; /* what rounding took from the two; NULL where square is */
     float *max;    /* starts at -infinity */
     float *active; /* number of windows whose unit is active */
+} wbc_statistics;
+
+/* One call of encode_pool; the formula opens encode_pool.c. n_signatures is padded. */
+typedef struct {
+    /* IN, images: n_images x height x width x channels, floats or indices into pixel_table */
+    const uint8_t *bytes;
+    const float *floats;
+    const float *pixel_table; /* 256 */
+    int n_images, height, width, channels;
+
+    /* IN, windows: window (i, j) starts at pixel (i * step, j * step) and belongs to the part
+     * part_of_window[i * columns + j] */
+    int patch, step, rows, columns;
+    const int32_t *part_of_window;
+    int n_parts;
+
+    /* IN, form: tiles of up to tile x tile windows, each cut into taps x taps tap squares of
+     * square x square pixels. The windows of a tile lie `dilation` windows apart, and so do the
+     * squares of a window. With points = tile + taps - 1, the matrices for tiles of length n are at
+     * [n - 1] of the transforms, with zeros on the right and below. */
+    int square, dilation, taps, tile;
+    const float *input_transforms;  /* B': tile x points x points */
+    const float *output_transforms; /* A': tile x tile x points */
+    int n_features;          /* of a square: square * square * channels, or of its projection */
+    const float *projection; /* square * square * channels x n_features, rows padded with zeros to a
+                              * multiple of 16; or NULL */
+
+    /* IN, encoder */
+    int n_signatures;
+    const float *filters; /* block of signatures x points^2 x n_features x WBC_SIGNATURE_BLOCK */
+    const float *colour;  /* n_signatures x channels: response to one unit of a channel */
+    const float *offset, *gain, *threshold; /* n_signatures */
+    wbc_nonlinearity nonlinearity;
+    float contrast_epsilon; /* negative: no contrast normalisation */
+
+    wbc_statistics out;
 } wbc_encode_pool;
 
 /* Many lassos that share one Gram matrix; the formula is in sparse_code.c. */
@@ -73,10 +78,10 @@ typedef struct {
     const float *gram; /* Q, h x ld, columns past h zero */
     int h, ld;         /* ld: h rounded up to a multiple of WBC_SIGNATURE_BLOCK */
     float alpha;
-    int positive; /* codes >= 0 */
-    int greedy;   /* no active set at all */
-    float tol;    /* relative duality gap to stop at */
-    int max_iter; /* fresh gradients per signal */
+    int positive;   /* codes >= 0 */
+    int greedy;     /* descent alone, without an active set */
+    float tol;      /* relative duality gap to stop at */
+    int max_iter;   /* fresh gradients per signal */
     int max_active; /* largest active set, beyond it greedy takes over */
 } wbc_lasso;
 

@@ -16,7 +16,7 @@ class Filters:
         self,
         patch: int,
         step: int,
-        cell: int,
+        square: int,
         dilation: int,
         taps: int,
         tile: int,

@@ -21,15 +21,24 @@ cdef extern from "wbcprof.h" nogil:
     ctypedef enum wbc_nonlinearity:
         WBC_SIGMOID, WBC_TANH, WBC_RECTIFIED, WBC_SOFT_THRESHOLD
 
+    ctypedef struct wbc_statistics:
+        float *shift
+        float *sum
+        float *square
+        float *sum_lost
+        float *square_lost
+        float *max
+        float *active
+
     ctypedef struct wbc_encode_pool:
         const uint8_t *bytes
         const float *floats
         const float *pixel_table
         int n_images, height, width, channels
         int patch, step, rows, columns
-        const int32_t *cell_of_window
-        int n_pool_cells
-        int cell, dilation, taps, tile
+        const int32_t *part_of_window
+        int n_parts
+        int square, dilation, taps, tile
         const float *input_transforms
         const float *output_transforms
         int n_features
@@ -42,13 +51,7 @@ cdef extern from "wbcprof.h" nogil:
         const float *threshold
         wbc_nonlinearity nonlinearity
         float contrast_epsilon
-        float *shift
-        float *sum
-        float *square
-        float *sum_lost
-        float *square_lost
-        float *max
-        float *active
+        wbc_statistics out
 
     ctypedef struct wbc_lasso:
         const float *gram
@@ -142,10 +145,10 @@ cdef class Filters:
     """W of windows of `patch` pixels, `step` apart, cut and transformed as one form asks."""
 
     cdef int patch, step
-    cdef int cell, dilation, taps, tile
+    cdef int square, dilation, taps, tile
     cdef const float[:, :, ::1] input_transforms   # (tile, points, points)
     cdef const float[:, :, ::1] output_transforms  # (tile, tile, points)
-    cdef const float[:, ::1] projection  # (cell * cell * channels, n_features padded to 16s) or None
+    cdef const float[:, ::1] projection  # (pixels of a square, n_features padded to 16s) or None
     cdef const float[:, :, :, ::1] filters  # (blocks, points * points, n_features, SIGNATURE_BLOCK)
 
 
@@ -201,10 +204,10 @@ def encode_pool(
     job.patch, job.step = filters.patch, filters.step
     job.rows = <int>part_of_window.shape[0]
     job.columns = <int>part_of_window.shape[1]
-    job.cell_of_window = &part_of_window[0, 0]
-    job.n_pool_cells = n_parts
+    job.part_of_window = &part_of_window[0, 0]
+    job.n_parts = n_parts
 
-    job.cell, job.dilation = filters.cell, filters.dilation
+    job.square, job.dilation = filters.square, filters.dilation
     job.taps, job.tile = filters.taps, filters.tile
     job.input_transforms = &filters.input_transforms[0, 0, 0]
     job.output_transforms = &filters.output_transforms[0, 0, 0]
@@ -220,13 +223,13 @@ def encode_pool(
     job.nonlinearity = NONLINEARITIES[units.nonlinearity]
     job.contrast_epsilon = -1 if units.contrast_epsilon is None else units.contrast_epsilon
 
-    job.shift = NULL if shift is None else &shift[0, 0, 0]
-    job.sum = NULL if sum is None else &sum[0, 0, 0]
-    job.square = NULL if square is None else &square[0, 0, 0]
-    job.sum_lost = NULL if lost is None else &lost[0, 0, 0, 0]
-    job.square_lost = NULL if lost is None else &lost[1, 0, 0, 0]
-    job.max = NULL if max is None else &max[0, 0, 0]
-    job.active = NULL if active is None else &active[0, 0, 0]
+    job.out.shift = NULL if shift is None else &shift[0, 0, 0]
+    job.out.sum = NULL if sum is None else &sum[0, 0, 0]
+    job.out.square = NULL if square is None else &square[0, 0, 0]
+    job.out.sum_lost = NULL if lost is None else &lost[0, 0, 0, 0]
+    job.out.square_lost = NULL if lost is None else &lost[1, 0, 0, 0]
+    job.out.max = NULL if max is None else &max[0, 0, 0]
+    job.out.active = NULL if active is None else &active[0, 0, 0]
 
     cdef int status
     with nogil:

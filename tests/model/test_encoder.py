@@ -47,8 +47,8 @@ def test_cook_toom_matrices_correlate(taps):
 @pytest.mark.parametrize(
     "patch, step, side, name",
     [
-        (20, 5, 300, "F(5,4) on 5 px cells"),
-        (10, 5, 300, "F(6,2) on 5 px cells"),
+        (20, 5, 300, "F(5,4) on 5 px squares"),
+        (10, 5, 300, "F(6,2) on 5 px squares"),
         (20, 5, 20, "direct"),
         (6, 6, 100, "direct"),
         (5, 7, 100, "direct"),
@@ -69,7 +69,7 @@ def test_describe_counts_products():
 
 def test_forms_of_small_steps_use_interleaved_grids():
     forms = {form.name: form for form in list_forms(20, 2)}
-    assert forms["F(4,5) on 4 px cells"].dilation == 2
+    assert forms["F(4,5) on 4 px squares"].dilation == 2
     assert forms["direct"].points == 1
 
 
@@ -82,7 +82,7 @@ def test_filters_are_prepared_once():
     assert next(iter(encoder._prepared.values())) is prepared
 
 
-def test_layout_is_pool_then_cell_then_signature():
+def test_layout_is_pool_then_part_then_signature():
     encoder = make_encoder(n_signatures=10)
     images = make_images(3, 40, 31, 3)
     both = encoder.encode_pool(images, pooling=Pooling(["max", "mean"], levels=[1, 2]))

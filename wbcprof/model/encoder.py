@@ -30,19 +30,19 @@ _LARGEST = 1e15  # pixel, filter, response and code: sums of squares of 1e8 of t
 
 @dataclass(frozen=True)
 class Approximation:
-    """Cells projected onto the directions that matter most to the responses.
+    """Tap squares projected onto the directions that matter most to the responses.
 
     Attributes
     ----------
-    cell : int
-        Side of the cells in pixels.
-    analysis, synthesis : (cell * cell * c, k) float64 arrays
-        The kernel computes ``cell_values @ analysis``; filters are multiplied by `synthesis`.
+    square : int
+        Side of the tap squares in pixels.
+    analysis, synthesis : (square * square * c, k) float64 arrays
+        The kernel computes ``values @ analysis`` of each; filters are multiplied by `synthesis`.
     tolerance, relative_error : float
         What was asked for, and the error measured on the sample images.
     """
 
-    cell: int
+    square: int
     analysis: np.ndarray
     synthesis: np.ndarray
     tolerance: float
@@ -233,8 +233,8 @@ class Encoder:
         region = Integer().check("region", region)
         rows, columns = self.count_windows(*images.shape[1:3])
         grid = math.ceil(rows / region), math.ceil(columns / region)
-        cells = np.arange(rows)[:, None] // region * grid[1] + np.arange(columns) // region
-        statistics = self._run(images, cells.astype(np.int32), [pool], n_threads)
+        parts = np.arange(rows)[:, None] // region * grid[1] + np.arange(columns) // region
+        statistics = self._run(images, parts.astype(np.int32), [pool], n_threads)
         return statistics.pool(pool).reshape(len(images), *grid, self.n_signatures)
 
     def approximate(
@@ -245,10 +245,10 @@ class Encoder:
         *,
         n_threads: int | None = None,
     ) -> Encoder:
-        """An encoder that is faster by projecting cells of pixels onto fewer directions.
+        """An encoder that is faster by projecting tap squares onto fewer directions.
 
         The directions are the best of their number for the squared error of the responses, given
-        the second moments of the cells of `images`. What they lose makes responses smaller and
+        the second moments of the squares of `images`. What they lose makes responses smaller and
         pooled codes biased; each signature's offset is shifted to make up for it, to first order.
         The number of directions is the smallest whose profiles of `images` stay within
         `tolerance`, less a tenth, for images to come.
@@ -277,8 +277,8 @@ class Encoder:
         if len(images) == 0:
             raise ValueError("images must hold at least one image, got none")
         goal = _TOLERANCE_KEPT * tolerance
-        cell = self.choose_form(*images.shape[1:3]).cell
-        analysis, synthesis = self._rank_directions(images, cell)
+        square = self.choose_form(*images.shape[1:3]).square
+        analysis, synthesis = self._rank_directions(images, square)
 
         measured = replace(pooling, pools=("mean", "std", "active", *pooling.pools))
 
@@ -298,14 +298,14 @@ class Encoder:
 
         def project(n_directions: int) -> tuple[Encoder, float]:
             encoder = copy.copy(self)
-            encoder._forms = {k: form for k, form in self._forms.items() if form.cell == cell}
+            encoder._forms = {k: form for k, form in self._forms.items() if form.square == square}
             basis = analysis[:, :n_directions], synthesis[:, :n_directions]
-            encoder.approximation = Approximation(cell, *basis, tolerance, math.nan)
+            encoder.approximation = Approximation(square, *basis, tolerance, math.nan)
             lost = codes["mean"] - encode(encoder)[1]["mean"]
             shift = np.divide(lost, slope, out=np.zeros_like(lost), where=reached)
             encoder._offset = self._offset + self._pad(shift.astype(np.float32))
             error = float(np.linalg.norm(encode(encoder)[0] - exact)) / norm
-            encoder.approximation = Approximation(cell, *basis, tolerance, error)
+            encoder.approximation = Approximation(square, *basis, tolerance, error)
             return encoder, error
 
         few, enough = 0, analysis.shape[1]
@@ -334,26 +334,29 @@ class Encoder:
         slope = (mean if self.nonlinearity == "sigmoid" else gain) - square
         return slope
 
-    def _rank_directions(self, images: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarray]:
+    def _rank_directions(self, images: np.ndarray, square: int) -> tuple[np.ndarray, np.ndarray]:
         """Analysis and synthesis over all directions, the most important to the responses first.
 
-        With C the cells' second moments and G the filters of all cells, the best rank-k stand-in
-        for G C^(1/2) keeps its first k right singular vectors V: G = (G C^(1/2) V) (V' C^(-1/2)).
+        With C the second moments of squares and G the filters of all squares, the best rank-k
+        stand-in for G C^(1/2) keeps its first k right singular vectors V:
+        G = (G C^(1/2) V) (V' C^(-1/2)).
         """
         values = self._pixel_table[images] if images.dtype == np.uint8 else images
         values = values - values[:, :1, :1]
         n, height, width, _ = values.shape
-        values = values[:, : height // cell * cell, : width // cell * cell]
-        values = values.reshape(n, height // cell, cell, width // cell, cell * self.channels)
-        cells = values.transpose(0, 1, 3, 2, 4).reshape(-1, cell * cell * self.channels)
-        moments = cells.T.astype(np.float64) @ cells / len(cells)
+        values = values[:, : height // square * square, : width // square * square]
+        values = values.reshape(
+            n, height // square, square, width // square, square * self.channels
+        )
+        squares = values.transpose(0, 1, 3, 2, 4).reshape(-1, square * square * self.channels)
+        moments = squares.T.astype(np.float64) @ squares / len(squares)
         power, axes = np.linalg.eigh(moments)
         root = np.sqrt(np.maximum(power, 1e-9 * max(power[-1], 1e-30)))
-        taps = math.ceil(self.patch / cell)
-        excess = taps * cell - self.patch
+        taps = math.ceil(self.patch / square)
+        excess = taps * square - self.patch
         filters = np.pad(self._filters, ((0, 0), (0, excess), (0, excess), (0, 0)))
-        filters = filters.reshape(-1, taps, cell, taps, cell * self.channels)
-        filters = filters.transpose(0, 1, 3, 2, 4).reshape(-1, cells.shape[1])
+        filters = filters.reshape(-1, taps, square, taps, square * self.channels)
+        filters = filters.transpose(0, 1, 3, 2, 4).reshape(-1, squares.shape[1])
         shaped = axes * root
         directions = np.linalg.eigh(shaped.T @ (filters.T @ filters) @ shaped)[1][:, ::-1]
         return (axes / root) @ directions, shaped @ directions
@@ -384,7 +387,7 @@ class Encoder:
     def _count_features(self, form: Form) -> int:
         if self.approximation is not None:
             return int(self.approximation.analysis.shape[1])
-        return form.cell**2 * self.channels
+        return form.square**2 * self.channels
 
     def describe(self, height: int, width: int) -> dict[str, object]:
         """How images of `height` x `width` pixels are encoded.
@@ -420,23 +423,23 @@ class Encoder:
 
     def _transform_filters(self, form: Form) -> _core.Filters:
         _, kernel, _ = cook_toom_matrices(form.tile, form.taps)
-        excess = form.taps * form.cell - self.patch
+        excess = form.taps * form.square - self.patch
         padding = -self.n_signatures % _core.SIGNATURE_BLOCK
         filters = self._filters
         if padding or excess:
             filters = np.pad(filters, ((0, padding), (0, excess), (0, excess), (0, 0)))
-        cells = filters.reshape(
+        squares = filters.reshape(
             len(filters) // _core.SIGNATURE_BLOCK,
             _core.SIGNATURE_BLOCK,
             form.taps,
-            form.cell,
+            form.square,
             form.taps,
-            form.cell * self.channels,
+            form.square * self.channels,
         )
-        n_pixels = form.cell**2 * self.channels
-        shape = len(cells), form.points**2, self._count_features(form), _core.SIGNATURE_BLOCK
+        n_pixels = form.square**2 * self.channels
+        shape = len(squares), form.points**2, self._count_features(form), _core.SIGNATURE_BLOCK
         packed = _empty_aligned(shape)
-        for block, target in zip(cells, packed, strict=True):  # s y i x j -> (x y) (i j) s
+        for block, target in zip(squares, packed, strict=True):  # s y i x j -> (x y) (i j) s
             block = block.transpose(1, 3, 2, 4, 0).reshape(form.taps, form.taps, -1)
             # Products this small are not spread over BLAS's threads, which start slowly.
             points = kernel @ (kernel @ block).swapaxes(0, 1)
@@ -458,7 +461,7 @@ class Encoder:
         return _core.Filters(
             patch=self.patch,
             step=self.step,
-            cell=form.cell,
+            square=form.square,
             dilation=form.dilation,
             taps=form.taps,
             tile=form.tile,
@@ -482,14 +485,14 @@ class Encoder:
     def _run(
         self,
         images: np.ndarray,
-        cells: np.ndarray,
+        part_of_window: np.ndarray,
         pools: Sequence[str],
         n_threads: int | None,
     ) -> _Statistics:
         n_threads = resolve_threads(n_threads)
         form = self.choose_form(*images.shape[1:3])
-        prepared = self._prepare(form)
-        count = np.bincount(cells.ravel())[:, None]
+        filters = self._prepare(form)
+        count = np.bincount(part_of_window.ravel())[:, None]
         shape = len(images), len(count), len(self._offset)
         needed = {what for pool in pools for what in STATISTICS[pool].needs}
 
@@ -508,7 +511,13 @@ class Encoder:
         )
         if len(images):
             _core.encode_pool(
-                prepared, self._units(), images, cells, len(count), statistics, n_threads
+                filters,
+                self._units(),
+                images,
+                part_of_window,
+                len(count),
+                statistics,
+                n_threads,
             )
 
         def trim(statistic: np.ndarray) -> np.ndarray:
@@ -550,21 +559,21 @@ class Encoder:
 
 @dataclass(frozen=True)
 class _Statistics:
-    """Statistics of the codes of each pooling cell, (n, cells, h); None if not wanted."""
+    """Statistics of the codes of each part, (n, parts, h); None if not wanted."""
 
-    count: np.ndarray  # (cells, 1)
+    count: np.ndarray  # (parts, 1)
     mean: np.ndarray | None
     variance: np.ndarray | None
     max: np.ndarray | None
     active: np.ndarray | None
 
-    def merge(self, cells: np.ndarray) -> _Statistics:
-        """Statistics (n, h) of the union of some cells, in a fixed order; zeros if none."""
-        if len(cells) == 0:
+    def merge(self, parts: np.ndarray) -> _Statistics:
+        """Statistics (n, h) of the union of some parts, in a fixed order; zeros if none."""
+        if len(parts) == 0:
             return self._map(lambda v: np.zeros_like(v[:, 0]))
-        if len(cells) == 1:
-            return self._map(lambda v: v[:, cells[0]])
-        count = self.count[cells]
+        if len(parts) == 1:
+            return self._map(lambda v: v[:, parts[0]])
+        count = self.count[parts]
 
         def average(values: np.ndarray) -> np.ndarray:
             result: np.ndarray = (values * count).sum(axis=1) / count.sum()
@@ -572,15 +581,15 @@ class _Statistics:
 
         mean = variance = largest = active = None
         if self.mean is not None:
-            means = self.mean[:, cells].astype(np.float64)
+            means = self.mean[:, parts].astype(np.float64)
             origin = means[:, :1]
             mean = origin[:, 0] + average(means - origin)
             if self.variance is not None:
-                variance = average(self.variance[:, cells] + (means - mean[:, None]) ** 2)
+                variance = average(self.variance[:, parts] + (means - mean[:, None]) ** 2)
         if self.max is not None:
-            largest = self.max[:, cells].max(axis=1)
+            largest = self.max[:, parts].max(axis=1)
         if self.active is not None:
-            active = average(self.active[:, cells])
+            active = average(self.active[:, parts])
         return _Statistics(count.sum(), mean, variance, largest, active)
 
     def _map(self, change: Callable[[np.ndarray], np.ndarray]) -> _Statistics:

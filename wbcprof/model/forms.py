@@ -24,21 +24,21 @@ _COPY_PIXEL = 8  # products that take as long as copying one pixel value
 
 @dataclass(frozen=True)
 class Form:
-    """One way to compute W x: up to tile x tile windows at a time from taps x taps cells of pixels.
+    """One way to compute W x: up to tile x tile windows at a time from taps x taps tap squares.
 
     Attributes
     ----------
-    cell : int
-        Side of a cell in pixels.
+    square : int
+        Side of a tap square in pixels.
     dilation : int
-        Cells of one window start this many windows apart.
+        Tap squares of one window start this many windows apart.
     taps : int
-        Cells along a window's side.
+        Tap squares along a window's side.
     tile : int
         Windows along the longest tile's side; 1 only in the direct form, which has one tap.
     """
 
-    cell: int
+    square: int
     dilation: int
     taps: int
     tile: int
@@ -51,7 +51,7 @@ class Form:
     def name(self) -> str:
         if self.taps == 1:
             return "direct"
-        return f"F({self.tile},{self.taps}) on {self.cell} px cells"
+        return f"F({self.tile},{self.taps}) on {self.square} px squares"
 
     def cut(self, n_windows: int) -> tuple[int, int]:
         """Tiles along an axis of `n_windows` windows, and the points of all of them.
@@ -80,11 +80,11 @@ class Form:
 
 def list_forms(patch: int, step: int) -> list[Form]:
     """All forms for windows of `patch` pixels that lie `step` pixels apart, direct first."""
-    forms = [Form(cell=patch, dilation=1, taps=1, tile=1)]
+    forms = [Form(square=patch, dilation=1, taps=1, tile=1)]
     for dilation in range(1, math.ceil(patch / step)):
         taps = math.ceil(patch / (dilation * step))
         forms += [
-            Form(cell=dilation * step, dilation=dilation, taps=taps, tile=tile)
+            Form(square=dilation * step, dilation=dilation, taps=taps, tile=tile)
             for tile in range(2, _core.MAX_POINTS - taps + 2)
         ]
     return forms

@@ -434,11 +434,11 @@ def read_cells(
 
 def smallest_side(layers: Iterable[tuple[int, int, int | None]]) -> int:
     """Smallest image side, px, for layers given as (patch_size, step, region), first to last."""
-    cells = 1
+    places = 1  # that the layer above reads
     for patch_size, step, region in reversed(list(layers)):
-        side = patch_size + (cells - 1) * step
-        cells = side if region is None else (side - 1) * region + 1
-    return cells
+        side = patch_size + (places - 1) * step
+        places = side if region is None else (side - 1) * region + 1
+    return places
 
 
 class _Checked:
