@@ -179,8 +179,12 @@ def _add_settings(parser: argparse.ArgumentParser, name: str) -> None:
     from wbcprof.model import settings
 
     for entry in settings.options(getattr(settings, name)):
+        option = "--" + entry.name.replace("_", "-")
+        if entry.type is bool:
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, help=entry.help)
+            continue
         parser.add_argument(
-            "--" + entry.name.replace("_", "-"),
+            option,
             type=entry.type,
             metavar=entry.metavar,
             choices=entry.choices,

@@ -22,7 +22,6 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from wbcprof._version import __version__
-from wbcprof.files import json_value
 from wbcprof.learning.checkpoint import read_checkpoint, write_checkpoint
 from wbcprof.learning.learner import Learner, RemotePatches
 from wbcprof.learning.sample import PatchRows, PatchStream
@@ -371,12 +370,13 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def _identity(self, X: _Patches, settings: LayerSettings) -> dict[str, Any]:
         """What a checkpoint must agree in: parameters and patches, in JSON's types."""
+        assert isinstance(self.random_state, int | np.integer)  # as a checkpoint asks for
         first = _first_round(X)
         values = first.levels if isinstance(first, PatchRows) else first
         return {
             "wbcprof": __version__,
             **{name: value for name, value in asdict(settings).items() if name not in _FREE},
-            "random_state": json_value(self.random_state),
+            "random_state": int(self.random_state),
             "patches": list(X.shape),
             "rounds": X.n_rounds if isinstance(X, PatchStream) else 1,
             "content of the patches": hashlib.blake2b(

@@ -271,7 +271,7 @@ class Model:
                 progress(len(ids), source.n_hint)
         metadata = self.metadata(coding)
         if checked is not None:
-            metadata |= {"tolerance": coding.tolerance, "relative_error": checked.error()}
+            metadata["relative_error"] = checked.error()
         return Profiles(
             np.concatenate(values),
             self.feature_names,
@@ -282,8 +282,7 @@ class Model:
 
     def metadata(self, coding: Coding) -> dict[str, Any]:
         """What profiles of this model, so coded, say of themselves."""
-        step = coding.step or self.layers[0].step
-        return {"inference": coding.inference, "step": step, **self.provenance}
+        return {**coding.stated(self.layers[0].step), **self.provenance}
 
     def read(self, source: ImageSource, n_threads: int) -> Iterator[Cell]:
         """Cells of a source with the colours that the model reads."""

@@ -128,6 +128,11 @@ class Coding:
         if self.tolerance is not None and self.inference != "feedforward":
             raise ValueError("tolerance is for feed-forward profiles of one-layer models")
 
+    def stated(self, step: int) -> dict[str, Any]:
+        """All that was asked for, as JSON has it; `step` is that of the model."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return {"step": step, **given}
+
 
 Coding.RULES = {entry.name: entry.metadata["rule"] for entry in fields(Coding)}
 
@@ -140,7 +145,8 @@ def options(settings: type[LayerSettings | Coding]) -> list[Option]:
         if not text:
             continue
         inner = rule.rule if isinstance(rule, Maybe) else rule
-        kind = int if isinstance(inner, Integer) else float if isinstance(inner, Real) else str
+        kinds: dict[type, type] = {Integer: int, Real: float, Flag: bool}
+        kind = kinds.get(type(inner), str)
         if entry.default is not None and kind is not str:
             text += f"; default {entry.default}"
         choices = inner.names if isinstance(inner, Choice) else None

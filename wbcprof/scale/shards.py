@@ -111,8 +111,7 @@ def profile_to_shards(
         "format": 1,
         "wbcprof": __version__,
         "model": _model_digest(model),
-        "step": coding.step or model.layers[0].step,
-        "inference": coding.inference,
+        **coding.stated(model.layers[0].step),
         "shard_size": shard_size,
         "n_images": source.n_hint,
     }
