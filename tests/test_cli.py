@@ -4,6 +4,9 @@ import csv
 import inspect
 import json
 import re
+import subprocess
+import sys
+import warnings
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -287,3 +290,16 @@ def test_help_shows_an_example(command, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     assert f"example: wbcprof {command}" in capsys.readouterr().out
+
+
+def test_the_package_runs_as_a_module(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "wbcprof", "--version"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.stdout == f"wbcprof {wbcprof.__version__}\n", run.stderr
+
+
+def test_warnings_are_shown_as_before_when_a_command_has_run(tmp_path, capsys):
+    shown = warnings.showwarning
+    assert main(["info", str(tmp_path / "nowhere")]) == 1
+    assert warnings.showwarning is shown

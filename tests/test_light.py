@@ -78,3 +78,27 @@ def test_concurrent_first_calls_pack_once_and_agree(model, cells, tmp_path, monk
     expected = model.profile(cells.images[:4]).values
     for values in results:
         np.testing.assert_array_equal(values, expected)
+
+
+def test_what_the_readme_names_is_reached_from_the_package(tmp_path):
+    code = (
+        "import wbcprof; print(wbcprof.shards.profile_to_shards.__name__, wbcprof.figures, sep='')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert run.stdout.startswith("profile_to_shards"), run.stderr
+
+
+def test_naming_types_needs_no_scikit_learn(classifying, cells, tmp_path):
+    classifying.save(tmp_path / "m.wbcprof")
+    np.save(tmp_path / "image.npy", cells.images[0])
+    code = PROFILE.replace(
+        ".values\n", ".values\nwbcprof.load(sys.argv[1]).classifier.predict(values)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "m.wbcprof"), str(tmp_path / "image.npy")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "classifier" in code and json.loads(run.stdout)[0] == []

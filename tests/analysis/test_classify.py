@@ -601,3 +601,14 @@ def test_histogram_baseline_on_real_cells():
         classifier = TypeClassifier(random_state=seed).fit(values[train], labels[train])
         scores.append(f1_score(labels[test], classifier.predict(values[test]), average="macro"))
     assert np.mean(scores) > 0.65
+
+
+def test_images_too_small_for_a_stack_are_left_out_before_learning(cells):
+    """They were sized by the first layer alone, and failed in the middle of learning."""
+    images = [image[:19, :19] if i == 0 else image for i, image in enumerate(cells.images)]
+    with pytest.warns(ImageWarning, match="1 of 48 images was skipped; first: .*smaller"):
+        found = evaluate(
+            images, list(cells.labels), repeats=1, baseline=False, n_signatures=8, patch_size=8,
+            n_patches=600, max_iter=1, stack=[{"n_signatures": 6, "n_patches": 200}],
+        )  # fmt: skip
+    assert found.n_images == 47

@@ -544,3 +544,11 @@ def test_a_thousand_cells_open_in_two_seconds(pooled, tmp_path):
     seconds = min(times)
     print(f"1,000 cells: {path.stat().st_size / 1e6:.1f} MB, ready after {seconds:.2f} s")
     assert seconds < 2
+
+
+def test_names_of_cells_are_made_once(pooled):
+    """Absolute paths were walked for every cell: minutes for thousands."""
+    cells, model = pooled
+    read = read_cells(model, cells.images, None, 0, 1)
+    read.ids = [f"/data/slide/{name}" for name in read.ids]
+    assert read.names[0] == "image_000000" and read.names is read.names

@@ -66,6 +66,10 @@ class ImageWarning(UserWarning):
     """Some images of a pass were skipped or converted."""
 
 
+class NoUsableImage(ValueError):
+    """No image of a pass could be used."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
     """One image.
@@ -198,8 +202,10 @@ class ImageSource:
 
         Raises
         ------
+        NoUsableImage
+            No image was usable.
         ValueError
-            No image was usable, or there is not one label for each.
+            There are none, or not one label for each.
         """
         self.skipped, self.converted = skipped, converted
         if self.labels is not None:
@@ -209,7 +215,7 @@ class ImageSource:
         if skipped:
             first = f"first: {skipped[0].image_id}: {skipped[0].reason}"
             if len(skipped) == n:
-                raise ValueError(f"No usable image among the {n} given; {first}")
+                raise NoUsableImage(f"No usable image among the {n} given; {first}")
             were = "was" if len(skipped) == 1 else "were"
             warnings.warn(
                 f"{len(skipped)} of {n} images {were} skipped; {first}", ImageWarning, stacklevel=3

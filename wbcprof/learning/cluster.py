@@ -17,7 +17,7 @@ from typing import NamedTuple
 import distributed
 import numpy as np
 
-from wbcprof.images.source import ImageSource, SkippedImage
+from wbcprof.images.source import ImageSource, NoUsableImage, SkippedImage
 from wbcprof.learning.learner import Coder, CodeStatistics, Measured, RemotePatches
 from wbcprof.learning.psd import SAMPLE_PATCHES
 from wbcprof.learning.sample import LayerInput, PatchRows, sample_patches
@@ -141,9 +141,7 @@ def _draw_block(name: str, part: ImageSource, n_patches: int, block: int) -> _Bl
         levels = sample_patches(
             images, part.n, drawn.patch_size, n_patches, drawn.random_state, block
         )
-    except ValueError:
-        if len(part.skipped) < part.n:
-            raise
+    except NoUsableImage:
         levels = None
     return _Block(
         None if levels is None else PatchRows(levels, drawn.table),

@@ -110,17 +110,18 @@ def call_cells(model: Model, cells: Cells, how: str, random_state: int) -> Calls
         return _call_by_model(model.classifier, cells)
     count = Counter(name for name in cells.labels if name != UNLABELLED)
     types = sorted(name for name, n in count.items() if n >= _FOLDS)
-    try:
-        if len(types) < 2:
-            raise ValueError(
-                f"two types with at least {_FOLDS} labelled cells each are needed, "
-                f"{len(types)} found"
-            )
-        if len(types) > _MOST_TYPES:
-            raise ValueError(f"{len(types):,} types are more than the {_MOST_TYPES} it is made for")
+    obstacle = ""
+    if len(types) < 2:
+        obstacle = (
+            f"two types with at least {_FOLDS} labelled cells each are needed, {len(types)} found"
+        )
+    elif len(types) > _MOST_TYPES:
+        obstacle = f"{len(types):,} types are more than the {_MOST_TYPES} it is made for"
+    elif np.ptp(cells.values, axis=0).max() == 0:
+        obstacle = "all profiles are the same; types cannot be told apart"
+    if not obstacle:
         return _cross_validate(cells, types, random_state)
-    except ValueError as error:
-        reason = f"No cross-validation: {error}."
+    reason = f"No cross-validation: {obstacle}."
     if model.classifier is None:
         return Calls(
             f"{reason} The model holds no classifier either: no cell is called.", [], len(cells.ids)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wbcprof.images.source import ImageSource, SkippedImage
+from wbcprof.images.source import ImageSource, NoUsableImage, SkippedImage
 from wbcprof.model.model import Model
 from wbcprof.model.settings import Coding
 
@@ -38,9 +38,7 @@ def profile_part(
     try:
         profiles = model.profile_source(part, coding, n_threads, progress)
         values, ids, labels = profiles.values, profiles.ids, profiles.labels
-    except ValueError:
-        if len(part.skipped) < part.n:
-            raise
+    except NoUsableImage:
         values, ids, labels = np.empty((0, len(model.feature_names)), np.float32), [], []
     return PartProfiles(
         values,
