@@ -48,6 +48,7 @@ import sizes  # noqa: E402
 import wbcprof  # noqa: E402
 from wbcprof import _core  # noqa: E402
 from wbcprof.images.source import open_images  # noqa: E402
+from wbcprof.model.approximation import approximate  # noqa: E402
 from wbcprof.model.encoder import Encoder  # noqa: E402
 from wbcprof.model.pooling import Pooling  # noqa: E402
 
@@ -261,7 +262,7 @@ def growth(repeats: int) -> None:
         )
 
 
-def approximate(repeats: int) -> None:
+def time_approximate(repeats: int) -> None:
     """Projected squares against exact ones, one thread; fitted to other images than are timed."""
     print(
         "\n| images | tolerance | error | products per window | ms exact | ms approximate | ratio |"
@@ -295,10 +296,10 @@ def compare_approximate(
     others = np.delete(images, sample, axis=0)
     runs = {
         "exact": encoder,
-        "approximate": encoder.approximate(images[sample], tolerance, pooling),
+        "approximate": approximate(encoder, images[sample], tolerance, pooling),
     }
-    exact, approximate = (run.encode_pool(others, pooling) for run in runs.values())
-    error = np.linalg.norm(approximate - exact) / np.linalg.norm(exact)
+    exact, fewer = (run.encode_pool(others, pooling) for run in runs.values())
+    error = np.linalg.norm(fewer - exact) / np.linalg.norm(exact)
     seconds = take_turns(
         {n: (lambda e=e: e.encode_pool(others, pooling, n_threads=1)) for n, e in runs.items()},
         repeats,
@@ -330,7 +331,7 @@ def main() -> None:
     if quick:
         return
     growth(arguments.repeats)
-    approximate(arguments.repeats)
+    time_approximate(arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -10,43 +10,20 @@ import copy
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from wbcprof import _core
-from wbcprof.checks import Choice, Integer, Real
-from wbcprof.model.forms import Form, cook_toom_matrices, list_forms
+from wbcprof.checks import Choice, Integer
+from wbcprof.model.forms import Approximation, Form, cook_toom_matrices, list_forms
 from wbcprof.model.pooling import STATISTICS, Pooling
 from wbcprof.threads import resolve_threads
 
 NONLINEARITIES = tuple(_core.NONLINEARITIES)
 
 _MEAN = Pooling()
-_TOLERANCE_KEPT = 0.9  # of a tolerance, on the sample that an approximation is fitted to
-_LEAST_SLOPE = 1e-3  # of the gain: below it, an offset is not shifted
 _LARGEST = 1e15  # pixel, filter, response and code: sums of squares of 1e8 of them are in float32
-
-
-@dataclass(frozen=True)
-class Approximation:
-    """Tap squares projected onto the directions that matter most to the responses.
-
-    Attributes
-    ----------
-    square : int
-        Side of the tap squares in pixels.
-    analysis, synthesis : (square * square * c, k) float64 arrays
-        The kernel computes ``values @ analysis`` of each; filters are multiplied by `synthesis`.
-    tolerance, relative_error : float
-        What was asked for, and the error measured on the sample images.
-    """
-
-    square: int
-    analysis: np.ndarray
-    synthesis: np.ndarray
-    tolerance: float
-    relative_error: float
 
 
 class Encoder:
@@ -124,13 +101,14 @@ class Encoder:
         if form is not None and form not in self._forms:
             raise ValueError(f"form must be one of {list(self._forms)}, got {form!r}")
         self._form = form
-        self._filters = filters
+        self.filters = filters
         self._weight = float(np.abs(filters).sum(axis=(1, 2, 3)).max())
         self._pixel_table = _as_vector(pixel_table, 256, "pixel_table")
         colour = np.einsum("syxc->sc", filters)  # five times as fast as sum(axis=(1, 2))
         self._colour = self._pad(colour.astype(np.float32))
         self._offset = self._pad(_as_vector(offset, self.n_signatures, "offset"))
-        self._gain = self._pad(_as_vector(gain, self.n_signatures, "gain"))
+        self.gain = _as_vector(gain, self.n_signatures, "gain")
+        self._gain = self._pad(self.gain)
         if threshold is None:
             threshold = np.zeros(self.n_signatures)
         self._threshold = self._pad(_as_vector(threshold, self.n_signatures, "threshold"))
@@ -237,129 +215,22 @@ class Encoder:
         statistics = self._run(images, parts.astype(np.int32), [pool], n_threads)
         return statistics.pool(pool).reshape(len(images), *grid, self.n_signatures)
 
-    def approximate(
-        self,
-        images: np.ndarray,
-        tolerance: float,
-        pooling: Pooling = _MEAN,
-        *,
-        n_threads: int | None = None,
-    ) -> Encoder:
-        """An encoder that is faster by projecting tap squares onto fewer directions.
+    def projected(self, approximation: Approximation) -> Encoder:
+        """A copy whose kernel sees squares of pixels projected as the approximation says."""
+        encoder = copy.copy(self)
+        square = approximation.square
+        encoder._forms = {name: form for name, form in self._forms.items() if form.square == square}
+        encoder.approximation = approximation
+        return encoder
 
-        The directions are the best of their number for the squared error of the responses, given
-        the second moments of the squares of `images`. What they lose makes responses smaller and
-        pooled codes biased; each signature's offset is shifted to make up for it, to first order.
-        The number of directions is the smallest whose profiles of `images` stay within
-        `tolerance`, less a tenth, for images to come.
+    def shift_offsets(self, shift: np.ndarray) -> None:
+        """Add `shift` (h,) to the offsets of a copy that nobody has yet."""
+        self._offset = self._offset + self._pad(shift.astype(np.float32))
 
-        Parameters
-        ----------
-        images : (n, height, width, c) array
-            A sample of the images to come, all of one size; a few tens are enough.
-        tolerance : float
-            Largest allowed ``norm(approximate - exact) / norm(exact)`` of the profiles.
-        pooling, n_threads
-            Of these profiles, as in `encode_pool`.
-
-        Returns
-        -------
-        Encoder
-            Its `approximation` states the error measured on `images`.
-
-        Raises
-        ------
-        ValueError
-            The images have no profile to be near to, or no projection reaches the tolerance.
-        """
-        tolerance = Real(above=0, below=1).check("tolerance", tolerance)
-        images = self._check_images(images)
-        if len(images) == 0:
-            raise ValueError("images must hold at least one image, got none")
-        goal = _TOLERANCE_KEPT * tolerance
-        square = self.choose_form(*images.shape[1:3]).square
-        analysis, synthesis = self._rank_directions(images, square)
-
-        measured = replace(pooling, pools=("mean", "std", "active", *pooling.pools))
-
-        def encode(encoder: Encoder) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-            """Profiles; and mean, std and active of the codes, averages over images and regions."""
-            profiles = encoder.encode_pool(images, measured, n_threads=n_threads)
-            profiles = profiles.reshape(len(images), len(measured.pools), -1, self.n_signatures)
-            averages = profiles[:, :3].mean(axis=(0, 2), dtype=np.float64)
-            return profiles[:, 3:], dict(zip(("mean", "std", "active"), averages, strict=True))
-
-        exact, codes = encode(self)
-        norm = float(np.linalg.norm(exact))
-        if norm == 0:
-            raise ValueError("tolerance needs sample images whose profiles are not zero")
-        slope = self._mean_slope(**codes)
-        reached = np.abs(slope) > _LEAST_SLOPE * np.abs(self._gain[: self.n_signatures])
-
-        def project(n_directions: int) -> tuple[Encoder, float]:
-            encoder = copy.copy(self)
-            encoder._forms = {k: form for k, form in self._forms.items() if form.square == square}
-            basis = analysis[:, :n_directions], synthesis[:, :n_directions]
-            encoder.approximation = Approximation(square, *basis, tolerance, math.nan)
-            lost = codes["mean"] - encode(encoder)[1]["mean"]
-            shift = np.divide(lost, slope, out=np.zeros_like(lost), where=reached)
-            encoder._offset = self._offset + self._pad(shift.astype(np.float32))
-            error = float(np.linalg.norm(encode(encoder)[0] - exact)) / norm
-            encoder.approximation = Approximation(square, *basis, tolerance, error)
-            return encoder, error
-
-        few, enough = 0, analysis.shape[1]
-        best, error = project(enough)
-        if error > goal:
-            raise ValueError(
-                f"tolerance must be at least {error / _TOLERANCE_KEPT:.1e}, what float32 "
-                f"reaches on these images, got {tolerance!r}; leave it out for exact profiles"
-            )
-        while enough - few > 1:
-            middle = (few + enough) // 2
-            candidate, error = project(middle)
-            if error <= goal:
-                best, enough = candidate, middle
-            else:
-                few = middle
-        return best
-
-    def _mean_slope(self, mean: np.ndarray, std: np.ndarray, active: np.ndarray) -> np.ndarray:
-        """Derivative of the mean codes by the offsets, (h,); nearly, where regions differ."""
-        gain = self._gain[: self.n_signatures].astype(np.float64)
-        if self.nonlinearity in ("rectified", "soft_threshold"):
-            slope: np.ndarray = gain * active
-            return slope
-        square = np.divide(mean**2 + std**2, gain, out=np.zeros_like(mean), where=gain != 0)
-        slope = (mean if self.nonlinearity == "sigmoid" else gain) - square
-        return slope
-
-    def _rank_directions(self, images: np.ndarray, square: int) -> tuple[np.ndarray, np.ndarray]:
-        """Analysis and synthesis over all directions, the most important to the responses first.
-
-        With C the second moments of squares and G the filters of all squares, the best rank-k
-        stand-in for G C^(1/2) keeps its first k right singular vectors V:
-        G = (G C^(1/2) V) (V' C^(-1/2)).
-        """
-        values = self._pixel_table[images] if images.dtype == np.uint8 else images
-        values = values - values[:, :1, :1]
-        n, height, width, _ = values.shape
-        values = values[:, : height // square * square, : width // square * square]
-        values = values.reshape(
-            n, height // square, square, width // square, square * self.channels
-        )
-        squares = values.transpose(0, 1, 3, 2, 4).reshape(-1, square * square * self.channels)
-        moments = squares.T.astype(np.float64) @ squares / len(squares)
-        power, axes = np.linalg.eigh(moments)
-        root = np.sqrt(np.maximum(power, 1e-9 * max(power[-1], 1e-30)))
-        taps = math.ceil(self.patch / square)
-        excess = taps * square - self.patch
-        filters = np.pad(self._filters, ((0, 0), (0, excess), (0, excess), (0, 0)))
-        filters = filters.reshape(-1, taps, square, taps, square * self.channels)
-        filters = filters.transpose(0, 1, 3, 2, 4).reshape(-1, squares.shape[1])
-        shaped = axes * root
-        directions = np.linalg.eigh(shaped.T @ (filters.T @ filters) @ shaped)[1][:, ::-1]
-        return (axes / root) @ directions, shaped @ directions
+    def values_of(self, images: np.ndarray) -> np.ndarray:
+        """Values of the pixels of images, floats as they are."""
+        checked = self._check_images(images)
+        return self._pixel_table[checked] if checked.dtype == np.uint8 else checked
 
     def count_windows(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of windows of an image of `height` x `width` pixels."""
@@ -425,7 +296,7 @@ class Encoder:
         _, kernel, _ = cook_toom_matrices(form.tile, form.taps)
         excess = form.taps * form.square - self.patch
         padding = -self.n_signatures % _core.SIGNATURE_BLOCK
-        filters = self._filters
+        filters = self.filters
         if padding or excess:
             filters = np.pad(filters, ((0, padding), (0, excess), (0, excess), (0, 0)))
         squares = filters.reshape(

@@ -133,3 +133,24 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
         scaled = [*(root * c for c in coefficients), Fraction(0)]
         coefficients = [a - b for a, b in zip(shifted, scaled, strict=True)]
     return coefficients
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """Tap squares projected onto the directions that matter most to the responses.
+
+    Attributes
+    ----------
+    square : int
+        Side of the tap squares in pixels.
+    analysis, synthesis : (square * square * c, k) float64 arrays
+        The kernel computes ``values @ analysis`` of each; filters are multiplied by `synthesis`.
+    tolerance, relative_error : float
+        What was asked for, and the error measured on the sample images.
+    """
+
+    square: int
+    analysis: np.ndarray
+    synthesis: np.ndarray
+    tolerance: float
+    relative_error: float

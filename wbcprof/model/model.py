@@ -13,6 +13,7 @@ import numpy as np
 
 from wbcprof.files import naming
 from wbcprof.images.source import Cell, ImageSource, open_images
+from wbcprof.model.approximation import approximate
 from wbcprof.model.arrays import prefixed, under
 from wbcprof.model.encoder import Encoder
 from wbcprof.model.layer import Layer, code_maps
@@ -259,8 +260,8 @@ class Model:
             if coding.tolerance is not None and checked is None:
                 few = _TOLERANCE_SAMPLE
                 checked = _Checked(self, coding, n_threads)
-                encoder = encoder.approximate(
-                    pixels[:few], coding.tolerance, self.pooling, n_threads=n_threads
+                encoder = approximate(
+                    encoder, pixels[:few], coding.tolerance, self.pooling, n_threads=n_threads
                 )
             values.append(self._profile_batch(pixels, encoder, coding, n_threads))
             if checked is not None:
