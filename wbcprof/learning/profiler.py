@@ -85,7 +85,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         alone ("background"), or the stain too, for images of another laboratory. None takes
         colours as they are.
     pixel_input : {"raw", "inverted", "optical_density"}, default="inverted"
-        See `wbcprof.model.pixel_table`.
+        See `wbcprof.model.preprocessing.pixel_table`.
     n_patches : int, default=50_000
         Random patches that signatures are learnt on.
     learn_centre : float, default=0.67

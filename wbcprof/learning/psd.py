@@ -59,7 +59,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     nonlinearity : {"rectified", "sigmoid", "tanh", "soft_threshold"}, default="rectified"
         s in F = g * s(X W' + b).
     preprocessing : {"none", "dataset_mean", "patch_mean", "contrast"}, default="dataset_mean"
-        See `wbcprof.model.Preprocessing`.
+        See `wbcprof.model.preprocessing.Preprocessing`.
     whiten : bool, default=False
         ZCA-whiten the patches, so that signatures live in whitened space.
     batch_size : int, default=1000

@@ -374,7 +374,7 @@ class Profiles:
         ----------
         order : array-like of shape (n_features,), optional
             Rank the features in this order, from most to least important, as
-            `wbcprof.classify.rank_signatures` gives it.
+            `wbcprof.analysis.rank_signatures` gives it.
 
         Returns
         -------
