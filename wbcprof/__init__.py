@@ -1,7 +1,19 @@
 """Unsupervised visual signatures and profiles of white blood cells.
 
->>> model = wbcprof.fit("cells/")                  # doctest: +SKIP
->>> profiles = wbcprof.profile("cells/", model)    # doctest: +SKIP
+Examples
+--------
+A few small cells and signatures, so that this runs at once; the defaults are for real images.
+
+>>> import wbcprof
+>>> from wbcprof.datasets import make_leukocytes
+>>> cells = make_leukocytes(4, size=48)  # generated; or the path of a folder with one per type
+>>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+>>> profiles = wbcprof.profile(cells.images, model, labels=cells.labels)
+>>> profiles.values.shape
+(24, 48)
+>>> model.classifier = wbcprof.TypeClassifier().fit(profiles, profiles.labels)
+>>> print(*model.classifier.predict(profiles)[:2])
+atypical_lymphocyte atypical_lymphocyte
 """
 
 from typing import TYPE_CHECKING

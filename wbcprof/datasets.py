@@ -4,6 +4,15 @@ Every image is drawn from random numbers, none is a photograph. A cell is a sign
 (negative inside) turned into coverage; what it covers is an absorbance for red, green and blue;
 the camera sees ``light * exp(-absorbance)``, then blur and noise (Beer-Lambert). Lengths are in
 units of 1/120 of the image side, so that one description serves every size.
+
+Examples
+--------
+>>> from wbcprof.datasets import LEUKOCYTE_TYPES, make_leukocytes
+>>> cells = make_leukocytes(2, size=64)
+>>> cells.images.shape
+(12, 64, 64, 3)
+>>> sorted(set(cells.labels)) == sorted(LEUKOCYTE_TYPES)
+True
 """
 
 from __future__ import annotations
@@ -166,6 +175,17 @@ def make_leukocytes(
     ------
     ValueError
         If a parameter is not as described.
+
+    Examples
+    --------
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(3, size=64, types=["lymphocyte", "neutrophil"])
+    >>> cells.images.shape
+    (6, 64, 64, 3)
+    >>> print(*cells.labels)
+    lymphocyte lymphocyte lymphocyte neutrophil neutrophil neutrophil
+    >>> cells.ids[-1]
+    'generated_neutrophil_0002'
     """
     given = check(RULES, n_per_type=n_per_type, size=size, random_state=random_state)
     n_per_type, size = given["n_per_type"], given["size"]
@@ -214,6 +234,17 @@ def write_folder(leukocytes: Leukocytes, directory: str | Path) -> Path:
         If ``directory`` is a file, or a folder that already holds something.
     ValueError
         A label or id cannot be a file name everywhere: empty, long, ``CON``, with ``/``...
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from wbcprof.datasets import make_leukocytes, write_folder
+    >>> cells = make_leukocytes(2, size=48, types=["lymphocyte", "neutrophil"])
+    >>> with TemporaryDirectory() as home:
+    ...     folder = write_folder(cells, Path(home, "cells"))
+    ...     print(sorted(path.name for path in folder.glob("neutrophil/*")))
+    ['generated_neutrophil_0000.png', 'generated_neutrophil_0001.png']
     """
     from PIL import Image
 

@@ -80,6 +80,20 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
     calibrated_ : bool
         False if a type had one image only: the slope is then 1.
     n_features_in_ : int
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(4, size=48, types=["lymphocyte", "neutrophil"])  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+    >>> profiles = wbcprof.profile(cells.images, model)
+    >>> classifier = wbcprof.TypeClassifier().fit(profiles, cells.labels)
+    >>> new = make_leukocytes(1, size=48, types=["neutrophil"], random_state=1)
+    >>> print(*classifier.predict(wbcprof.profile(new.images, model)))
+    neutrophil
+    >>> classifier.predict_proba(wbcprof.profile(new.images, model)).shape
+    (1, 2)
     """
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -96,6 +110,18 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         FewImagesWarning
             A type has one image: C is not chosen (10 for "rbf", 1 for "linear"), and probabilities
             are not calibrated.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> values = np.array([[1.0, 0.1], [0.9, 0.0], [0.1, 1.0], [0.0, 0.9]])
+        >>> types = ["lymphocyte", "lymphocyte", "neutrophil", "neutrophil"]
+        >>> classifier = wbcprof.TypeClassifier(C=1.0).fit(values, types)
+        >>> print(*classifier.classes_)
+        lymphocyte neutrophil
+        >>> classifier.calibrated_
+        True
         """
         check(RULES, C=self.C, kernel=self.kernel)
         X = check_profiles(X)
@@ -226,6 +252,19 @@ def rank_signatures(
         Features from most to least important; equals keep their order.
     importance : ndarray of shape (n_features,), float64
         Mean decrease of Gini impurity over 500 trees, in the order of the features; sums to 1.
+
+    Examples
+    --------
+    The third of four features is what these two types differ in:
+
+    >>> import numpy as np
+    >>> from wbcprof.analysis import rank_signatures
+    >>> labels = np.repeat(["lymphocyte", "neutrophil"], 10)
+    >>> values = np.random.default_rng(0).random((20, 4))
+    >>> values[labels == "neutrophil", 2] += 2
+    >>> order, importance = rank_signatures(values, labels)
+    >>> int(order[0]), round(float(importance.sum()), 6)
+    (2, 1.0)
     """
     values = check_profiles(values)
     labels = one_known_label_each(labels, len(values), "profiles")

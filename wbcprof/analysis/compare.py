@@ -11,6 +11,20 @@ the mean profile of each sample is what is tested, and the number of samples is 
 
 Columns may be lists, arrays, or columns of a table with one row per cell, such as
 ``table["Metadata_Label"]``. A label that is None, empty or NaN is unknown: the cell is left out.
+
+Examples
+--------
+Six samples, of three patients and three controls; the second feature is larger in patients:
+
+>>> import numpy as np
+>>> from wbcprof import compare
+>>> samples = np.repeat(["c1", "c2", "c3", "p1", "p2", "p3"], 20)
+>>> groups = ["patient" if sample.startswith("p") else "control" for sample in samples]
+>>> values = np.random.default_rng(0).random((120, 3))
+>>> values[60:, 1] += 1
+>>> found = compare.differential_signatures(values, groups, samples=samples)
+>>> found.top("patient", 1).tolist(), found.unit
+([1], 'samples')
 """
 
 from __future__ import annotations
@@ -231,6 +245,23 @@ def differential_signatures(
     Without ties and with up to 40 cells or samples p is exact; beyond that it is the normal
     approximation with ties and continuity corrected. A sample with cells on both sides counts on
     both, as if independent.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> types = np.repeat(["lymphocyte", "neutrophil"], 10)
+    >>> values = np.random.default_rng(0).random((20, 3))
+    >>> values[types == "neutrophil", 2] += 1
+    >>> names = ["Edge", "Rim", "Granule"]
+    >>> found = wbcprof.compare.differential_signatures(values, types, feature_names=names)
+    >>> [names[column] for column in found.top("neutrophil", 1)]
+    ['Granule']
+    >>> found.groups, found.effect[:, 2].tolist()
+    (['lymphocyte', 'neutrophil'], [-1.0, 1.0])
+    >>> table = found.to_pandas()
+    >>> table[table.q_value < 0.001].feature.unique().tolist()
+    ['Granule']
     """
     from scipy.stats import false_discovery_control
 
@@ -298,6 +329,22 @@ def associate(
     ValueError
         Fewer than 4 samples have an endpoint (no p below 0.05 would be possible), the endpoint
         is the same for all or infinite, lengths differ, or values are not finite.
+
+    Examples
+    --------
+    The first feature rises with the endpoint of five samples:
+
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> endpoint = {"s1": 3.1, "s2": 4.0, "s3": 5.2, "s4": 6.6, "s5": 7.9}
+    >>> samples = np.repeat(list(endpoint), 10)
+    >>> values = np.random.default_rng(0).random((50, 2))
+    >>> values[:, 0] += np.repeat(list(endpoint.values()), 10)
+    >>> found = wbcprof.compare.associate(values, samples, endpoint, feature_names=["Rim", "Edge"])
+    >>> round(float(found.correlation[0]), 6), round(float(found.p_value[0]), 4)
+    (1.0, 0.0167)
+    >>> found.to_pandas().columns.tolist()
+    ['feature', 'correlation', 'p_value', 'q_value']
     """
     from scipy.stats import false_discovery_control
 
@@ -367,6 +414,18 @@ def differential_count(
     Wilson's limits of p, as p / (1 - p), are those of the ratio. Both tell how sure the counted
     cells make us of the blood they were drawn at random from. They know nothing of cells called
     wrongly, nor of cells picked by type.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> types = ["neutrophil"] * 60 + ["lymphocyte"] * 30 + ["monocyte"] * 8 + [None] * 2
+    >>> count = wbcprof.compare.differential_count(types)
+    >>> dict(zip(count.types, count.counts[0].tolist()))
+    {'lymphocyte': 30, 'monocyte': 8, 'neutrophil': 60}
+    >>> print(f"NLR {count.nlr[0]:.1f} ({count.nlr_low[0]:.2f} to {count.nlr_high[0]:.2f})")
+    NLR 2.0 (1.29 to 3.09)
+    >>> count.to_pandas().set_index("type")["share"].round(3).to_dict()
+    {'lymphocyte': 0.306, 'monocyte': 0.082, 'neutrophil': 0.612}
     """
     names = label_names(types)
     if not names:
@@ -438,6 +497,18 @@ def explain_calls(classifier: Any, values: Any) -> tuple[np.ndarray, np.ndarray,
         In units of the margin of that pair of types, positive towards the call. With a linear
         kernel this is ``w (x - mean) / scale``, and its sum and the intercept are the cell's
         distance from the plane; with the RBF kernel features act together, and it has no such sum.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> types = np.repeat(["lymphocyte", "neutrophil"], 10)
+    >>> values = np.random.default_rng(0).random((20, 3))
+    >>> values[types == "neutrophil", 2] += 2
+    >>> classifier = wbcprof.TypeClassifier().fit(values, types)
+    >>> called, rival, contribution = wbcprof.compare.explain_calls(classifier, values)
+    >>> print(classifier.classes_[called[-1]], "because of feature", contribution[-1].argmax())
+    neutrophil because of feature 2
     """
     decision = classifier.decision_function(values)
     x = (np.asarray(values, np.float64) - classifier.mean_) / classifier.scale_

@@ -34,6 +34,18 @@ def embed(
         shows more separation than new cells would have; two types give one discriminant, and the
         second coordinate is then the first principal component. "umap" raises ImportError where
         umap-learn is not installed.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=48)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+    >>> profiles = wbcprof.profile(cells.images, model, labels=cells.labels)
+    >>> points = wbcprof.analysis.embed(profiles)
+    >>> points.shape
+    (12, 2)
+    >>> ax = wbcprof.figures.embedding(points, profiles.labels)
     """
     from sklearn.decomposition import PCA
 

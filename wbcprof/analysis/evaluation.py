@@ -291,6 +291,24 @@ def evaluate(
     ValueError
         A label is unknown, there is one type only, a type has fewer than 4 images, or profiler
         parameters are given beside a model.
+
+    Examples
+    --------
+    Few and small signatures, and two repeats, so that this runs at once:
+
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(4, size=48, types=["lymphocyte", "neutrophil"])  # generated
+    >>> small = {"n_signatures": 8, "patch_size": 8, "n_patches": 400, "max_iter": 1}
+    >>> evaluation = wbcprof.evaluate(cells.images, cells.labels, repeats=2, **small)
+    >>> print(evaluation.to_text().splitlines()[1])
+    Signatures: learnt from the training half of each repeat
+    >>> evaluation.confusion["types"], len(evaluation.runs)
+    (['lymphocyte', 'neutrophil'], 2)
+    >>> sorted(evaluation.per_type["neutrophil"])
+    ['f1', 'f1_std', 'n_images', 'sensitivity', 'specificity']
+    >>> evaluation.to_dict()["seed"]
+    0
     """
     if model is None:
         min_size = make_profiler(preset, **profiler_parameters).min_size

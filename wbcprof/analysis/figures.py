@@ -8,6 +8,25 @@ display is needed, and ``axes.figure.savefig(path)`` writes it. A figure of seve
 Labels: one per cell. None, an empty string or NaN counts as ``"unlabelled"`` (grey, listed last);
 ``labels=None`` makes every cell so. Types are listed alphabetically, in the same colours in every
 figure over the same types. Bad input raises ValueError.
+
+Examples
+--------
+A figure for a file, in any format that matplotlib writes:
+
+>>> from io import BytesIO
+>>> import wbcprof
+>>> ax = wbcprof.figures.confusion([[9, 1], [0, 10]], ["lymphocyte", "neutrophil"])
+>>> stream = BytesIO()  # or the path of a file
+>>> ax.figure.savefig(stream, format="png")
+>>> stream.getvalue()[1:4]
+b'PNG'
+
+Figures beside one another, on Axes that you made:
+
+>>> from matplotlib.figure import Figure
+>>> left, right = Figure(layout="constrained").subplots(1, 2)
+>>> ax = wbcprof.figures.confusion([[9, 1], [0, 10]], ["lymphocyte", "neutrophil"], ax=left)
+>>> ax = wbcprof.figures.f1_bars({"lymphocyte": (0.95, 0.02), "neutrophil": (0.95, 0.01)}, ax=right)
 """
 
 from __future__ import annotations
@@ -80,6 +99,12 @@ def type_colours(types: Iterable[Any]) -> dict[str, str]:
 
     After 17 types the palette starts again (`embedding` changes the marker then);
     ``"unlabelled"`` is always grey.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> wbcprof.figures.type_colours(["neutrophil", "lymphocyte", None, "neutrophil"])
+    {'lymphocyte': '#0072B2', 'neutrophil': '#E69F00', 'unlabelled': '#999999'}
     """
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(_types(_names(types)))}
     return {name: "#999999" if name == UNLABELLED else c for name, c in colours.items()}
@@ -127,6 +152,16 @@ def signature_mosaic(
         Default: `signatures` are in rank order already.
     n_framed : int
         How many of the first are framed, all when there are fewer; 0 for no frame.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=48)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+    >>> ax = wbcprof.figures.signature_mosaic(model.signatures, n_framed=3)
+    >>> ax.get_xlabel()
+    '8 signatures, best first; top 3 framed'
     """
     from matplotlib.patches import Polygon
 
@@ -173,6 +208,17 @@ def reconstructions(
         Type of each cell. After 24 types the rest is only counted.
     n_per_type : int
         The first so many cells of each type are drawn.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=48)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+    >>> rebuilt = [model.reconstruct(image) for image in cells.images]
+    >>> ax = wbcprof.figures.reconstructions(cells.images, rebuilt, cells.labels, n_per_type=2)
+    >>> [tick.get_text() for tick in ax.get_yticklabels()][:3]
+    ['atypical_lymphocyte', 'reconstruction', 'basophil']
     """
     check(RULES, n_per_type=n_per_type)
     if len(originals) == 0:
@@ -231,6 +277,18 @@ def mean_profiles(
     -------
     Panels
         One part per type, for the first 24 types; the rest is only counted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> values = np.random.default_rng(0).random((20, 6))
+    >>> types = np.repeat(["lymphocyte", "neutrophil"], 10)
+    >>> panels = wbcprof.figures.mean_profiles(values, types, n_top=4)
+    >>> sorted(panels.parts)
+    ['lymphocyte', 'neutrophil']
+    >>> panels.parts["neutrophil"].get_xlabel().strip()
+    'signature, best first'
     """
     values, names = check_cells(values, labels)
     top = _top(values, names, order, n_top)
@@ -285,6 +343,16 @@ def heatmap(
     -------
     Panels
         Parts "heatmap", "types", "colorbar", and "rows" and "columns" (the trees).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> values = np.random.default_rng(0).random((20, 6))
+    >>> types = np.repeat(["lymphocyte", "neutrophil"], 10)
+    >>> panels = wbcprof.figures.heatmap(values, types)
+    >>> panels.parts["heatmap"].get_xlabel()
+    '6 signatures across, 20 cells down'
     """
     from matplotlib.colors import to_rgb
 
@@ -344,6 +412,17 @@ def embedding(
         As `wbcprof.analysis.embed` gives them.
     method : {"tsne", "lda", "umap", "pca"}
         By which; it names the axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> values = np.random.default_rng(0).random((20, 6))
+    >>> types = np.repeat(["lymphocyte", "neutrophil"], 10)
+    >>> points = wbcprof.analysis.embed(values, method="pca")
+    >>> ax = wbcprof.figures.embedding(points, types, method="pca")
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('PC 1', 'PC 2')
     """
     check(RULES, method=method)
     points = np.asarray(points, dtype=np.float64)
@@ -385,6 +464,17 @@ def f1_bars(
     average : (mean, std), or {method: (mean, std)}, optional
         Default: from runs, mean and spread of each run's average over types; from means, their
         mean without a spread, which they do not determine.
+
+    Examples
+    --------
+    Two methods, by mean and deviation:
+
+    >>> import wbcprof
+    >>> profiles = {"lymphocyte": (0.95, 0.02), "neutrophil": (0.93, 0.01)}
+    >>> histogram = {"lymphocyte": (0.81, 0.05), "neutrophil": (0.75, 0.04)}
+    >>> ax = wbcprof.figures.f1_bars({"profiles": profiles, "colour histogram": histogram})
+    >>> [tick.get_text() for tick in ax.get_xticklabels()]
+    ['lymphocyte', 'neutrophil', 'average']
     """
     several = isinstance(per_type, Mapping) and all(
         isinstance(entry, Mapping) or (len(entry) > 0 and isinstance(entry[0], Mapping))
@@ -442,6 +532,15 @@ def confusion(
         False: counts. True or "true": each row as shares of its true type (recall on the
         diagonal). "called": each column as shares of its call (precision on the diagonal, the
         "normalized precision" of the paper). A row or column without cells shows dashes.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> counts = [[9, 1], [2, 18]]  # or evaluation.confusion["mean_counts"]
+    >>> types = ["lymphocyte", "neutrophil"]
+    >>> ax = wbcprof.figures.confusion(counts, types, normalize=True)
+    >>> [text.get_text() for text in ax.texts]
+    ['0.90', '0.10', '0.10', '0.90']
     """
     counts, names = np.asarray(matrix, dtype=np.float64), _names(type_names)
     k = len(names)
@@ -486,6 +585,16 @@ def learning_curve(
         One per iteration, each with the key "objective".
     terms : sequence of str
         Further keys to draw on the same scale, such as the terms the objective is the sum of.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=48)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=3)
+    >>> ax = wbcprof.figures.learning_curve(model.history[0], terms=["reconstruction", "sparsity"])
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['objective', 'reconstruction', 'sparsity']
     """
     if len(history) == 0:
         raise ValueError("history is empty: expected one entry per iteration")
@@ -524,6 +633,20 @@ def response_map(
         ``rows = (H - patch_size) // step + 1``, columns alike.
     patch_size, step : int
         Pixels.
+
+    Examples
+    --------
+    Where a cell holds the first signature:
+
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=48)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+    >>> image, layer = cells.images[0], model.layers[0]
+    >>> codes = model.codes(image)[:, :, 0]
+    >>> ax = wbcprof.figures.response_map(image, codes, layer.patch_size, layer.step)
+    >>> len(ax.images)  # the cell, and its codes over it
+    2
     """
     image, codes = _image(image), np.asarray(codes, dtype=np.float64)
     size = image.shape[:2]
@@ -579,6 +702,16 @@ def calibration(
     class_names : (k,) names
     n_bins : int
         Bins of equal width over [0, 1]; empty ones are left out.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> truth = ["lymphocyte", "lymphocyte", "neutrophil", "neutrophil"]
+    >>> probabilities = [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.1, 0.9]]
+    >>> types = ["lymphocyte", "neutrophil"]  # or classifier.classes_
+    >>> ax = wbcprof.figures.calibration(truth, probabilities, types, n_bins=5)
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('predicted probability', 'observed frequency')
     """
     truth, probabilities, names = _calls(y_true, probabilities, class_names)
     check(RULES, n_bins=n_bins)
@@ -612,6 +745,16 @@ def accuracy_coverage(
     """Accuracy when only the surest calls are kept, against the share of cells kept.
 
     Parameters are those of `calibration`. Cells of equal confidence are kept together.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> truth = ["lymphocyte", "lymphocyte", "neutrophil", "neutrophil"]
+    >>> probabilities = [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.1, 0.9]]
+    >>> types = ["lymphocyte", "neutrophil"]  # or classifier.classes_
+    >>> ax = wbcprof.figures.accuracy_coverage(truth, probabilities, types)
+    >>> [text.get_text() for text in ax.texts]
+    ['all cells: 0.750']
     """
     truth, probabilities, _ = _calls(y_true, probabilities, class_names)
     confidence = probabilities.max(axis=1)

@@ -391,6 +391,24 @@ def open_images(
     ValueError
         There are no images, `labels` has another length, or a CSV or array file cannot be read.
         While iterating: no image was usable.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from wbcprof.datasets import make_leukocytes, write_folder
+    >>> from wbcprof.images import open_images
+    >>> cells = make_leukocytes(1, size=48, types=["lymphocyte", "neutrophil"])
+    >>> with TemporaryDirectory() as home:
+    ...     for cell in open_images(write_folder(cells, Path(home, "cells"))):
+    ...         print(cell.image_id, cell.label, cell.pixels.shape)
+    lymphocyte/generated_lymphocyte_0000.png lymphocyte (48, 48, 3)
+    neutrophil/generated_neutrophil_0000.png neutrophil (48, 48, 3)
+
+    Arrays come with labels of their own, or none:
+
+    >>> [(cell.image_id, cell.label) for cell in open_images(cells.images, ["lymphocyte", None])]
+    [('image_000000', 'lymphocyte'), ('image_000001', None)]
     """
     min_size = Integer().check("min_size", min_size)
     Choice(("skip", "raise")).check("on_error", on_error)

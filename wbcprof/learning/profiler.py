@@ -119,6 +119,20 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     Yan et al., WBC-Profiler, 2018; Chang et al., Stacked Predictive Sparse Decomposition for
     Classification of Histology Sections, IJCV 113, 2015.
+
+    Examples
+    --------
+    Types of images, by a scikit-learn pipeline:
+
+    >>> from sklearn.pipeline import make_pipeline
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=48)  # generated
+    >>> psd = wbcprof.PSD(8, max_iter=1)
+    >>> profiler = wbcprof.Profiler(patch_size=8, n_patches=400, psd=psd)
+    >>> pipeline = make_pipeline(profiler, wbcprof.TypeClassifier()).fit(cells.images, cells.labels)
+    >>> print(*pipeline.predict(cells.images[-2:]))
+    neutrophil neutrophil
     """
 
     def __init__(
@@ -180,6 +194,16 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ------
         ValueError
             A parameter is out of range, or no image could be read.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=48)  # generated
+        >>> psd = wbcprof.PSD(8, max_iter=1)
+        >>> profiler = wbcprof.Profiler(patch_size=8, n_patches=400, psd=psd)
+        >>> profiler.fit(cells.images).model_.signatures.shape
+        (8, 8, 8, 3)
         """
         started = time.perf_counter()
         pooling, stack = self._check_parameters()
@@ -229,7 +253,16 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def min_size(self) -> int:
-        """Smallest image side, px, that all layers to be learnt can read."""
+        """Smallest image side, px, that all layers to be learnt can read.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> wbcprof.Profiler(patch_size=8).min_size
+        8
+        >>> wbcprof.Profiler(patch_size=8, stack=[{}]).min_size  # a second layer sees more
+        20
+        """
         _, stack = self._check_parameters()
         return smallest_side(
             (settings["patch_size"], settings["step"], settings["region"]) for settings in stack
@@ -304,13 +337,34 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Profiles of shape (n_images, n_features), float32; see `Model.profile`.
 
         An image that cannot be read is an error here, since rows must match the images one by one.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=48)  # generated
+        >>> psd = wbcprof.PSD(8, max_iter=1)
+        >>> profiler = wbcprof.Profiler(patch_size=8, n_patches=400, psd=psd)
+        >>> profiler.fit(cells.images).transform(cells.images[:3]).shape
+        (3, 48)
         """
         check_is_fitted(self)
         source = open_images(images, min_size=self.model_.min_size, on_error="raise")
         return self.model_.profile(source, n_threads=self.n_threads).values
 
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
-        """Names of the features of a profile."""
+        """Names of the features of a profile.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=48)  # generated
+        >>> psd = wbcprof.PSD(8, max_iter=1)
+        >>> profiler = wbcprof.Profiler(patch_size=8, n_patches=400, psd=psd)
+        >>> profiler.fit(cells.images).get_feature_names_out()[[0, -1]].tolist()
+        ['Cells_Sqrt_Signature_0001_Centre33', 'Cells_Max_Signature_0008_Centre61']
+        """
         check_is_fitted(self)
         return np.array(self.model_.feature_names, dtype=object)
 
@@ -382,8 +436,21 @@ def fit(
 
     Examples
     --------
-    >>> model = wbcprof.fit("cells/", n_signatures=256)        # doctest: +SKIP
-    >>> profiles = wbcprof.profile("cells/", model)            # doctest: +SKIP
+    Few and small signatures from few patches, so that this runs at once:
+
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=48)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+    >>> model.signatures.shape
+    (8, 8, 8, 3)
+
+    The paper's settings, but for those that are given:
+
+    >>> small = {"n_signatures": 8, "n_patches": 400, "max_iter": 1}
+    >>> paper = wbcprof.fit(cells.images, preset="paper", **small)
+    >>> paper.signatures.shape, paper.feature_names[0]
+    ((8, 20, 20, 3), 'Cells_Mean_Signature_0001')
     """
     given = {"n_signatures": n_signatures, "patch_size": patch_size}
     parameters |= {name: value for name, value in given.items() if value is not None}

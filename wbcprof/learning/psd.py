@@ -106,6 +106,19 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     Kavukcuoglu, Ranzato, LeCun, Fast inference in sparse coding algorithms with applications to
     object recognition, 2008; Chang et al., IJCV 113, 2015; Mairal et al., Online dictionary
     learning for sparse coding, 2009 (the update of B).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> image = make_leukocytes(1, size=64).images[0]  # generated
+    >>> windows = np.lib.stride_tricks.sliding_window_view(image, (8, 8, 3))[::3, ::3]
+    >>> patches = windows.reshape(-1, 192) / 255
+    >>> psd = wbcprof.PSD(8, max_iter=2, random_state=0).fit(patches)
+    >>> codes = psd.transform(patches)
+    >>> codes.shape, bool((codes >= 0).all())
+    ((361, 8), True)
     """
 
     def __init__(
@@ -167,6 +180,20 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         -----
         ConvergenceWarning
             What was learnt rebuilds patches no better than zeros do.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> image = make_leukocytes(1, size=64).images[0]  # generated
+        >>> windows = np.lib.stride_tricks.sliding_window_view(image, (8, 8, 3))[::3, ::3]
+        >>> patches = windows.reshape(-1, 192) / 255
+        >>> psd = wbcprof.PSD(8, max_iter=3, tol=0, random_state=0).fit(patches)
+        >>> psd.components_.shape, psd.n_iter_
+        ((8, 192), 3)
+        >>> psd.history_[-1]["objective"] < psd.history_[0]["objective"]
+        True
         """
         settings, threads = self.layer_settings(), resolve_threads(self.n_threads)
         patches = self._check_patches(X, settings, reset=True)
@@ -200,6 +227,20 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         Returns
         -------
         PSD
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> image = make_leukocytes(1, size=64).images[0]  # generated
+        >>> windows = np.lib.stride_tricks.sliding_window_view(image, (8, 8, 3))[::3, ::3]
+        >>> patches = windows.reshape(-1, 192) / 255
+        >>> psd = wbcprof.PSD(8, random_state=0)
+        >>> for batch in np.array_split(patches, 3):
+        ...     psd = psd.partial_fit(batch)
+        >>> psd.n_iter_
+        3
         """
         first = not hasattr(self, "_learner")
         settings, threads = self.layer_settings(), resolve_threads(self.n_threads)
@@ -431,6 +472,18 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         Returns
         -------
         ndarray of shape (n_patches, h), float32
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> image = make_leukocytes(1, size=64).images[0]  # generated
+        >>> windows = np.lib.stride_tricks.sliding_window_view(image, (8, 8, 3))[::3, ::3]
+        >>> patches = windows.reshape(-1, 192) / 255
+        >>> psd = wbcprof.PSD(8, max_iter=1, random_state=0).fit(patches)
+        >>> psd.transform(patches[:5]).shape
+        (5, 8)
         """
         check_is_fitted(self, "components_")
         rows: np.ndarray = validate_data(self, X, reset=False, dtype=np.float32, order="C")
@@ -448,6 +501,21 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         ndarray of shape (n_patches, m), float32
             In units of the input. A mean or contrast that preprocessing took from each patch is
             not in its code, so it is not put back.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> image = make_leukocytes(1, size=64).images[0]  # generated
+        >>> windows = np.lib.stride_tricks.sliding_window_view(image, (8, 8, 3))[::3, ::3]
+        >>> patches = windows.reshape(-1, 192) / 255
+        >>> psd = wbcprof.PSD(8, max_iter=5, random_state=0).fit(patches)
+        >>> rebuilt = psd.inverse_transform(psd.transform(patches))
+        >>> rebuilt.shape
+        (361, 192)
+        >>> bool(np.abs(rebuilt - patches).mean() < np.abs(patches.mean(axis=0) - patches).mean())
+        True
         """
         check_is_fitted(self, "components_")
         codes: np.ndarray = check_array(Z, dtype=np.float32)

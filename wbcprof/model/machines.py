@@ -77,18 +77,53 @@ class TypeMachines:
         -------
         ndarray of shape (n_images, n_types), or (n_images,) if there are two types
             Of two types, the second's minus the first's.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> values = np.array([[1.0, 0.1], [0.9, 0.0], [0.1, 1.0], [0.0, 0.9]])
+        >>> types = ["lymphocyte", "lymphocyte", "neutrophil", "neutrophil"]
+        >>> classifier = wbcprof.TypeClassifier(C=1.0).fit(values, types)
+        >>> (classifier.decision_function(values) > 0).tolist()  # the second type, "neutrophil"
+        [False, False, True, True]
         """
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable type of each profile, shape (n_images,)."""
+        """The most probable type of each profile, shape (n_images,).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> values = np.array([[1.0, 0.1], [0.9, 0.0], [0.1, 1.0], [0.0, 0.9]])
+        >>> types = ["lymphocyte", "lymphocyte", "neutrophil", "neutrophil"]
+        >>> classifier = wbcprof.TypeClassifier(C=1.0).fit(values, types)
+        >>> print(*classifier.predict([[0.8, 0.2], [0.2, 0.7]]))
+        lymphocyte neutrophil
+        """
         most_probable = self._logits(X).argmax(axis=1)
         named: np.ndarray = self.classes_[most_probable]
         return named
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probability of each type, shape (n_images, n_types), in the order of ``classes_``."""
+        """Probability of each type, shape (n_images, n_types), in the order of ``classes_``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> values = np.array([[1.0, 0.1], [0.9, 0.0], [0.1, 1.0], [0.0, 0.9]])
+        >>> types = ["lymphocyte", "lymphocyte", "neutrophil", "neutrophil"]
+        >>> classifier = wbcprof.TypeClassifier(C=1.0).fit(values, types)
+        >>> probability = classifier.predict_proba([[0.8, 0.2], [0.2, 0.7]])
+        >>> probability.sum(axis=1).round(6).tolist()
+        [1.0, 1.0]
+        >>> print(*classifier.classes_[probability.argmax(axis=1)])
+        lymphocyte neutrophil
+        """
         logits = self._logits(X)
         relative = np.exp(logits - logits.max(axis=1, keepdims=True))
         share: np.ndarray = relative / relative.sum(axis=1, keepdims=True)

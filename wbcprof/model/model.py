@@ -59,6 +59,19 @@ class Model:
         Per layer, the terms of the objective at each iteration.
     classifier : TypeMachines or None
         Trained on profiles of this model: a `wbcprof.TypeClassifier`, or what a file keeps of one.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=48)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+    >>> model.signatures.shape
+    (8, 8, 8, 3)
+    >>> model.parameters["alpha"], model.provenance["n_images"]
+    (0.05, 12)
+    >>> len(model.history[0])  # iterations of the first layer
+    1
     """
 
     layers: list[Layer]
@@ -162,6 +175,25 @@ class Model:
         ------
         ModelFileError
             `wbcprof.load` would refuse the file.
+
+        Examples
+        --------
+        A classifier that the model holds is saved with it:
+
+        >>> from tempfile import TemporaryDirectory
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=48)  # generated
+        >>> model = wbcprof.fit(
+        ...     cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1
+        ... )
+        >>> profiles = model.profile(cells.images)
+        >>> model.classifier = wbcprof.TypeClassifier().fit(profiles, cells.labels)
+        >>> with TemporaryDirectory() as home:
+        ...     model.save(f"{home}/cells.wbcprof")
+        ...     loaded = wbcprof.load(f"{home}/cells.wbcprof")
+        >>> print(*loaded.classifier.predict(loaded.profile(cells.images[-2:])))
+        neutrophil neutrophil
         """
         write_model(path, *self.to_arrays(), Model.from_arrays)
 
@@ -171,17 +203,59 @@ class Model:
 
     @property
     def min_size(self) -> int:
-        """Smallest image side, px, that every layer can read."""
+        """Smallest image side, px, that every layer can read.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=48)  # generated
+        >>> model = wbcprof.fit(
+        ...     cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1
+        ... )
+        >>> model.min_size
+        8
+        >>> sum(min(image.shape[:2]) >= model.min_size for image in cells.images)
+        12
+        """
         return smallest_side([(la.patch_size, la.step, la.region) for la in self.layers])
 
     @property
     def feature_names(self) -> list[str]:
+        """Names of the features of a profile, in order; see `wbcprof.model.Pooling`.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=48)  # generated
+        >>> model = wbcprof.fit(
+        ...     cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1
+        ... )
+        >>> len(model.feature_names)  # 3 pools of 8 signatures over 2 discs
+        48
+        >>> model.feature_names[0]
+        'Cells_Sqrt_Signature_0001_Centre33'
+        """
         return self.pooling.feature_names(self.layers[-1].n_signatures)
 
     @property
     def signatures(self) -> np.ndarray:
         """First-layer signatures as changes of brightness, (h, patch_size, patch_size, channels)
-        float32: brought back to units of the pixel input, positive where the image is brighter."""
+        float32: brought back to units of the pixel input, positive where the image is brighter.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=48)  # generated
+        >>> model = wbcprof.fit(
+        ...     cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1
+        ... )
+        >>> model.signatures.shape
+        (8, 8, 8, 3)
+        >>> ax = wbcprof.figures.signature_mosaic(model.signatures)
+        """
         layer = self.layers[0]
         rows = layer.signatures
         if layer.preprocessing.unwhitener is not None:
@@ -231,6 +305,24 @@ class Model:
         ------
         ValueError
             No image could be read, or a parameter is out of range.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=48)  # generated
+        >>> model = wbcprof.fit(
+        ...     cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1
+        ... )
+        >>> profiles = model.profile(cells.images, labels=cells.labels)
+        >>> profiles.values.shape, profiles.ids[0], profiles.labels[0]
+        ((12, 48), 'image_000000', 'atypical_lymphocyte')
+
+        Optimal codes instead of predicted ones, at fewer windows:
+
+        >>> optimal = model.profile(cells.images, inference="sparse", step=8)
+        >>> optimal.metadata["inference"], optimal.metadata["step"]
+        ('sparse', 8)
         """
         return self.profile_source(
             open_images(images, labels, min_size=self.min_size),
@@ -329,6 +421,21 @@ class Model:
         Returns
         -------
         ndarray of shape (rows, columns, h), float32
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=48)  # generated
+        >>> model = wbcprof.fit(
+        ...     cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1
+        ... )
+        >>> codes = model.codes(cells.images[0])  # 14 x 14 windows, 3 px apart
+        >>> codes.shape
+        (14, 14, 8)
+        >>> optimal = model.codes(cells.images[0], inference="sparse")
+        >>> bool((optimal == 0).mean() > 0.25)  # sparse: many codes are zero
+        True
         """
         layer = self.layers[0]
         coding = Coding(inference=inference)
@@ -362,6 +469,19 @@ class Model:
         ndarray of shape (H, W, 3), uint8
             In the colours that the model reads. A strip narrower than the step at the right and
             bottom edge, which no window covers, is covered by windows moved inward.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=48)  # generated
+        >>> model = wbcprof.fit(
+        ...     cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1
+        ... )
+        >>> rebuilt = [model.reconstruct(image) for image in cells.images[:3]]
+        >>> rebuilt[0].shape, rebuilt[0].dtype.name
+        ((48, 48, 3), 'uint8')
+        >>> ax = wbcprof.figures.reconstructions(cells.images[:3], rebuilt)
         """
         layer = self.layers[0]
         coding = Coding(step, inference)
@@ -403,6 +523,19 @@ def load(path: str | os.PathLike[str]) -> Model:
         No such file.
     ModelFileError
         The file is damaged, truncated, not a wbcprof model, or of a newer format.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=48)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+    >>> with TemporaryDirectory() as home:
+    ...     model.save(f"{home}/cells.wbcprof")
+    ...     loaded = wbcprof.load(f"{home}/cells.wbcprof")
+    >>> bool((loaded.signatures == model.signatures).all())
+    True
     """
     return read_model(path, Model.from_arrays)
 
@@ -416,7 +549,20 @@ def profile(
     progress: Callable[[int, int | None], None] | None = None,
     **coding: Unpack[CodingOptions],
 ) -> Profiles:
-    """Profiles of images under a model; see `Model.profile`."""
+    """Profiles of images under a model; see `Model.profile`.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=48)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+    >>> profiles = wbcprof.profile(cells.images, model, labels=cells.labels)
+    >>> len(profiles), len(profiles.feature_names)
+    (12, 48)
+    >>> profiles.labels[-1]
+    'neutrophil'
+    """
     if not isinstance(model, Model):
         raise TypeError(
             "model must be a Model, as wbcprof.fit or wbcprof.load gives it, "

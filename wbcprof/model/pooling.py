@@ -79,6 +79,19 @@ class Pooling:
     ValueError
         A pool is unknown, a level is not an integer from 1 to 64, a centre not in (0, 1], or there
         are no pools or no regions.
+
+    Examples
+    --------
+    The mean and the largest code, over the whole image and over a disc in its middle:
+
+    >>> from wbcprof.model import Pooling
+    >>> pooling = Pooling(("mean", "max"), levels=(1,), centres=(0.5,))
+    >>> for name in pooling.feature_names(1):
+    ...     print(name)
+    Cells_Mean_Signature_0001
+    Cells_Mean_Signature_0001_Centre50
+    Cells_Max_Signature_0001
+    Cells_Max_Signature_0001_Centre50
     """
 
     pools: Sequence[str] = ("mean",)
@@ -103,6 +116,12 @@ class Pooling:
 
         ``Cells_Mean_Signature_0001`` for the whole image; for other regions see
         `wbcprof.model.regions.region_names`.
+
+        Examples
+        --------
+        >>> from wbcprof.model import Pooling
+        >>> Pooling("mean", levels=(2,)).feature_names(256)[-1]
+        'Cells_Mean_Signature_0256_L2R1C1'
         """
         return [
             f"Cells_{pool.capitalize()}_Signature_{index:04d}{region}"

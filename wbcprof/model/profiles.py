@@ -93,6 +93,21 @@ class Profiles:
     Notes
     -----
     ``numpy.asarray(profiles)`` gives the values.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=48)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+    >>> profiles = wbcprof.profile(cells.images, model, labels=cells.labels)
+    >>> profiles.values.shape
+    (12, 48)
+    >>> profiles.feature_names[0], profiles.ids[0], profiles.labels[0]
+    ('Cells_Sqrt_Signature_0001_Centre33', 'image_000000', 'atypical_lymphocyte')
+    >>> is_neutrophil = [label == "neutrophil" for label in profiles.labels]
+    >>> profiles.values[is_neutrophil].shape
+    (2, 48)
     """
 
     values: np.ndarray
@@ -118,6 +133,23 @@ class Profiles:
         FileNotFoundError, ValueError, ImportError
             See `check_table`; ValueError also where the profiles are no table: NaN or infinity,
             features with the same name, not one id and label for each cell.
+
+        Examples
+        --------
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> profiles = wbcprof.Profiles(
+        ...     np.float32([[0.5, 0.1], [0.2, 0.4]]), ["Edge", "Granule"], ["a.png", "b.png"],
+        ...     labels=["neutrophil", None],
+        ... )
+        >>> with TemporaryDirectory() as home:
+        ...     profiles.save(f"{home}/profiles.csv")
+        ...     print(open(f"{home}/profiles.csv").read())
+        Metadata_ImageId,Metadata_Label,Edge,Granule
+        a.png,neutrophil,0.5,0.1
+        b.png,,0.2,0.4
+        <BLANKLINE>
         """
         check_table(path)
         write = {
@@ -147,6 +179,21 @@ class Profiles:
             not go together.
         ImportError
             See `check_table`.
+
+        Examples
+        --------
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> profiles = wbcprof.Profiles(
+        ...     np.float32([[0.5, 0.1], [0.2, 0.4]]), ["Edge", "Granule"], ["a.png", "b.png"],
+        ...     labels=["neutrophil", None],
+        ... )
+        >>> with TemporaryDirectory() as home:
+        ...     profiles.save(f"{home}/profiles.parquet")
+        ...     loaded = wbcprof.Profiles.load(f"{home}/profiles.parquet")
+        >>> loaded.ids, loaded.labels, bool((loaded.values == profiles.values).all())
+        (['a.png', 'b.png'], ['neutrophil', None], True)
         """
         path = Path(path)
         if path.is_dir():
@@ -240,6 +287,20 @@ class Profiles:
         ``Metadata_Label``, then the features, float32; the metadata in ``attrs["wbcprof"]``.
 
         pycytominer takes it as it is.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> profiles = wbcprof.Profiles(
+        ...     np.float32([[0.5, 0.1], [0.2, 0.4]]), ["Edge", "Granule"], ["a.png", "b.png"],
+        ...     labels=["neutrophil", None],
+        ... )
+        >>> frame = profiles.to_pandas()
+        >>> list(frame.columns)
+        ['Metadata_ImageId', 'Metadata_Label', 'Edge', 'Granule']
+        >>> frame.groupby("Metadata_Label")["Edge"].max().to_dict()
+        {'neutrophil': 0.5}
         """
         import pandas as pd
 
@@ -261,6 +322,17 @@ class Profiles:
         ValueError
             There are no ids, no features, features that are no floats, of the same name, or with
             NaN or infinity.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> import wbcprof
+        >>> frame = pd.DataFrame(
+        ...     {"Metadata_ImageId": ["a.png", "b.png"], "Edge": [0.5, 0.2], "Granule": [0.1, 0.4]}
+        ... )
+        >>> profiles = wbcprof.Profiles.from_pandas(frame)
+        >>> profiles.feature_names, profiles.ids, profiles.labels
+        (['Edge', 'Granule'], ['a.png', 'b.png'], None)
         """
         names = [str(name) for name in frame.columns]
         _check_columns(names)
@@ -390,6 +462,20 @@ class Profiles:
         ------
         ValueError
             See `save`; or `order` does not hold each feature once.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=48)  # generated
+        >>> model = wbcprof.fit(
+        ...     cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1
+        ... )
+        >>> adata = model.profile(cells.images, labels=cells.labels).to_anndata()
+        >>> adata.shape, list(adata.obs.columns)
+        ((12, 48), ['Metadata_ImageId', 'Metadata_Label'])
+        >>> adata.var["pool"].unique().tolist()
+        ['sqrt', 'std', 'max']
         """
         import pandas as pd
         from anndata import AnnData
@@ -424,6 +510,19 @@ class Profiles:
         ------
         ValueError
             See `from_pandas`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> profiles = wbcprof.Profiles(
+        ...     np.float32([[0.5, 0.1], [0.2, 0.4]]), ["Edge", "Granule"], ["a.png", "b.png"],
+        ...     labels=["neutrophil", None],
+        ... )
+        >>> adata = profiles.to_anndata()
+        >>> adata = adata[:, ["Granule"]]  # such as scanpy has left
+        >>> wbcprof.Profiles.from_anndata(adata).feature_names
+        ['Granule']
         """
         frame = adata.to_df()
         if LABEL_COLUMN in adata.obs:

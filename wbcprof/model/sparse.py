@@ -103,6 +103,20 @@ def sparse_encode(
     ------
     ValueError
         For a NaN or infinity, a zero signature, alpha <= 0 or shapes that do not match.
+
+    Examples
+    --------
+    Signatures that do not overlap make the codes plain: products less `alpha`, small ones zero.
+
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> signatures = np.eye(3)
+    >>> patches = [[2.0, 0.25, -1.0], [0.0, 3.0, 0.0]]
+    >>> wbcprof.sparse_encode(patches, signatures, alpha=0.5, dense=True).round(3).tolist()
+    [[1.5, 0.0, -0.5], [0.0, 2.5, 0.0]]
+    >>> codes = wbcprof.sparse_encode(patches, signatures, alpha=0.5, positive=True)
+    >>> codes.shape, codes.nnz
+    ((2, 3), 2)
     """
     codes = sparse_code(
         patches,

@@ -88,6 +88,22 @@ def write_report(
     ValueError
         No image could be read, `samples` names none of them, `calls` is unknown, or is "model"
         where the model has no classifier of its profiles.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(4, size=48, types=["lymphocyte", "neutrophil"])  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+    >>> with TemporaryDirectory() as home:
+    ...     page = Path(home, "report.html")
+    ...     wbcprof.write_report(
+    ...         model, cells.images, page, labels=cells.labels, note="Generated, not real data."
+    ...     )
+    ...     print("Generated, not real data." in page.read_text(encoding="utf-8"))
+    True
     """
     check(RULES, calls=calls, random_state=random_state)
     if calls == "model" and model.classifier is None:

@@ -8,6 +8,24 @@
 Shards cut the images offered, not those that could be read, so each can be made by itself. A shard
 is finished when both of its files are there. Only the process that was asked to writes into the
 folder; workers of a cluster send their profiles to it.
+
+Examples
+--------
+>>> from tempfile import TemporaryDirectory
+>>> import wbcprof
+>>> from wbcprof.datasets import make_leukocytes
+>>> cells = make_leukocytes(2, size=48)  # generated
+>>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+>>> with TemporaryDirectory() as home:
+...     made = wbcprof.shards.profile_to_shards(model, cells.images, home, shard_size=8)
+...     for path in sorted(made.folder.iterdir()):
+...         print(path.name)
+manifest.json
+part-000000.json
+part-000000.parquet
+part-000001.json
+part-000001.parquet
+skipped.csv
 """
 
 from __future__ import annotations
@@ -98,6 +116,21 @@ def profile_to_shards(
     ValueError
         The folder holds another run or something else, is in use, no image could be read, there
         is not one label for each image, or a parameter is out of range.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=48)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
+    >>> with TemporaryDirectory() as home:
+    ...     made = wbcprof.shards.profile_to_shards(model, cells.images, home, shard_size=5)
+    ...     profiles = wbcprof.Profiles.load(home)  # all shards, in order
+    >>> made.n_shards, made.n_profiles, made.n_skipped
+    (3, 12, 0)
+    >>> profiles.values.shape
+    (12, 48)
     """
     shard_size = Integer().check("shard_size", shard_size)
     coding = Coding(**coding_options)

@@ -62,6 +62,20 @@ class StainNormaliser:
         Optical density of unit amounts of the reference's stains ("macenko").
     strength : ndarray of shape (2,), float64
         99th percentile of the amount of each stain ("macenko").
+
+    Examples
+    --------
+    The light of a dimmer lamp, brought back:
+
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> images = make_leukocytes(1, size=64).images  # generated
+    >>> stain = wbcprof.StainNormaliser.learn(images, "background")
+    >>> dim = (0.7 * images).astype(np.uint8)
+    >>> restored = np.stack([stain.normalise(image) for image in dim])
+    >>> print(round(dim.mean() / images.mean(), 1), round(restored.mean() / images.mean(), 1))
+    0.7 1.0
     """
 
     method: str
@@ -92,6 +106,15 @@ class StainNormaliser:
         ------
         ValueError
             An unknown method, no images, or too few stained pixels.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> images = make_leukocytes(1, size=64).images  # generated
+        >>> stain = wbcprof.StainNormaliser.learn(images, "macenko")
+        >>> stain.stains.shape
+        (2, 3)
         """
         RULE.check("the stain method", method)
         backgrounds, samples = [], []
@@ -127,7 +150,18 @@ class StainNormaliser:
         return {"method": self.method, **{name: getattr(self, name).tolist() for name in names}}
 
     def normalise(self, image: np.ndarray) -> np.ndarray:
-        """The image (H, W, 3), uint8, in the reference's colours."""
+        """The image (H, W, 3), uint8, in the reference's colours.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> images = make_leukocytes(1, size=64).images  # generated
+        >>> stain = wbcprof.StainNormaliser.learn(images[:3])
+        >>> restained = stain.normalise(images[3])
+        >>> restained.shape, restained.dtype.name
+        ((64, 64, 3), 'uint8')
+        """
         planes = _planes(image)
         planes = self._restain(self._balance(planes, _background(_thin_out(planes))))
         return np.ascontiguousarray(planes.T).reshape(image.shape)
