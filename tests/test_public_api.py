@@ -18,7 +18,8 @@ MODULES = ("analysis.compare", "analysis.figures", "datasets")
 # Members that files of other folders call, and nobody else.
 MACHINERY = {
     "count_features", "find_regions", "for_workers", "from_arrays", "layer_settings", "metadata",
-    "n_regions", "pool_codes", "profile_source", "read", "to_arrays", "to_json", "to_layer",
+    "n_regions", "pool_codes", "profile_source", "read", "to_arrays", "to_layer", "Pooling.to_json",
+    "StainNormaliser.to_json",
 }  # fmt: skip
 # What functions return: attributes are promised, how they are made is not.
 RESULTS = {
@@ -47,7 +48,7 @@ def describe(name, thing):
         yield f"{name}: class"
         for member, value in sorted(members(thing).items()):
             inner = getattr(value, "__func__", value)
-            hidden = member in MACHINERY or member.startswith("_")
+            hidden = {member, f"{thing.__name__}.{member}"} & MACHINERY or member.startswith("_")
             made = member == "__init__" and thing.__name__ not in RESULTS
             if (made and inspect.isfunction(inner)) or (not hidden and inspect.isfunction(inner)):
                 yield f"{name}.{member}{signature(inner)}"

@@ -259,3 +259,9 @@ def test_a_contribution_is_what_the_average_feature_would_lose(rng, types, kerne
     # The feature that makes the called type, or the rival's missing one, speaks for the call.
     strongest = contribution.argmax(axis=1)
     assert ((strongest == called) | (strongest == rival)).mean() > 0.9
+
+
+def test_a_group_that_is_not_there_is_named():
+    found = differential_signatures(np.arange(8.0)[:, None], list("aabbccdd"))
+    with pytest.raises(ValueError, match=r"group must be one of \('a', 'b', 'c', 'd'\), got 'e'"):
+        found.top("e")

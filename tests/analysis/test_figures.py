@@ -652,3 +652,11 @@ def test_figures_look_as_before(name, cells, tmp_path):
     path = stored if os.environ.get("WBCPROF_STORE_FIGURES") else now
     drawn.figure.savefig(path, dpi=50, metadata={"Software": None})
     assert compare_images(stored, path, tol=12) is None
+
+
+def test_f1_bars_take_what_an_evaluation_gives():
+    rows = {"a": {"f1": 0.9, "f1_std": 0.1, "sensitivity": 1.0}, "b": {"f1": 0.7, "f1_std": 0.0}}
+    pairs = {"a": (0.9, 0.1), "b": (0.7, 0.0)}
+    for one, other in ((rows, pairs), ({"x": rows, "y": rows}, {"x": pairs, "y": pairs})):
+        drawn = [[bar.get_height() for bar in figures.f1_bars(x).patches] for x in (one, other)]
+        assert drawn[0] == drawn[1]

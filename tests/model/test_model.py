@@ -353,3 +353,9 @@ def test_paper_preset(cells):
     assert model.feature_names[0] == "Cells_Mean_Signature_0001" and len(model.feature_names) == 8
     with pytest.raises(ValueError, match="preset must be one of"):
         wbcprof.fit(cells.images, preset="best")
+
+
+def test_models_and_profiles_are_one_line_at_a_prompt(model, cells):
+    assert repr(model) == "<Model of 24 signatures: no types>"
+    profiles = model.profile(cells.images, labels=[None, *cells.labels[1:]])
+    assert repr(profiles) == "<Profiles of 48 cells, 47 labelled: 24 features>"

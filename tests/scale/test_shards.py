@@ -285,3 +285,8 @@ def test_progress_has_a_rate_and_the_time_left():
     assert _speed(0, 1.0, 500, 1000) == ""
     assert _speed(300, 10.0, 800, 4400) == ", 30 a second, 0:02:00 left"
     assert _speed(300, 10.0, 800, None) == _speed(300, 10.0, 800, 800) == ", 30 a second"
+
+
+def test_a_folder_in_a_folder_that_is_not_there_is_named(model, cells, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"in which 'profiles' would be made, does not"):
+        profile_to_shards(model, cells.images, tmp_path / "nowhere" / "profiles")

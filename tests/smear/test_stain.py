@@ -54,3 +54,15 @@ def test_errors(cells):
         StainNormaliser("reinhard", [230, 220, 210], [1, 2, 3], [1, 2, np.nan])
     with pytest.raises(ValueError, match="strength does not go with"):
         StainNormaliser("background", [230, 220, 210], strength=[1, 2])
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 9, 9, 3), np.uint8), np.zeros((9, 9, 3)), np.zeros((9, 9), np.uint8), "cells/"],
+)
+def test_what_is_no_image_is_refused(image):
+    """A batch took one background for all; a folder was an AttributeError."""
+    with pytest.raises(ValueError, match=r"an image must be uint8 \(H, W, 3\), got"):
+        StainNormaliser.learn([image], "background")
+    with pytest.raises(ValueError, match=r"an image must be uint8 \(H, W, 3\), got"):
+        StainNormaliser("background", [200, 200, 200]).normalise(image)

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wbcprof.checks import UNLABELLED, Real, label_names, sorted_types
+from wbcprof.checks import UNLABELLED, Choice, Real, label_names, sorted_types
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -92,6 +92,7 @@ class Differences:
 
     def top(self, group: str, n: int = 10) -> np.ndarray:
         """Columns of the `n` strongest effects of one group, most extreme first, (n,) int."""
+        Choice(tuple(self.groups)).check("group", group)
         strength = np.abs(self.effect[self.groups.index(group)])
         return np.argsort(-strength, kind="stable")[:n]
 

@@ -457,8 +457,9 @@ def f1_bars(
     Parameters
     ----------
     per_type
-        One method: ``{type: (mean, std)}``, or a list of runs, each ``{type: F1}`` (drawn as mean
-        and sample standard deviation; one run, no spread). Several: ``{method: either of these}``.
+        One method: ``{type: (mean, std)}``, the ``per_type`` of an `Evaluation`, or a list of runs,
+        each ``{type: F1}`` (drawn as mean and sample standard deviation; one run, no spread).
+        Several: ``{method: any of these}``.
         An undefined F1 (NaN, or a type missing from a run) is left out. After 40 types the rest
         is only counted, but stays in the average.
     average : (mean, std), or {method: (mean, std)}, optional
@@ -477,7 +478,8 @@ def f1_bars(
     ['lymphocyte', 'neutrophil', 'average']
     """
     several = isinstance(per_type, Mapping) and all(
-        isinstance(entry, Mapping) or (len(entry) > 0 and isinstance(entry[0], Mapping))
+        (isinstance(entry, Mapping) and "f1" not in entry)
+        or (isinstance(entry, Sequence) and len(entry) > 0 and isinstance(entry[0], Mapping))
         for entry in per_type.values()
     )
     methods: Any = per_type if several else {"": per_type}
@@ -923,6 +925,10 @@ def _f1_summary(entry: Any) -> tuple[dict[str, tuple[float, float]], tuple[float
         return mean, float(found.std(ddof=1)) if len(found) > 1 else np.nan
 
     if isinstance(entry, Mapping):
+        entry = {
+            name: (row["f1"], row["f1_std"]) if isinstance(row, Mapping) else row
+            for name, row in entry.items()
+        }
         scores = {str(name): (float(mean), float(std)) for name, (mean, std) in entry.items()}
         return scores, (summary(mean for mean, _ in scores.values())[0], np.nan)
     runs = [{str(name): float(score) for name, score in run.items()} for run in entry]

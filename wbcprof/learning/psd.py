@@ -301,7 +301,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         if reset and len(_first_round(X)) < settings.n_components:
             raise ValueError(
                 f"n_components ({settings.n_components}) must be at most the number of patches in "
-                f"memory ({len(_first_round(X))})"
+                f"memory ({len(_first_round(X))}): ask for fewer signatures, or for more patches"
             )
         if self.n_features_in_ > _MAX_FEATURES:
             raise ValueError(

@@ -39,7 +39,7 @@ class ToleranceWarning(UserWarning):
     """Profiles made with a tolerance are further from the exact ones than it allows."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Model:
     """Signatures and encoders learnt from images by `wbcprof.fit` or `wbcprof.Profiler`.
 
@@ -81,6 +81,11 @@ class Model:
     history: list[list[dict[str, float]]] = field(default_factory=list, repr=False)
     classifier: TypeMachines | None = None
     stain: StainNormaliser | None = None
+
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{layer.n_signatures} signatures" for layer in self.layers)
+        called = "no types" if self.classifier is None else f"{len(self.classifier.classes_)} types"
+        return f"<Model of {layers or 'no layers'}: {called}>"
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Model:

@@ -75,7 +75,7 @@ def check_table(path: str | os.PathLike[str]) -> None:
     _table_suffix(check_output(path))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Profiles:
     """Profiles of a set of cells.
 
@@ -118,6 +118,11 @@ class Profiles:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __repr__(self) -> str:
+        labelled = sum(label is not None for label in self.labels or ())
+        n, n_features = self.values.shape
+        return f"<Profiles of {n} cells, {labelled} labelled: {n_features} features>"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is None:  # which NumPy 1 does not know

@@ -138,6 +138,11 @@ def profile_to_shards(
         raise ValueError("a tolerance is for one table of profiles, not for shards")
     threads = resolve_threads(n_threads)
     folder = Path(folder)
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(
+            f"the folder {str(folder.parent)!r}, in which {folder.name!r} would be made, does not "
+            "exist; create it first"
+        )
     check_table(folder.parent / "part-000000.parquet")
     source = open_images(images, labels, min_size=model.min_size)
     identity = {

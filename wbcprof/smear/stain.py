@@ -220,7 +220,17 @@ def _to_bytes(levels: np.ndarray) -> np.ndarray:
 
 
 def _planes(image: np.ndarray) -> np.ndarray:
-    """Pixels by channel, (3, n)."""
+    """Pixels by channel, (3, n), of an image (H, W, 3), uint8; ValueError of anything else."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
+        got = (
+            f"{image.dtype} of shape {image.shape}"
+            if isinstance(image, np.ndarray)
+            else type(image).__name__
+        )
+        raise ValueError(
+            f"an image must be uint8 (H, W, 3), got {got}; "
+            "wbcprof.images.open_images reads such from anything that holds images"
+        )
     return np.ascontiguousarray(image.reshape(-1, 3).T)
 
 
