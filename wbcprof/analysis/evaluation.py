@@ -309,6 +309,12 @@ def evaluate(
     ['f1', 'f1_std', 'n_images', 'sensitivity', 'specificity']
     >>> evaluation.to_dict()["seed"]
     0
+    >>> import json, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "evaluation.json")
+    ...     evaluation.to_json(path)
+    ...     json.loads(path.read_text())["repeats"]
+    2
     """
     if model is None:
         min_size = make_profiler(preset, **profiler_parameters).min_size
