@@ -7,9 +7,7 @@ holds values to it, and the tests of bad parameters are made from the same rules
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,10 +19,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-class Rule(ABC):
+class Rule:
     """What one parameter may be; its text ends the sentence "alpha must be ..."."""
 
-    @abstractmethod
+    # Plain classes: a program waits for these to be made before its first profile, and dataclasses
+    # take ten times as long.
+
     def take(self, value: Any) -> Any:
         """The value as plain Python has it.
 
@@ -33,10 +33,11 @@ class Rule(ABC):
         ValueError, TypeError
             It may not be this; what the error says does not matter.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def bad(self) -> Sequence[Any]:
         """Values that it may not be, for tests."""
+        raise NotImplementedError
 
     def check(self, name: str, value: Any) -> Any:
         """The value as plain Python has it.
@@ -52,12 +53,11 @@ class Rule(ABC):
             raise ValueError(f"{name} must be {self}, got {shown(value)}") from None
 
 
-@dataclass(frozen=True)
 class Integer(Rule):
     """An integer from `least` to `most`; NumPy's are integers too, booleans and 2.0 are not."""
 
-    least: int = 1
-    most: int | None = None
+    def __init__(self, least: int = 1, most: int | None = None):
+        self.least, self.most = least, most
 
     def take(self, value: Any) -> int:
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
@@ -76,14 +76,18 @@ class Integer(Rule):
         return "a positive integer" if self.least == 1 else f"an integer of at least {self.least}"
 
 
-@dataclass(frozen=True)
 class Real(Rule):
     """A finite number, above or at least a lower bound, and perhaps at most an upper one."""
 
-    above: float | None = None
-    least: float | None = None
-    most: float | None = None
-    below: float | None = None
+    def __init__(
+        self,
+        *,
+        above: float | None = None,
+        least: float | None = None,
+        most: float | None = None,
+        below: float | None = None,
+    ):
+        self.above, self.least, self.most, self.below = above, least, most, below
 
     def take(self, value: Any) -> float:
         if isinstance(value, bool | np.bool_) or not isinstance(
@@ -121,11 +125,11 @@ class Real(Rule):
         return " and ".join(bounds if len(bounds) == 2 else [*bounds, "finite"])
 
 
-@dataclass(frozen=True)
 class Choice(Rule):
     """One of a few names."""
 
-    names: tuple[str, ...]
+    def __init__(self, names: tuple[str, ...]):
+        self.names = names
 
     def take(self, value: Any) -> str:
         if not isinstance(value, str) or value not in self.names:
@@ -139,7 +143,6 @@ class Choice(Rule):
         return f"one of {self.names}"
 
 
-@dataclass(frozen=True)
 class Flag(Rule):
     """True or False."""
 
@@ -155,11 +158,11 @@ class Flag(Rule):
         return "True or False"
 
 
-@dataclass(frozen=True)
 class Maybe(Rule):
     """None, or what another rule allows."""
 
-    rule: Rule
+    def __init__(self, rule: Rule):
+        self.rule = rule
 
     def take(self, value: Any) -> Any:
         return None if value is None else self.rule.take(value)
@@ -171,12 +174,11 @@ class Maybe(Rule):
         return f"None or {self.rule}"
 
 
-@dataclass(frozen=True)
 class NamedOr(Rule):
     """A name such as "auto", or what another rule allows."""
 
-    name: str
-    rule: Rule
+    def __init__(self, name: str, rule: Rule):
+        self.name, self.rule = name, rule
 
     def take(self, value: Any) -> Any:
         return self.name if isinstance(value, str) and value == self.name else self.rule.take(value)
@@ -188,12 +190,11 @@ class NamedOr(Rule):
         return f"{self.name!r} or {self.rule}"
 
 
-@dataclass(frozen=True)
 class Each(Rule):
     """A sequence, each item of which another rule allows; one item may stand for itself."""
 
-    rule: Rule
-    least: int = 0
+    def __init__(self, rule: Rule, least: int = 0):
+        self.rule, self.least = rule, least
 
     def take(self, value: Any) -> tuple[Any, ...]:
         if isinstance(value, str | int | float | np.generic):

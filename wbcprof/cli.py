@@ -15,8 +15,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from wbcprof.model.settings import Coding, LayerSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,6 +91,8 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _profile_options(parser: argparse.ArgumentParser) -> None:
+    from wbcprof.model.settings import Coding
+
     _add_model(parser, "model file")
     parser.add_argument("images", metavar="IMAGES", help="folder or image")
     parser.add_argument(
@@ -105,7 +111,7 @@ def _profile_options(parser: argparse.ArgumentParser) -> None:
         help="images for each shard of a folder; default 1000",
     )
     _add_dask(parser, "profile into a folder on the workers of this Dask scheduler")
-    _add_settings(parser, "Coding")
+    _add_settings(parser, Coding)
     _add_threads(parser)
 
 
@@ -174,22 +180,31 @@ def _add_dask(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--dask", metavar="ADDRESS", help=f"{what}, such as tcp://host:8786")
 
 
-def _add_settings(parser: argparse.ArgumentParser, name: str) -> None:
-    """An option for each field of a class of settings that has a help text."""
-    from wbcprof.model import settings
+def _options_of(settings: type[LayerSettings | Coding]) -> dict[str, dict[str, Any]]:
+    """What argparse is told of the fields that are options: those with a help text."""
+    from wbcprof.checks import Choice, Flag, Integer, Maybe, Real
 
-    for entry in settings.options(getattr(settings, name)):
-        option = "--" + entry.name.replace("_", "-")
-        if entry.type is bool:
-            parser.add_argument(option, action=argparse.BooleanOptionalAction, help=entry.help)
+    found = {}
+    for entry in fields(settings):
+        rule, text, metavar = (entry.metadata[key] for key in ("rule", "help", "metavar"))
+        if not text:
             continue
-        parser.add_argument(
-            option,
-            type=entry.type,
-            metavar=entry.metavar,
-            choices=entry.choices,
-            help=entry.help,
-        )
+        rule = rule.rule if isinstance(rule, Maybe) else rule
+        told: dict[str, Any] = {"metavar": metavar or None}
+        if isinstance(rule, Flag):
+            told = {"action": argparse.BooleanOptionalAction}
+        elif isinstance(rule, Choice):
+            told["choices"] = rule.names
+        elif isinstance(rule, Integer | Real):
+            told["type"] = int if isinstance(rule, Integer) else float
+            text += "" if entry.default is None else f"; default {entry.default}"
+        found[entry.name] = {"help": text, "default": None, **told}
+    return found
+
+
+def _add_settings(parser: argparse.ArgumentParser, settings: type[LayerSettings | Coding]) -> None:
+    for name, told in _options_of(settings).items():
+        parser.add_argument("--" + name.replace("_", "-"), **told)
 
 
 # Option, parameter of `Profiler`, its default, which importing it only for this help would be slow.
@@ -203,6 +218,7 @@ _LEARNING_NUMBERS = (
 
 def _add_learning(parser: argparse.ArgumentParser) -> None:
     from wbcprof.model.pooling import STATISTICS
+    from wbcprof.model.settings import LayerSettings
     from wbcprof.smear.stain import STAINS
 
     parser.add_argument(
@@ -214,7 +230,7 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
     )
     for option, name, default, metavar in _LEARNING_NUMBERS:
         parser.add_argument(option, dest=name, type=int, metavar=metavar, help=f"default {default}")
-    _add_settings(parser, "LayerSettings")
+    _add_settings(parser, LayerSettings)
     parser.add_argument(
         "--pools",
         type=lambda text: tuple(pool.strip() for pool in text.split(",")),
@@ -238,10 +254,9 @@ def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
 
 def _learning_parameters(options: argparse.Namespace) -> dict[str, Any]:
     from wbcprof.model.settings import LayerSettings
-    from wbcprof.model.settings import options as options_of
 
     names = [name for _, name, *_ in _LEARNING_NUMBERS]
-    names += [entry.name for entry in options_of(LayerSettings)]
+    names += _options_of(LayerSettings)
     parameters = _given(options, (*names, "pools", "stain"))
     if options.threads is not None:
         parameters["n_threads"] = options.threads
@@ -252,9 +267,8 @@ def _learning_parameters(options: argparse.Namespace) -> dict[str, Any]:
 
 def _coding(options: argparse.Namespace) -> dict[str, Any]:
     from wbcprof.model.settings import Coding
-    from wbcprof.model.settings import options as options_of
 
-    return _given(options, (entry.name for entry in options_of(Coding)))
+    return _given(options, _options_of(Coding))
 
 
 class _Progress:

@@ -83,7 +83,7 @@ def approximate(
         lost = codes["mean"] - encode(projected)[1]["mean"]
         projected.shift_offsets(np.divide(lost, slope, out=np.zeros_like(lost), where=reached))
         error = float(np.linalg.norm(encode(projected)[0] - exact)) / norm
-        projected.approximation = replace(approximation, relative_error=error)
+        projected.approximation = approximation._replace(relative_error=error)
         return projected, error
 
     few, enough = 0, analysis.shape[1]

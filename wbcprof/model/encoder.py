@@ -10,7 +10,7 @@ import copy
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -428,11 +428,10 @@ class Encoder:
         return np.pad(array, [(0, excess)] + [(0, 0)] * (array.ndim - 1))
 
 
-@dataclass(frozen=True)
-class _Statistics:
+class _Statistics(NamedTuple):
     """Statistics of the codes of each part, (n, parts, h); None if not wanted."""
 
-    count: np.ndarray  # (parts, 1)
+    n_windows: np.ndarray  # (parts, 1)
     mean: np.ndarray | None
     variance: np.ndarray | None
     max: np.ndarray | None
@@ -444,10 +443,10 @@ class _Statistics:
             return self._map(lambda v: np.zeros_like(v[:, 0]))
         if len(parts) == 1:
             return self._map(lambda v: v[:, parts[0]])
-        count = self.count[parts]
+        weight = self.n_windows[parts]
 
         def average(values: np.ndarray) -> np.ndarray:
-            result: np.ndarray = (values * count).sum(axis=1) / count.sum()
+            result: np.ndarray = (values * weight).sum(axis=1) / weight.sum()
             return result
 
         mean = variance = largest = active = None
@@ -461,12 +460,12 @@ class _Statistics:
             largest = self.max[:, parts].max(axis=1)
         if self.active is not None:
             active = average(self.active[:, parts])
-        return _Statistics(count.sum(), mean, variance, largest, active)
+        return _Statistics(weight.sum(), mean, variance, largest, active)
 
     def _map(self, change: Callable[[np.ndarray], np.ndarray]) -> _Statistics:
         statistics = (self.mean, self.variance, self.max, self.active)
         return _Statistics(
-            change(self.count[None]), *(v if v is None else change(v) for v in statistics)
+            change(self.n_windows[None]), *(v if v is None else change(v) for v in statistics)
         )
 
     def pool(self, name: str) -> np.ndarray:

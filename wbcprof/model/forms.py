@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ _READ_FILTER = 8  # reading a transformed filter takes as long as its use for th
 _COPY_PIXEL = 8  # products that take as long as copying one pixel value
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """One way to compute W x: up to tile x tile windows at a time from taps x taps tap squares.
 
     Attributes
@@ -135,8 +134,7 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-@dataclass(frozen=True)
-class Approximation:
+class Approximation(NamedTuple):
     """Tap squares projected onto the directions that matter most to the responses.
 
     Attributes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,8 +12,7 @@ from wbcprof.checks import Choice, Each, Integer, Real, check
 from wbcprof.model.regions import Regions, find_regions, region_names
 
 
-@dataclass(frozen=True)
-class Statistic:
+class Statistic(NamedTuple):
     """One way to pool the codes of a region's windows.
 
     Attributes

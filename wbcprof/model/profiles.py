@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from wbcprof.checks import known_label, known_labels
 from wbcprof.files import check_output, csv_text, from_csv_text, json_value, replacing
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from numpy.typing import ArrayLike
     from pandas import DataFrame
 
 ID_COLUMN = "Metadata_ImageId"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ def region_names(levels: Sequence[int], centres: Sequence[float]) -> list[str]:
     return names + [f"_Centre{round(100 * centre):02d}" for centre in centres]
 
 
-@dataclass(frozen=True)
-class Regions:
+class Regions(NamedTuple):
     """Windows of each region, within the smallest box of windows that holds all regions.
 
     Attributes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, NamedTuple, Self, TypedDict
+from typing import Any, ClassVar, Literal, Self, TypedDict
 
 from wbcprof.checks import Choice, Flag, Integer, Maybe, Real, Rule, check
 from wbcprof.model.encoder import NONLINEARITIES
@@ -15,16 +15,6 @@ ONE_SIDED = ("rectified", "sigmoid")  # nonlinearities whose codes are never neg
 Inference = Literal["feedforward", "sparse"]
 
 
-class Option(NamedTuple):
-    """A field as an option of the command line."""
-
-    name: str
-    type: type
-    metavar: str | None
-    choices: tuple[str, ...] | None
-    help: str
-
-
 def _setting(default: Any, rule: Rule, help: str = "", metavar: str = "") -> Any:
     """A field that carries its rule; with `help`, it is an option of the command line too."""
     return field(default=default, metadata={"rule": rule, "help": help, "metavar": metavar})
@@ -33,12 +23,6 @@ def _setting(default: Any, rule: Rule, help: str = "", metavar: str = "") -> Any
 @dataclass(frozen=True)
 class LayerSettings:
     """How one layer is learnt: what `wbcprof.PSD` takes, whose docstring says what each means.
-
-    Attributes
-    ----------
-    n_components, alpha, kappa, rho, positive, nonlinearity, preprocessing, whiten, batch_size, \
-learning_rate, max_iter, tol
-        See `wbcprof.PSD`.
 
     Raises
     ------
@@ -135,20 +119,3 @@ class Coding:
 
 
 Coding.RULES = {entry.name: entry.metadata["rule"] for entry in fields(Coding)}
-
-
-def options(settings: type[LayerSettings | Coding]) -> list[Option]:
-    """The fields that are options of the command line: those with a help text."""
-    found = []
-    for entry in fields(settings):
-        rule, text = entry.metadata["rule"], entry.metadata["help"]
-        if not text:
-            continue
-        inner = rule.rule if isinstance(rule, Maybe) else rule
-        kinds: dict[type, type] = {Integer: int, Real: float, Flag: bool}
-        kind = kinds.get(type(inner), str)
-        if entry.default is not None and kind is not str:
-            text += f"; default {entry.default}"
-        choices = inner.names if isinstance(inner, Choice) else None
-        found.append(Option(entry.name, kind, entry.metadata["metavar"] or None, choices, text))
-    return found
