@@ -20,7 +20,7 @@ def _setting(default: Any, rule: Rule, help: str = "", metavar: str = "") -> Any
     return field(default=default, metadata={"rule": rule, "help": help, "metavar": metavar})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerSettings:
     """How one layer is learnt: what `wbcprof.PSD` takes, whose docstring says what each means.
 
@@ -72,7 +72,7 @@ class CodingOptions(TypedDict, total=False):
     tolerance: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Coding:
     """How the windows of an image are coded.
 
