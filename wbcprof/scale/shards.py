@@ -138,12 +138,7 @@ def profile_to_shards(
         raise ValueError("a tolerance is for one table of profiles, not for shards")
     threads = resolve_threads(n_threads)
     folder = Path(folder)
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(
-            f"the folder {str(folder.parent)!r}, in which {folder.name!r} would be made, does not "
-            "exist; create it first"
-        )
-    check_table(folder.parent / "part-000000.parquet")
+    _check_place(folder)
     source = open_images(images, labels, min_size=model.min_size)
     identity = {
         "format": 1,
@@ -348,6 +343,16 @@ def _check_manifest(folder: Path, identity: dict[str, Any]) -> None:
             f"{str(folder)!r} holds profiles of another run: {'; '.join(differing)}. Give another "
             "folder, or remove this one"
         )
+
+
+def _check_place(folder: Path) -> None:
+    """Check, before long work, that the folder can be made and tables be written."""
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(
+            f"the folder {str(folder.parent)!r}, in which {folder.name!r} would be made, does not "
+            "exist; create it first"
+        )
+    check_table(folder.parent / "part-000000.parquet")
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
