@@ -215,3 +215,17 @@ def test_classifiers_of_such_labels_are_kept_by_a_file(labels, classes, model, c
     learnt.classifier = TypeClassifier(C=1.0).fit(model.profile(cells.images), y)
     learnt.save(tmp_path / "m")
     assert wbcprof.load(tmp_path / "m").classifier.classes_.tolist() == classes
+
+
+def test_a_rule_without_a_meaning_is_none():
+    with pytest.raises(NotImplementedError):
+        checks.Rule().take(1)
+    with pytest.raises(NotImplementedError):
+        checks.Rule().bad()
+
+
+def test_what_neither_profiler_nor_psd_knows_is_named():
+    with pytest.raises(TypeError, match=r"n_signatuers: no such parameter of wbcprof\.Profiler or"):
+        wbcprof.fit(IMAGES, n_signatuers=3)
+    with pytest.raises(TypeError, match="alpha: give them to the psd that you give"):
+        wbcprof.fit(IMAGES, psd=PSD(4), alpha=0.1)

@@ -317,3 +317,17 @@ def test_twin_pools_an_identity_encoder():
         pooling=Pooling(("mean", "max", "active"), levels=(1,)),
     )  # fmt: skip
     np.testing.assert_allclose(profile, [[2.5, 5, 5 / 6]])
+
+
+def test_approximations_that_cannot_be_are_refused():
+    encoder = make_encoder(offset=np.zeros(4), nonlinearity="rectified", n_signatures=4)
+    images = make_images(2, 30, 30, 3)
+    with pytest.raises(ValueError, match="at least one image, got none"):
+        approximate(encoder, images[:0], 0.1, Pooling())
+    with pytest.raises(ValueError, match=r"tolerance must be at least .* what float32"):
+        approximate(encoder, images, 1e-12, Pooling())
+    silent = make_encoder(
+        offset=np.full(4, -1e6), nonlinearity="rectified", n_signatures=4, gain=np.ones(4)
+    )
+    with pytest.raises(ValueError, match="profiles are not zero"):
+        approximate(silent, images, 0.1, Pooling())

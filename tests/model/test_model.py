@@ -359,3 +359,9 @@ def test_models_and_profiles_are_one_line_at_a_prompt(model, cells):
     assert repr(model) == "<Model of 24 signatures: no types>"
     profiles = model.profile(cells.images, labels=[None, *cells.labels[1:]])
     assert repr(profiles) == "<Profiles of 48 cells, 47 labelled: 24 features>"
+
+
+def test_a_tolerance_is_for_one_layer(cells):
+    model = small(cells, stack=[{"n_signatures": 5, "region": 3, "n_patches": 200}])
+    with pytest.raises(ValueError, match="tolerance is for feed-forward profiles of one-layer"):
+        model.profile(cells.images[:2], tolerance=1e-2)

@@ -552,3 +552,11 @@ def test_names_of_cells_are_made_once(pooled):
     read = read_cells(model, cells.images, None, 0, 1)
     read.ids = [f"/data/slide/{name}" for name in read.ids]
     assert read.names[0] == "image_000000" and read.names is read.names
+
+
+def test_cells_that_are_all_alike_are_not_cross_validated(pooled):
+    cells, model = pooled
+    images = np.repeat(cells.images[:1], 12, axis=0)
+    read = read_cells(model, images, ["a"] * 6 + ["b"] * 6, 0, 1)
+    found = calls.call_cells(model, read, "cross-validated", 0)
+    assert "all profiles are the same" in found.note and not found.types

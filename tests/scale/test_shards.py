@@ -290,3 +290,9 @@ def test_progress_has_a_rate_and_the_time_left():
 def test_a_folder_in_a_folder_that_is_not_there_is_named(model, cells, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"in which 'profiles' would be made, does not"):
         profile_to_shards(model, cells.images, tmp_path / "nowhere" / "profiles")
+
+
+def test_a_tolerance_is_not_for_shards(model, cells, tmp_path):
+    with pytest.raises(ValueError, match="for one table of profiles, not for shards"):
+        profile_to_shards(model, cells.images, tmp_path / "profiles", tolerance=0.01)
+    assert not list(tmp_path.iterdir())
