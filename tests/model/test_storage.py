@@ -213,6 +213,14 @@ def test_stored_models_give_the_profiles_that_they_gave(path, instruction_set):
     np.testing.assert_allclose(probabilities, golden["probabilities"], rtol=0, atol=1e-4)
 
 
+def test_old_files_state_what_their_layers_were_learnt_with():
+    for path in (path for path in STORED if path.name.startswith("format-1-")):
+        model = wbcprof.load(path)
+        for layer in model.layers:
+            assert layer.settings.max_iter == model.parameters["max_iter"] == 3
+            assert layer.settings.alpha == model.parameters["alpha"]
+
+
 # ---- files from hostile hands ----
 
 

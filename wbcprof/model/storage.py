@@ -117,6 +117,8 @@ def _from_format_1(old: dict[str, Any]) -> dict[str, Any]:
         settings = {name: layer[name] for name in ("nonlinearity", "alpha", "kappa", "positive")}
         kind, whiten = (layer["preprocessing"][name] for name in ("kind", "whiten"))
         settings |= {"preprocessing": kind, "whiten": whiten}
+        learnt_with = old["parameters"]  # all else was as it is by default
+        settings |= {name: learnt_with[name] for name in ("max_iter", "tol") if name in learnt_with}
         layers.append({**layer, "settings": settings, "region": region})
         region = layer["region"]
     pooling = {name: old[name] for name in ("pools", "levels", "centres")}
