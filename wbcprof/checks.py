@@ -222,6 +222,12 @@ def check(rules: Mapping[str, Rule], **values: Any) -> dict[str, Any]:
     return {name: rule.check(name, values[name]) for name, rule in rules.items() if name in values}
 
 
+def settle(holder: Any, rules: Mapping[str, Rule]) -> None:
+    """`check` the fields of a frozen dataclass, and put back what plain Python has of them."""
+    for name, value in check(rules, **vars(holder)).items():
+        object.__setattr__(holder, name, value)
+
+
 # ---- labels ----
 
 UNLABELLED = "unlabelled"
@@ -305,7 +311,9 @@ def one_known_label_each(labels: Any, n: int, of: str) -> np.ndarray:
     ValueError
         There are not `n`, more than one for each, or one is unknown.
     """
-    array = one_column(np.asarray(labels if hasattr(labels, "shape") else list(labels)))
+    is_array = hasattr(labels, "shape")
+    # Of a list, objects: NumPy would make one text of all, and "nan" of NaN.
+    array = one_column(np.asarray(labels) if is_array else np.array(list(labels), dtype=object))
     if len(array) != n:
         raise ValueError(f"Length of labels ({len(array)}) must match number of {of} ({n})")
     names = known_labels(array)
@@ -315,7 +323,8 @@ def one_known_label_each(labels: Any, n: int, of: str) -> np.ndarray:
             f"expected a label for each image, got none for {len(unknown)} of {n}, "
             f"first for number {unknown[0]}"
         )
-    return array if array.dtype.kind in "iuf" else np.array(names, dtype=str)
+    plain = array if is_array else np.asarray(array.tolist())
+    return plain if plain.dtype.kind in "iuf" else np.array(names, dtype=str)
 
 
 def label_names(labels: Iterable[Any] | None, n: int | None = None) -> list[str]:

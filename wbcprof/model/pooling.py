@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wbcprof.checks import Choice, Each, Integer, Real, check
+from wbcprof.checks import Choice, Each, Integer, Real, settle
 from wbcprof.model.regions import Regions, find_regions, region_names
 
 
@@ -98,8 +98,7 @@ class Pooling:
     centres: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        for name, value in check(RULES, **vars(self)).items():
-            object.__setattr__(self, name, value)
+        settle(self, RULES)
         if not self.levels and not self.centres:
             raise ValueError("codes are pooled over at least one region, got no levels, no centres")
 

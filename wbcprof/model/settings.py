@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self, TypedDict
 
-from wbcprof.checks import Choice, Flag, Integer, Maybe, Real, Rule, check
+from wbcprof.checks import Choice, Flag, Integer, Maybe, Real, Rule, settle
 from wbcprof.model.encoder import NONLINEARITIES
 from wbcprof.model.preprocessing import PREPROCESSING
 
@@ -46,8 +46,7 @@ class LayerSettings:
     RULES: ClassVar[dict[str, Rule]]
 
     def __post_init__(self) -> None:
-        for name, value in check(self.RULES, **vars(self)).items():
-            object.__setattr__(self, name, value)
+        settle(self, self.RULES)
         if (self.nonlinearity in ONE_SIDED) != self.positive:
             fitting = tuple(n for n in NONLINEARITIES if (n in ONE_SIDED) == self.positive)
             raise ValueError(
@@ -107,8 +106,7 @@ class Coding:
     RULES: ClassVar[dict[str, Rule]]
 
     def __post_init__(self) -> None:
-        for name, value in check(self.RULES, **vars(self)).items():
-            object.__setattr__(self, name, value)
+        settle(self, self.RULES)
         if self.tolerance is not None and self.inference != "feedforward":
             raise ValueError("tolerance is for feed-forward profiles of one-layer models")
 
