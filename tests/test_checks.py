@@ -229,3 +229,12 @@ def test_what_neither_profiler_nor_psd_knows_is_named():
         wbcprof.fit(IMAGES, n_signatuers=3)
     with pytest.raises(TypeError, match="alpha: give them to the psd that you give"):
         wbcprof.fit(IMAGES, psd=PSD(4), alpha=0.1)
+
+
+def test_learning_reads_a_list_as_reading_does():
+    """NumPy made one text of all: "nan" of a list was refused, and 3.0 beside text was "3.0"."""
+    for labels in (["nan", "a"], [3.0, "a"], [b"x", "y"], [True, "a"]):
+        assert one_known_label_each(labels, 2, "cells").tolist() == known_labels(labels)
+    with pytest.raises(ValueError, match="none for 1 of 2, first for number 1"):
+        one_known_label_each(["a", float("nan")], 2, "cells")
+    assert one_known_label_each([1, 2], 2, "cells").dtype.kind == "i"
