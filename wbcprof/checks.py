@@ -303,8 +303,8 @@ def one_column(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def one_known_label_each(labels: Any, n: int, of: str) -> np.ndarray:
-    """Labels to learn from, (n,): numbers as they are, all else as text.
+def one_known_label_each(labels: Any, n: int, of: str, what: str = "label") -> np.ndarray:
+    """Labels to learn from, or groups, (n,): numbers as they are, all else as text.
 
     Raises
     ------
@@ -315,12 +315,12 @@ def one_known_label_each(labels: Any, n: int, of: str) -> np.ndarray:
     # Of a list, objects: NumPy would make one text of all, and "nan" of NaN.
     array = one_column(np.asarray(labels) if is_array else np.array(list(labels), dtype=object))
     if len(array) != n:
-        raise ValueError(f"Length of labels ({len(array)}) must match number of {of} ({n})")
+        raise ValueError(f"Length of {what}s ({len(array)}) must match number of {of} ({n})")
     names = known_labels(array)
     unknown = [number for number, name in enumerate(names) if name is None]
     if unknown:
         raise ValueError(
-            f"expected a label for each image, got none for {len(unknown)} of {n}, "
+            f"expected a {what} for each image, got none for {len(unknown)} of {n}, "
             f"first for number {unknown[0]}"
         )
     plain = array if is_array else np.asarray(array.tolist())

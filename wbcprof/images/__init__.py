@@ -5,12 +5,17 @@ from typing import TYPE_CHECKING
 from wbcprof._lazy import attach
 
 if TYPE_CHECKING:  # what `__getattr__` gives
+    from wbcprof.images.copies import DuplicateWarning as DuplicateWarning
+    from wbcprof.images.copies import find_copies as find_copies
+    from wbcprof.images.groups import read_groups as read_groups
     from wbcprof.images.source import ImageWarning as ImageWarning
     from wbcprof.images.source import open_images as open_images
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "copies": ["DuplicateWarning", "find_copies"],
+        "groups": ["read_groups"],
         "source": ["ImageWarning", "open_images"],
     },
 )

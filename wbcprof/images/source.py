@@ -83,11 +83,14 @@ class Cell:
         ``image_000000``.
     label : str or None
         Cell type, if known.
+    place : int
+        Among the images offered, those that are skipped included.
     """
 
     pixels: np.ndarray
     image_id: str
     label: str | None
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,8 @@ class ImageSource:
                 pixels, kind = outcome
                 if kind:
                     converted[kind] += 1
-                yield Cell(pixels, image_id, None if self.labels is None else self.labels[index])
+                label = None if self.labels is None else self.labels[index]
+                yield Cell(pixels, image_id, label, index)
 
         self.end_pass(n, skipped, converted)
 
