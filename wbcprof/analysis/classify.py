@@ -15,12 +15,14 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.validation import check_is_fitted
 
+from wbcprof.analysis.folds import Split, groups_per_type, stratified_folds
 from wbcprof.checks import check, one_known_label_each
+from wbcprof.images.groups import one_group_each
 from wbcprof.model.machines import (
     RULES,
     TypeMachines,
@@ -41,7 +43,7 @@ MAX_FOLDS = 5
 
 
 class FewImagesWarning(UserWarning):
-    """A type has too few images for cross-validation."""
+    """A type has too few images, or is in too few groups, for cross-validation."""
 
 
 class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ignore[misc]
@@ -55,8 +57,8 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
     C : float or "auto"
         Inverse strength of regularisation on standardised profiles. "auto" takes the best
         macro-F1 in a stratified cross-validation of the training profiles (5 folds, fewer if a
-        type has fewer images; the smallest of equals) over 1, 3.2, 10 ... 1000 for "rbf", over
-        0.1, 0.32, 1 ... 1000 divided by q for "linear".
+        type has fewer images or is in fewer groups; the smallest of equals) over 1, 3.2, 10 ...
+        1000 for "rbf", over 0.1, 0.32, 1 ... 1000 divided by q for "linear".
     random_state : int
         Seed of the folds.
 
@@ -78,7 +80,7 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
     C_ : float
         The C that was used.
     calibrated_ : bool
-        False if a type had one image only: the slope is then 1.
+        False if a type had one image or was in one group only: the slope is then 1.
     n_features_in_ : int
 
     Examples
@@ -96,20 +98,28 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
     (1, 2)
     """
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Learn from profiles X of shape (n_images, n_features) and their types y.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_features)
+        y : array-like of shape (n_images,)
+        groups : array-like of shape (n_images,), optional
+            Such as patients or slides. C is chosen, and probabilities are calibrated, on groups
+            that were left out as a whole.
 
         Raises
         ------
         ValueError
-            NaN or infinity, an unknown label, lengths that differ, fewer than two types, no more
-            images than types, or profiles that are all the same.
+            NaN or infinity, an unknown label or group, lengths that differ, fewer than two types,
+            no more images than types, or profiles that are all the same.
 
         Warns
         -----
         FewImagesWarning
-            A type has one image: C is not chosen (10 for "rbf", 1 for "linear"), and probabilities
-            are not calibrated.
+            A type has one image, or is in one group: C is not chosen (10 for "rbf", 1 for
+            "linear"), and probabilities are not calibrated.
 
         Examples
         --------
@@ -126,6 +136,8 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         check(RULES, C=self.C, kernel=self.kernel)
         X = check_profiles(X)
         y = one_known_label_each(y, len(X), "profiles")
+        if groups is not None:
+            groups = one_group_each(groups, len(X), "profiles")
         classes, counts = np.unique(y, return_counts=True)
         if len(classes) < 2:
             raise ValueError(f"expected at least two types, got one only: {classes[0]!s}")
@@ -146,23 +158,22 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         if linear:
             gram = gram @ gram.T
 
-        folds = None
-        if counts.min() >= 2:
-            folds = StratifiedKFold(
-                min(MAX_FOLDS, int(counts.min())), shuffle=True, random_state=self.random_state
-            )
-        else:
+        folds = stratified_folds(y, groups, MAX_FOLDS, self.random_state)
+        if not folds:
+            fewest = groups_per_type(y, groups)
+            where = "has one image" if counts.min() == 1 else "is in too few groups"
             warnings.warn(
-                f"type {classes[counts.argmin()]!s} has one image: "
+                f"type {classes[fewest.argmin()]!s} {where}: "
                 + ("C is not chosen and " if self.C == "auto" else "")
-                + "probabilities are not calibrated; give at least 2 images of each type",
+                + "probabilities are not calibrated; give at least 2 "
+                + ("images of each type" if groups is None else "groups with each type"),
                 FewImagesWarning,
                 stacklevel=2,
             )
 
         if self.C != "auto":
             C = float(self.C)
-        elif folds is None:
+        elif not folds:
             C = 1.0 if linear else 10.0
         else:
             C = _choose_C(gram, y, RELATIVE_C / squared_norm if linear else RBF_C, folds)
@@ -180,9 +191,9 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
         self.support_vectors_, self.gamma_ = support, gamma
         self.coef_, self.intercept_ = weights, intercept
-        self.slope_ = 1.0 if folds is None else _calibrate(gram, codes, C, folds)
+        self.slope_ = _calibrate(gram, codes, C, folds) if folds else 1.0
         self.C_ = C
-        self.calibrated_ = folds is not None
+        self.calibrated_ = bool(folds)
         self.n_features_in_ = X.shape[1]
         return self
 
@@ -191,9 +202,7 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         return super()._logits(X)
 
 
-def _choose_C(
-    gram: np.ndarray, y: np.ndarray, candidates: np.ndarray, folds: StratifiedKFold
-) -> float:
+def _choose_C(gram: np.ndarray, y: np.ndarray, candidates: np.ndarray, folds: list[Split]) -> float:
     """The candidate of best macro-F1 on folds left out; the smallest of equals."""
     search = GridSearchCV(
         SVC(kernel="precomputed"), {"C": candidates}, scoring="f1_macro", cv=folds, refit=False
@@ -217,11 +226,11 @@ def _pair_weights(svm: SVC) -> tuple[np.ndarray, np.ndarray]:
     return weights, sign * svm.intercept_
 
 
-def _calibrate(gram: np.ndarray, codes: np.ndarray, C: float, folds: StratifiedKFold) -> float:
+def _calibrate(gram: np.ndarray, codes: np.ndarray, C: float, folds: list[Split]) -> float:
     """Slope of least log loss on the decisions of folds left out."""
     n_types = codes.max() + 1
     pairs = np.zeros((len(codes), n_types * (n_types - 1) // 2))
-    for train, test in folds.split(gram, codes):
+    for train, test in folds:
         svm = SVC(kernel="precomputed", C=C).fit(gram[np.ix_(train, train)], codes[train])
         weights, intercept = _pair_weights(svm)
         pairs[test] = gram[np.ix_(test, train[svm.support_])] @ weights.T + intercept
