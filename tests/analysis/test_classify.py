@@ -463,7 +463,8 @@ def test_evaluate(profilers, coloured):
     )
     result = evaluation.to_dict()
     assert set(result) == METRIC_KEYS | {
-        "signatures", "repeats", "seed", "seeds", "n_images", "baseline", "parameters",
+        "signatures", "repeats", "seed", "seeds", "n_images", "n_groups", "n_copies", "baseline",
+        "parameters",
     }  # fmt: skip
     assert set(result["baseline"]) == METRIC_KEYS
     assert result["signatures"] == "learnt from the training half of each repeat"

@@ -13,8 +13,11 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
 from wbcprof.analysis.classify import TypeClassifier
+from wbcprof.analysis.folds import draw_half, groups_per_type, keep_together
 from wbcprof.checks import Integer, one_known_label_each
 from wbcprof.files import replacing
+from wbcprof.images.copies import number_copies, thumbnail, warn_of_copies
+from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import open_images
 from wbcprof.learning.profiler import make_profiler
 from wbcprof.threads import resolve_threads
@@ -82,7 +85,7 @@ def evaluation_metrics(y_true: Any, y_pred: Any, types: Sequence[Any]) -> dict[s
 
 
 def half_half_splits(
-    labels: Any, repeats: int = 10, seed: int = 0
+    labels: Any, repeats: int = 10, seed: int = 0, groups: Any = None
 ) -> list[tuple[np.ndarray, np.ndarray, int]]:
     """Random halves of the images: 50 % of each type drawn for training, the rest for testing.
 
@@ -94,6 +97,9 @@ def half_half_splits(
         Number of splits. The first splits do not depend on it.
     seed : int
         Seed from which each split's own seed is drawn.
+    groups : array-like of shape (n_images,), optional
+        Such as patients or slides: no group is on both sides, and halves are as near to 50 % of
+        each type as whole groups allow.
 
     Returns
     -------
@@ -104,7 +110,8 @@ def half_half_splits(
     Raises
     ------
     ValueError
-        A type has fewer than 4 images, there is one type only, or a label is unknown.
+        A type has fewer than 4 images or is in one group only, there is one type only, or a label
+        or group is unknown.
     """
     repeats, seed = Integer().check("repeats", repeats), Integer(0).check("seed", seed)
     labels = one_known_label_each(labels, len(labels), "images")
@@ -117,13 +124,21 @@ def half_half_splits(
             "half-half splits need at least 4 images of each type (2 for training, 2 for "
             f"testing), got fewer for {', '.join(few)}; add images or leave the type out"
         )
+    if groups is not None:
+        groups = one_group_each(groups, len(labels), "images")
+        n_groups = groups_per_type(labels, groups)
+        whole = [str(t) for t, n in zip(types, n_groups, strict=True) if n < 2]
+        if whole:
+            raise ValueError(
+                "splits by whole groups need each type in at least 2 groups (patients, slides; "
+                f"near-identical images are one), got one only for {', '.join(whole)}; add images "
+                "of other groups or leave the type out"
+            )
 
     splits = []
     for split_seed in np.random.SeedSequence(seed).generate_state(repeats).tolist():
         rng = np.random.default_rng(split_seed)
-        is_train = np.zeros(len(labels), bool)
-        for name, n in zip(types, counts, strict=True):
-            is_train[rng.permutation(np.flatnonzero(labels == name))[: n // 2]] = True
+        is_train = draw_half(labels, groups, rng)
         splits.append((np.flatnonzero(is_train), np.flatnonzero(~is_train), split_seed))
     return splits
 
@@ -173,6 +188,10 @@ class Evaluation:
     seeds : list of int
         Seed of each repeat: of its split, its signatures and its classifiers.
     n_images : int
+    n_groups : int or None
+        Groups given, none of which is in both halves of a repeat.
+    n_copies : int
+        Images near-identical to an earlier one, which stay on its side.
     baseline : dict or None
         The same figures, ``macro_f1`` to ``runs``, for the colour histogram.
     parameters : dict
@@ -191,6 +210,8 @@ class Evaluation:
     seed: int
     seeds: list[int]
     n_images: int
+    n_groups: int | None
+    n_copies: int
     baseline: dict[str, Any] | None
     parameters: dict[str, Any]
 
@@ -227,7 +248,7 @@ class Evaluation:
             shares.append([name, *(f"{v:.3f}" for v in share)])
         return "\n".join(
             [
-                f"{self.n_images} images of {len(types)} types, 50 % of each type drawn for "
+                f"{self.n_images} images of {len(types)} types, {self._halves()} drawn for "
                 f"training, {self.repeats} repeats, seed {self.seed}",
                 f"Signatures: {self.signatures}",
                 "",
@@ -239,16 +260,35 @@ class Evaluation:
                 "Confusion, share of each true type",
                 *_table(shares),
                 "",
-                "Unless groups are known, no patient-wise split is possible: cells of one patient "
-                "may lie in\nboth halves, and scores are then optimistic.",
+                *self._sides(),
             ]
         )
+
+    def _halves(self) -> str:
+        if self.n_groups is None:
+            return "50 % of each type"
+        return "whole groups, near to 50 % of each type,"
+
+    def _sides(self) -> list[str]:
+        """What may lie in both halves, and what may not."""
+        lines = [
+            "No groups were given, so no patient-wise split is possible: cells of one patient may "
+            "lie in\nboth halves, and scores are then optimistic."
+            if self.n_groups is None
+            else f"Groups: {self.n_groups}, none of which lies in both halves of a repeat."
+        ]
+        if self.n_copies:
+            lines.append(
+                f"Near-identical to an earlier image: {self.n_copies}, which lie on its side."
+            )
+        return lines
 
 
 def evaluate(
     images: Any,
     labels: Iterable[Any] | None = None,
     *,
+    groups: Any = None,
     model: Any = None,
     repeats: int = 10,
     seed: int = 0,
@@ -265,6 +305,11 @@ def evaluate(
     images, labels
         As `wbcprof.images.open_images` takes them; every image needs a label. All are decoded
         once and held in memory.
+    groups : iterable of n groups, or mapping from image id to group, optional
+        Such as patients or slides, in the order of the images, or as `wbcprof.images.read_groups`
+        reads them: no group is in both halves, nor in several folds where a classifier chooses C
+        and calibrates its probabilities. Without, cells of one patient may lie in both halves, and
+        scores are then optimistic.
     model : Model or fitted Profiler, optional
         Used as it is, and profiles are computed once. By default signatures are learnt anew in
         each repeat, from its training half only.
@@ -289,8 +334,13 @@ def evaluate(
     Raises
     ------
     ValueError
-        A label is unknown, there is one type only, a type has fewer than 4 images, or profiler
-        parameters are given beside a model.
+        A label or group is unknown, there is one type only, a type has fewer than 4 images or is
+        in one group only, or profiler parameters are given beside a model.
+
+    Warns
+    -----
+    DuplicateWarning
+        Images are near-identical, as `wbcprof.images.find_copies` says; they count as of one group.
 
     Examples
     --------
@@ -330,10 +380,19 @@ def evaluate(
         signatures = "given model, which may have been learnt from images of the test halves too"
 
     threads = resolve_threads(n_threads)
-    cells = list(open_images(images, labels, min_size=min_size).read(threads))
+    source = open_images(images, labels, min_size=min_size)
+    cells = list(source.read(threads))
     pixels = [cell.pixels for cell in cells]
+    ids, places = [cell.image_id for cell in cells], [cell.place for cell in cells]
     y = one_known_label_each([cell.label for cell in cells], len(cells), "images")
-    splits = half_half_splits(y, repeats, seed)
+    if groups is not None:
+        groups = groups_of(groups, ids, places, len(cells) + len(source.skipped))
+    copies = number_copies([thumbnail(image) for image in pixels])
+    n_copies = warn_of_copies(copies, ids, y)
+    together = groups
+    if n_copies:
+        together = copies if groups is None else keep_together(groups, copies)
+    splits = half_half_splits(y, repeats, seed, together)
     types = np.unique(y).tolist()
     learnt = model
     profiles = np.empty(0) if model is None else _profiles(model, pixels, n_threads)
@@ -349,9 +408,10 @@ def evaluate(
             )
             learnt = profiler.fit([pixels[i] for i in train]).model_
             profiles = _profiles(learnt, pixels, n_threads)
-        runs.append(_score(profiles, y, train, test, split_seed, types))
+        runs.append(_score(profiles, y, together, train, test, split_seed, types))
         if histograms is not None:
-            baseline_runs.append(_score(histograms, y, train, test, split_seed, types))
+            score = _score(histograms, y, together, train, test, split_seed, types)
+            baseline_runs.append(score)
         tell(done, repeats)
 
     n_images = Counter(y.tolist())
@@ -362,6 +422,8 @@ def evaluate(
         seed=seed,
         seeds=[split_seed for _, _, split_seed in splits],
         n_images=len(cells),
+        n_groups=None if groups is None else len(np.unique(groups)),
+        n_copies=n_copies,
         baseline=_summary(baseline_runs, types, n_images) if baseline else None,
         parameters=dict(learnt.parameters),
     )
@@ -381,12 +443,14 @@ def _profiles(model: Any, pixels: list[np.ndarray], n_threads: int | None) -> np
 def _score(
     values: np.ndarray,
     y: np.ndarray,
+    together: np.ndarray | None,
     train: np.ndarray,
     test: np.ndarray,
     seed: int,
     types: list[Any],
 ) -> dict[str, Any]:
-    classifier = TypeClassifier(random_state=seed).fit(values[train], y[train])
+    groups = None if together is None else together[train]
+    classifier = TypeClassifier(random_state=seed).fit(values[train], y[train], groups)
     return evaluation_metrics(y[test], classifier.predict(values[test]), types)
 
 
