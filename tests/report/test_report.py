@@ -3,6 +3,7 @@
 import base64
 import csv
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from PIL import Image
 import wbcprof
 from wbcprof.cli import main
 from wbcprof.datasets import make_leukocytes, write_folder
+from wbcprof.images import DuplicateWarning
 from wbcprof.report import calls
 from wbcprof.report import cells as report_cells
 from wbcprof.report.cells import read_cells
@@ -321,6 +323,39 @@ def test_images_all_alike(pooled, tmp_path):
     write_report(model, same, tmp_path / "r.html", labels=["a", "b"] * 6)
     page = Page(tmp_path / "r.html")
     assert "nothing to embed" in page.text and "cannot be told apart" in page.text
+
+
+def test_no_group_nor_copy_is_called_by_its_own(pooled, tmp_path):
+    cells, model = pooled
+    images = [*cells.images, *(np.ascontiguousarray(image[::-1]) for image in cells.images[:4])]
+    labels = [*cells.labels, *cells.labels[:4]]
+    groups = np.r_[np.arange(24) % 4, [9] * 4]  # those of which a copy brings together
+    with pytest.warns(DuplicateWarning, match="4 of 28 images are near-identical to an earlier"):
+        read = read_cells(model, images, labels, 0, 1, groups)
+        found = calls.call_cells(model, read, "cross-validated", 0)
+    assert "No cross-validation: whole groups leave no two parts" in found.note
+
+    groups = np.r_[np.arange(24) % 12, np.arange(4)]
+    with pytest.warns(DuplicateWarning):
+        read = read_cells(model, iter(images), iter(labels), 0, 1, groups)
+        found = calls.call_cells(model, read, "cross-validated", 0)
+    assert "No group, of the 12 given, lies in several parts. 4 images near-id" in found.note
+    assert len(found.folds) > 1 and sorted(np.concatenate(found.folds)) == list(range(28))
+    for one, other in itertools.combinations(found.folds, 2):
+        assert not set(groups[one]) & set(groups[other])
+
+
+def test_a_type_in_one_group_is_called_but_not_scored(pooled, tmp_path):
+    cells, model = pooled
+    groups = {f"image_{n:06d}": n if n < 16 else "one" for n in range(24)}
+    out = tmp_path / "r.html"
+    write_report(model, cells.images, out, labels=list(cells.labels), groups=groups)
+    text = Page(out).text
+    assert "8 cells without a label, or of types with fewer than 5 cells or in one group" in text
+    assert "Of 16" in text or "of 16 scored cells" in text
+    for wrong, error in (([1] * 5, ValueError), ("folder:1", TypeError)):
+        with pytest.raises(error, match="groups"):
+            write_report(model, cells.images, out, labels=list(cells.labels), groups=wrong)
 
 
 def test_two_layers_have_no_pictures_of_signatures(pooled, tmp_path):

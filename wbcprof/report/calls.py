@@ -6,11 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
 
 from wbcprof.analysis.classify import TypeClassifier, rank_signatures
 from wbcprof.analysis.compare import explain_calls
+from wbcprof.analysis.folds import groups_per_type, keep_together, stratified_folds
 from wbcprof.checks import UNLABELLED
+from wbcprof.images.copies import number_copies, warn_of_copies
 from wbcprof.model.machines import TypeMachines
 from wbcprof.model.model import Model
 from wbcprof.report.cells import Cells
@@ -120,7 +121,10 @@ def call_cells(model: Model, cells: Cells, how: str, random_state: int) -> Calls
     elif np.ptp(cells.values, axis=0).max() == 0:
         obstacle = "all profiles are the same; types cannot be told apart"
     if not obstacle:
-        return _cross_validate(cells, types, random_state)
+        crossed = _cross_validate(cells, types, random_state)
+        if crossed is not None:
+            return crossed
+        obstacle = "whole groups leave no two parts with every type in both"
     reason = f"No cross-validation: {obstacle}."
     if model.classifier is None:
         return Calls(
@@ -146,32 +150,56 @@ def _call_by_model(classifier: TypeMachines, cells: Cells) -> Calls:
     return found
 
 
-def _cross_validate(cells: Cells, types: list[str], random_state: int) -> Calls:
+def _cross_validate(cells: Cells, types: list[str], random_state: int) -> Calls | None:
+    """Calls of classifiers that have not seen the cell, its group or a copy of it; None where whole
+    groups leave no folds."""
     labels = cells.labels
+    copies = number_copies(cells.looks)
+    n_copies = warn_of_copies(copies, cells.names, labels, stacklevel=4)
+    together = cells.groups
+    if n_copies:
+        together = copies if together is None else keep_together(together, copies)
     known = np.flatnonzero(np.isin(labels, types))
-    y = labels[known].astype(str)
-    n_folds = _FOLDS if len(known) <= _MANY_CELLS else _FEW_FOLDS
-    folds = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
+    if together is not None:
+        n_groups = groups_per_type(labels[known].astype(str), together[known])
+        types = [name for name, n in zip(types, n_groups, strict=True) if n > 1]
+        known = np.flatnonzero(np.isin(labels, types))
+        if len(types) < 2:
+            return None
+    y, groups = labels[known].astype(str), None if together is None else together[known]
+    most = _FOLDS if len(known) <= _MANY_CELLS else _FEW_FOLDS
+    folds = stratified_folds(y, groups, most, random_state)
+    if not folds:
+        return None
+    if cells.groups is None:
+        told = "Cells of one person may lie in several parts; for new persons, figures may then be "
+        told += "lower."
+    else:
+        told = f"No group, of the {len(np.unique(cells.groups)):,} given, lies in several parts."
+    if n_copies:
+        told += f" {n_copies:,} images near-identical to an earlier one lie in its part."
     found = Calls(
-        f"Cross-validation in {n_folds} parts: every labelled cell is called by a classifier "
+        f"Cross-validation in {len(folds)} parts: every labelled cell is called by a classifier "
         "trained on profiles of the other parts only. The signatures are those of the model, "
-        "learnt without types. Cells of one person may lie in several parts; for new persons, "
-        "figures may then be lower.",
+        f"learnt without types. {told}",
         types,
         len(labels),
     )
-    for train, test in folds.split(y, y):
+    for train, test in folds:
         classifier = TypeClassifier(random_state=random_state)
-        classifier.fit(cells.values[known[train]], y[train])
+        classifier.fit(
+            cells.values[known[train]], y[train], None if groups is None else groups[train]
+        )
         _fill(found, classifier, cells, known[test])
         found.folds.append(known[test])
     rest = np.setdiff1d(np.arange(len(labels)), known)
     if len(rest):
-        classifier = TypeClassifier(random_state=random_state).fit(cells.values[known], y)
-        _fill(found, classifier, cells, rest)
+        classifier = TypeClassifier(random_state=random_state)
+        _fill(found, classifier.fit(cells.values[known], y, groups), cells, rest)
+        few = f"with fewer than {_FOLDS} cells" + (" or in one group" * (together is not None))
         found.note += (
-            f" {len(rest):,} cells without a label, or of types with fewer than {_FOLDS} cells, "
-            "are called too, but not scored."
+            f" {len(rest):,} cells without a label, or of types {few}, are called too, but not "
+            "scored."
         )
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from wbcprof.checks import label_names
+from wbcprof.images.copies import thumbnail
+from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import Cell, open_images
 from wbcprof.model.model import Model
 
@@ -33,6 +35,8 @@ class Cells:
     thumbnails: list[np.ndarray]
     quality: int
     examples: dict[int, np.ndarray]  # pixels
+    looks: list[np.ndarray]  # of all, for finding near-identical ones
+    groups: np.ndarray | None  # of all: patients, slides
 
     @cached_property
     def names(self) -> list[str]:
@@ -65,6 +69,7 @@ def read_cells(
     labels: Iterable[Any] | None,
     random_state: int,
     n_threads: int,
+    groups: Any = None,
 ) -> Cells:
     """One pass over the images."""
     from PIL import Image, ImageOps
@@ -73,8 +78,14 @@ def read_cells(
     if source.n_hint is None:
         held = list(source.read(n_threads))
         known = [cell.label for cell in held]
+        if groups is not None:
+            n_offered = len(held) + len(source.skipped)
+            held_ids, held_places = zip(*((c.image_id, c.place) for c in held), strict=True)
+            groups = groups_of(groups, held_ids, held_places, n_offered)
         source = open_images([cell.pixels for cell in held], known, min_size=model.min_size)
     n = source.n
+    if groups is not None and not isinstance(groups, Mapping):
+        groups = one_group_each(groups, n, "images")
     drawn: range | set[int] = range(n)
     if n > _MAP_CELLS:
         rng = np.random.default_rng(random_state)
@@ -82,6 +93,8 @@ def read_cells(
     side, quality = next((s, q) for most, s, q in _THUMBNAILS if min(n, _MAP_CELLS) <= most)
 
     ids: list[str] = []
+    places: list[int] = []
+    looks: list[np.ndarray] = []
     names: list[str] = []
     shown: list[int] = []
     thumbnails: list[np.ndarray] = []
@@ -92,6 +105,8 @@ def read_cells(
         for cell in cells:
             index = len(ids)
             ids.append(cell.image_id)
+            places.append(cell.place)
+            looks.append(thumbnail(cell.pixels))
             names.extend(label_names([cell.label]))
             if index in drawn:
                 image = ImageOps.pad(Image.fromarray(cell.pixels), (side, side), color="#e8e8e8")
@@ -117,4 +132,6 @@ def read_cells(
         thumbnails,
         quality,
         examples,
+        looks,
+        None if groups is None else groups_of(groups, ids, places, n),
     )

@@ -46,6 +46,7 @@ def write_report(
     path: str | os.PathLike[str],
     *,
     labels: Iterable[Any] | None = None,
+    groups: Any = None,
     samples: Mapping[str, str] | None = None,
     calls: str = "cross-validated",
     figure_folder: str | os.PathLike[str] | None = None,
@@ -66,6 +67,9 @@ def write_report(
         File to write; it is whole or absent.
     labels : iterable, optional
         Types of the images; a folder's sub-folders give them by default. None is unknown.
+    groups : iterable of n groups, or mapping from image id to group, optional
+        Such as patients or slides, in the order of the images, or as `wbcprof.images.read_groups`
+        reads them: for cross-validated calls, no group lies in several folds.
     samples : mapping from image id to sample name, optional
         The differential count is then made per sample.
     calls : {"cross-validated", "model"}
@@ -86,8 +90,14 @@ def write_report(
     Raises
     ------
     ValueError
-        No image could be read, `samples` names none of them, `calls` is unknown, or is "model"
-        where the model has no classifier of its profiles.
+        No image could be read, one has no group, `samples` names none of them, `calls` is unknown,
+        or is "model" where the model has no classifier of its profiles.
+
+    Warns
+    -----
+    DuplicateWarning
+        Images are near-identical, as `wbcprof.images.find_copies` says; for cross-validated calls,
+        they count as of one group.
 
     Examples
     --------
@@ -114,7 +124,7 @@ def write_report(
     say = say or (lambda _: None)
     say("profiling")
     threads = resolve_threads(n_threads)
-    cells = read_cells(model, images, labels, random_state, threads)
+    cells = read_cells(model, images, labels, random_state, threads, groups)
     say(f"calling {len(cells.ids)} cells")
     if samples is not None and samples.keys().isdisjoint(cells.ids):
         raise ValueError(
