@@ -17,6 +17,7 @@ import wbcprof
 from wbcprof import PSD, Profiler
 from wbcprof.cli import main
 from wbcprof.datasets import write_folder
+from wbcprof.images.source import open_images
 from wbcprof.learning.profiler import DEFAULT_SIGNATURES
 
 LEARN = ["--signatures", "12", "--patch-size", "8", "--patches", "1500", "--max-iter", "2"]
@@ -144,6 +145,51 @@ def test_evaluate_learns_with_the_stain_normalisation_told(folder, monkeypatch):
         assert main(["evaluate", str(folder), *option]) == 0
     default, *told = (call.kwargs for call in evaluate.call_args_list)
     assert "stain" not in default and [options["stain"] for options in told] == [None, "macenko"]
+
+
+def test_groups_reach_fit_evaluate_and_report(folder, model_file, tmp_path, monkeypatch, capsys):
+    ids = open_images(folder).ids()
+    table = tmp_path / "g.csv"
+    table.write_text("\n".join(["image,patient", *(f"{i},p{n % 4}" for n, i in enumerate(ids))]))
+    json_file = tmp_path / "e.json"
+    arguments = ["evaluate", folder, "--model", model_file, "--repeats", "2", "--json", json_file]
+    assert main([str(a) for a in [*arguments, "--groups", table]]) == 0
+    assert "Groups: 4, none of which lies in both halves" in capsys.readouterr().out
+    assert json.loads(json_file.read_text())["n_groups"] == 4
+
+    page = tmp_path / "r.html"
+    assert (
+        main([str(a) for a in ["report", model_file, folder, "-o", page, "--groups", table]]) == 0
+    )
+    assert "No group, of the 4 given, lies in several parts" in page.read_text(encoding="utf-8")
+
+    given = []
+    fit = wbcprof.TypeClassifier.fit
+    monkeypatch.setattr(
+        wbcprof.TypeClassifier, "fit", lambda *them: given.append(them[-1]) or fit(*them)
+    )
+    arguments = ["fit", folder, "-o", tmp_path / "m", *LEARN, "--groups"]
+    assert main([str(a) for a in [*arguments, table]]) == 0
+    assert given == [[f"p{n % 4}" for n in range(48)]]
+    assert main([str(a) for a in [*arguments, "folder:1"]]) == 0
+    assert (
+        "FewImagesWarning: type atypical_lymphocyte is in too few groups" in capsys.readouterr().err
+    )
+
+
+def test_groups_that_are_not_there(folder, model_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "wbcprof.learning.profiler.fit", lambda *a, **k: pytest.fail("worked first")
+    )
+    fit = ["fit", folder, "-o", tmp_path / "m", "--groups"]
+    assert "No such file: 'by patient'" in complain([*fit, "by patient"], capsys)
+    assert "48 of 48 images do not lie 2 folders deep" in complain([*fit, "folder:2"], capsys)
+    assert "a column of the CSV file that lists" in complain([*fit, "column:slide"], capsys)
+    (tmp_path / "g.csv").write_text("image,group\na.png,1\n")
+    error = complain(["evaluate", folder, "--groups", tmp_path / "g.csv"], capsys)
+    assert "gives no group for 48 of 48 images" in error and "own first is 'a.png'" in error
+    error = complain(["evaluate", folder, "--model", model_file, "--groups", "folder:1"], capsys)
+    assert "got one only for atypical_lymphocyte, basophil" in error
 
 
 def test_info(model_file, capsys):

@@ -86,6 +86,7 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the state of learning in this file; where it exists, go on from it",
     )
+    _add_groups(parser, "where the classifier is tuned and calibrated")
     _add_dask(parser, "learn and profile on the workers of this Dask scheduler")
     _add_learning(parser)
 
@@ -138,6 +139,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
         "half of each repeat",
     )
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="default 10")
+    _add_groups(parser, "of a split")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     _add_learning(parser)
 
@@ -152,6 +154,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         default="cross-validated",
         help="types by cross-validation on these images (default), or by the model's classifier",
     )
+    _add_groups(parser, "of the cross-validation")
     parser.add_argument(
         "--samples", metavar="CSV", help="columns image and sample: a differential count of each"
     )
@@ -173,6 +176,16 @@ def _add_model(parser: argparse.ArgumentParser, what: str) -> None:
 def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="default: all CPUs that this process may use"
+    )
+
+
+def _add_groups(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--groups",
+        metavar="HOW",
+        help=f"patients or slides, none of which is then on both sides {what}: a CSV file with the "
+        "columns image and group (or patient, slide); folder:2 for the second folder below IMAGES; "
+        "or, where IMAGES is a CSV file, column:NAME",
     )
 
 
@@ -271,6 +284,15 @@ def _coding(options: argparse.Namespace) -> dict[str, Any]:
     return _given(options, _options_of(Coding))
 
 
+def _groups(options: argparse.Namespace) -> dict[str, str] | None:
+    """Group of each image, where groups were asked for."""
+    if options.groups is None:
+        return None
+    from wbcprof.images.groups import read_groups
+
+    return read_groups(options.groups, options.images)
+
+
 class _Progress:
     """A line on a terminal that says how far a long job is, how fast, and how long it will take;
     silent where there is no terminal. The rate is that since the first call."""
@@ -322,6 +344,7 @@ def _fit(options: argparse.Namespace) -> None:
     from wbcprof.learning.profiler import fit
 
     check_output(options.output)
+    groups = _groups(options)
     _say(f"learning signatures from {options.images}")
     with _cluster(options) as client:
         model = fit(
@@ -351,7 +374,8 @@ def _fit(options: argparse.Namespace) -> None:
     if len(set(types)) > 1:
         from wbcprof.analysis.classify import TypeClassifier
 
-        model.classifier = TypeClassifier().fit(profiles.values[known], types)
+        of_known = groups and [groups[profiles.ids[index]] for index in known]
+        model.classifier = TypeClassifier().fit(profiles.values[known], types, of_known)
         _say(f"classifier trained on the {len(known)} of {len(profiles)} images that have a type")
     else:
         _say("no classifier: the images have no types, or one only")
@@ -471,6 +495,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         parameters = {"model": load(options.model), "n_threads": options.threads}
     evaluation = evaluate(
         options.images,
+        groups=_groups(options),
         repeats=options.repeats,
         seed=options.seed,
         progress=_Progress("repeats"),
@@ -497,6 +522,7 @@ def _report(options: argparse.Namespace) -> None:
         load(options.model),
         options.images,
         options.output,
+        groups=_groups(options),
         samples=samples,
         calls=options.calls,
         figure_folder=options.figures,
