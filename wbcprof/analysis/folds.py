@@ -47,11 +47,13 @@ def stratified_folds(
     that leave every type in training.
     """
     n_folds = min(most, int(groups_per_type(y, groups).min()))
+    codes = np.unique(y, return_inverse=True)[1]
     if groups is None:
         if n_folds < 2:
             return []
-        return list(StratifiedKFold(n_folds, shuffle=True, random_state=random_state).split(y, y))
-    codes, group = (np.unique(column, return_inverse=True)[1] for column in (y, groups))
+        plain = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
+        return list(plain.split(codes, codes))
+    group = np.unique(groups, return_inverse=True)[1]
     for n in range(n_folds, 1, -1):
         folds = StratifiedGroupKFold(n, shuffle=True, random_state=random_state)
         splits = list(folds.split(codes, codes, group))
