@@ -108,6 +108,16 @@ def test_groups_that_cannot_be_halved():
         half_half_splits(y, groups=[1, 2, 3])
 
 
+def test_folds_of_many_images_by_themselves_are_even_and_soon_made():
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.repeat(["a", "b", "c"], [2000, 1500, 500]))
+    groups = np.r_[[-1] * 3, [-2] * 2, np.arange(len(y) - 5)]
+    for train, test in stratified_folds(y, groups, 5, 0):
+        for name, n in (("a", 2000), ("b", 1500), ("c", 500)):
+            assert abs((y[test] == name).sum() - n / 5) <= 0.02 * n
+        assert len(set(train) & set(range(3))) in (0, 3)
+
+
 def test_what_is_kept_together():
     assert keep_together(np.array([0, 0, 1, 2, 3]), np.array([5, 6, 6, 7, 7])).tolist() == [
         0, 0, 0, 1, 1,

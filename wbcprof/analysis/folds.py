@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 Split = tuple[np.ndarray, np.ndarray]
 
+_BUNDLES = 100  # of images by themselves, of each type
 _DRAWS = 100
 _NEAR = 0.1  # of a type beside its half, which a draw of whole groups may leave
 
@@ -54,6 +55,12 @@ def stratified_folds(
         plain = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
         return list(plain.split(codes, codes))
     group = np.unique(groups, return_inverse=True)[1]
+    # Thousands of groups take seconds: images by themselves go in bundles of their type.
+    alone = np.flatnonzero(np.bincount(group)[group] == 1)
+    rng = np.random.default_rng(random_state)
+    for code in range(codes.max() + 1):
+        of_type = rng.permutation(alone[codes[alone] == code])
+        group[of_type] = group[of_type[:_BUNDLES]][np.arange(len(of_type)) % _BUNDLES]
     for n in range(n_folds, 1, -1):
         folds = StratifiedGroupKFold(n, shuffle=True, random_state=random_state)
         splits = list(folds.split(codes, codes, group))
