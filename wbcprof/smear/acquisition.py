@@ -1,0 +1,606 @@
+"""How an image was taken: size of its red cells, colour of its empty background, stain, sharpness.
+
+The red cell is the ruler of a smear, about 7.5 um across everywhere. No labels and no learning:
+
+light      the image is reduced by block averages; background, red cells and nuclei are three
+           classes of the logarithm of green light, uneven light a quadratic surface where that
+           parts them better
+edges      pixels where red cells border on the background, with the direction into the cell
+circles    every edge votes for the centres that lie one radius inwards (Hough); circles are fitted
+           to the edges that voted for a centre, so cells may overlap, touch or be cut
+agreement  circles of about one size are red cells; fewer than three are "unknown"
+
+Diameters are those of the visible edge, half way from the background to the rim of the cell. Boxes
+drawn by people are wider: by 5 % to 15 %, as `bench/accuracy/rulers.py` measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SIDE = 160  # px, shorter side of the reduced image, about
+_BLACK = 8  # grey levels; where no channel is above, there is no image
+_STEP = 2  # px between the reduced pixels that light and thresholds are found from
+_DENSITIES = (-0.15, 1.25)  # optical density over the background (natural log) of the histogram
+_BINS = 80  # of that histogram
+_EDGE = 0.5  # of the median density of red cells: where their edge is
+_UPPER = 1.6  # times that median density: above are no single red cells
+_BETTER = 0.03  # gain of explained variance that an uneven light must bring
+_BRIGHT, _ASYMMETRY = 97, 0.9  # percentile of the background; weight of brighter pixels in a fit
+_LEAST_BACKGROUND = 0.03  # share of the image
+_MOST_SPREAD = 0.15  # optical density; a background that varies more is none
+_LEAST_CONTRAST = 5.0  # median density of red cells, in standard deviations of the background
+_MOST_RAGGED = 0.5  # edge pixels for each stained one; more is noise or stripes
+_NUCLEUS = 2.5  # times the red density of red cells: least of nuclei
+_SMOOTHING = 1.5  # px of the reduced image, before gradients
+_AROUND_NUCLEI = 3  # px of the reduced image in which edges are not those of red cells
+_MOST_EDGES = 2500  # edge pixels that vote, at most
+_RADII = 5 * 1.1 ** np.arange(24)  # px of the reduced image
+_WIDEST = 0.45  # of the shorter side, largest radius
+_CELL = 0.2  # of the radius, side of the squares that votes fall in
+_LEAST_VOTES = 0.35  # of a full circle
+_MOST_CIRCLES = 60  # that are fitted, at most
+_TOLERANCES = (0.3, 0.22, 0.16)  # of the radius, distance from the circle of edges fitted, in turn
+_INWARDS = 0.85  # cosine between an edge's direction and that to the centre, at least
+_LEAST_ARC = 0.6  # of a circle that edges must cover
+_MOST_ROUGH = 0.1  # of the radius, standard deviation of edges from their circle
+_APART = 0.6  # of the larger radius, distance of centres
+_MOST_NUCLEUS, _LEAST_STAINED = 0.05, 0.35  # of a red cell's disc
+_AGREEING = 0.15  # difference in log diameter of red cells of one image
+_LEAST_CELLS = 3  # red cells of one size; fewer are "unknown"
+_LEAST_SHARE = 0.5  # of all circles found that must be of that size
+_LEAST_IMAGES = 0.1  # of a set, whose red cells must be known
+_MOST_WEIGHT = 20  # red cells that one image counts for in a set
+_PROFILES, _REACH = 200, 8  # edges that sharpness is read from, px to either side
+
+
+@dataclass(frozen=True, eq=False)
+class Acquisition:
+    """How an image, or a set of images of one laboratory, was taken.
+
+    Attributes
+    ----------
+    red_cell_diameter : float or None
+        In pixels of the image as given, of the visible edge; None is unknown.
+    n_red_cells : int
+        Red cells that agree on it, 0 where it is unknown.
+    red_cell_error : float or None
+        Standard error of the diameter, as a share of it.
+    background : ndarray of shape (3,), float64, or None
+        Grey levels of the empty background, median; None where there is none to be seen.
+    background_share : float
+        Of the image, 0 to 1.
+    background_spread : float
+        Robust standard deviation of its optical density (green, natural log), light evened.
+    red_cell_density, nucleus_density : ndarray of shape (3,), float64, or None
+        Mean optical density (natural log) over the background of red cells and of nuclei.
+    sharpness : float or None
+        Blur in pixels: standard deviation of the Gaussian that would blur a step as the strongest
+        edges are. Smaller is sharper.
+    falloff : float or None
+        Least light of the background, as a share of the most that is lost: 0 is even.
+
+    Examples
+    --------
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> from wbcprof.smear.acquisition import measure
+    >>> image = make_leukocytes(1, size=240, types=["lymphocyte"]).images[0]  # generated
+    >>> found = measure(image)
+    >>> found.n_red_cells >= 3, found.background.shape
+    (True, (3,))
+    """
+
+    red_cell_diameter: float | None
+    n_red_cells: int
+    red_cell_error: float | None
+    background: Array | None
+    background_share: float
+    background_spread: float
+    red_cell_density: Array | None
+    nucleus_density: Array | None
+    sharpness: float | None
+    falloff: float | None
+
+
+class _Light(NamedTuple):
+    density: Array  # (h, w), optical density of green over the background
+    threshold: float  # edge of red cells
+    contrast: float  # median density of red cells
+    spread: float  # robust standard deviation of the background
+    explained: float  # share of the variance
+
+
+class _Edges(NamedTuple):
+    y: Array  # px of the reduced image, (n,)
+    x: Array
+    dy: Array  # unit vectors towards the denser side, (n,)
+    dx: Array
+
+
+class _Circle(NamedTuple):
+    y: float
+    x: float
+    radius: float
+    arc: float  # share of the circle that edges cover
+    rough: float  # standard deviation of edges from it, of the radius
+
+
+class _Masks(NamedTuple):
+    valid: Array  # (h, w), bool
+    stained: Array
+    nuclei: Array
+
+
+def measure(image: Array) -> Acquisition:
+    """Measure one image: a field, or a crop around one cell.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB.
+
+    Returns
+    -------
+    Acquisition
+        What cannot be told is None.
+
+    Raises
+    ------
+    ValueError
+        It is no such image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from wbcprof.smear.acquisition import measure
+    >>> empty = measure(np.full((120, 120, 3), (240, 230, 220), np.uint8))
+    >>> print(empty.red_cell_diameter, empty.background)
+    None [240. 230. 220.]
+    """
+    reduced, factor = _reduce(_check(image))
+    logs = np.log(np.maximum(reduced, 1))
+    valid = reduced.max(axis=2) > _BLACK
+    if valid.sum() < _BINS:
+        return _nothing(valid)
+    light = _find_light(logs[..., 1], valid)
+    masks = _find_masks(logs, light, valid)
+    circles = _agreeing(_red_cells(light, masks)) if _is_smear(light, masks) else []
+    return _summary(image, reduced, logs, factor, light, masks, circles)
+
+
+def pool(parts: Sequence[Acquisition]) -> Acquisition:
+    """What many images of one laboratory say together: medians, weighted by their red cells.
+
+    Parameters
+    ----------
+    parts : sequence of Acquisition
+        Of images of one scale, at least one.
+
+    Returns
+    -------
+    Acquisition
+        The diameter is unknown where fewer than a tenth of the images know theirs, or where fewer
+        than half of the red cells agree on it.
+
+    Raises
+    ------
+    ValueError
+        There are none.
+
+    Examples
+    --------
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> from wbcprof.smear.acquisition import measure, pool
+    >>> images = make_leukocytes(1, size=240).images  # generated
+    >>> laboratory = pool([measure(image) for image in images])
+    >>> laboratory.n_red_cells > 20
+    True
+    """
+    if not parts:
+        raise ValueError("acquisitions of at least one image are needed, got none")
+    diameter, n, error = _pooled_diameter(parts)
+    return Acquisition(
+        red_cell_diameter=diameter,
+        n_red_cells=n,
+        red_cell_error=error,
+        background=_median([p.background for p in parts]),
+        background_share=float(np.median([p.background_share for p in parts])),
+        background_spread=float(np.median([p.background_spread for p in parts])),
+        red_cell_density=_median([p.red_cell_density for p in parts]),
+        nucleus_density=_median([p.nucleus_density for p in parts]),
+        sharpness=_median_number([p.sharpness for p in parts]),
+        falloff=_median_number([p.falloff for p in parts]),
+    )
+
+
+# --- light -------------------------------------------------------------------------------------
+
+
+def _check(image: Array) -> Array:
+    if (
+        not isinstance(image, np.ndarray) or image.dtype != np.uint8
+        or image.shape[2:] != (3,) or not image.size
+    ):  # fmt: skip
+        got = getattr(image, "dtype", type(image).__name__)
+        shape = getattr(image, "shape", "unknown")
+        raise ValueError(f"an image must be uint8 (H, W, 3), got {got} of shape {shape}")
+    return image
+
+
+def _reduce(image: Array) -> tuple[Array, int]:
+    """Means of square blocks (h, w, 3), float32, and the side of the blocks."""
+    factor = max(1, round(min(image.shape[:2]) / _SIDE))
+    height, width = (side // factor * factor for side in image.shape[:2])
+    total = np.zeros((height // factor, width // factor, 3), np.uint32)
+    for i in range(factor):
+        for j in range(factor):
+            total += image[i:height:factor, j:width:factor]
+    return total.astype(np.float32) / np.float32(factor**2), factor
+
+
+def _find_light(green: Array, valid: Array) -> _Light:
+    """The background's light, even or a quadratic surface, whichever parts the classes better."""
+    best = _levels(np.percentile(green[valid], _BRIGHT) - green, valid, uneven=False)
+    other = _levels(_envelope(green, valid) - green, valid, uneven=True)
+    return other if other.explained > best.explained + _BETTER else best
+
+
+def _levels(density: Array, valid: Array, uneven: bool) -> _Light:
+    """Background at 0 and the edge of red cells, found from a sample of the pixels."""
+    grid = np.s_[::_STEP, ::_STEP]
+    base = _basis(density.shape)[grid][valid[grid]]
+    sample = density[grid][valid[grid]].astype(np.float64)
+    shift = np.zeros(6)
+    shift[0] = np.percentile(sample, 100 - _BRIGHT)
+    below, above, explained = _three_classes(sample - shift[0])
+    contrast = 0.0
+    for _ in range(3):
+        rest = sample - base @ shift
+        empty, red = rest < below, (rest >= below) & (rest < above)
+        if empty.sum() < len(shift) * 3 or not red.any():
+            break
+        if uneven:
+            shift += np.linalg.lstsq(base[empty], rest[empty], rcond=None)[0]
+        else:
+            shift[0] += np.median(rest[empty])
+        contrast = float(np.median((sample - base @ shift)[red]))
+        below, above = _EDGE * contrast, max(above, _UPPER * contrast)
+    rest = sample - base @ shift
+    empty = rest < below
+    spread = 1.4826 * np.median(np.abs(rest[empty])) if empty.any() else np.inf
+    density = density - _basis(density.shape) @ shift
+    return _Light(density, float(below), contrast, float(spread), explained)
+
+
+def _three_classes(sample: Array) -> tuple[float, float, float]:
+    """Two thresholds by Otsu's method, and the share of the variance that they explain."""
+    low, high = _DENSITIES
+    edges = np.linspace(low, high, _BINS + 1)
+    counts = np.histogram(np.clip(sample, low, high), edges)[0] / sample.size
+    middles = (edges[1:] + edges[:-1]) / 2
+    mass = np.concatenate([[0.0], counts.cumsum()])
+    moment = np.concatenate([[0.0], (counts * middles).cumsum()])
+
+    def between(a: Any, b: Any) -> Array:
+        inside = mass[b] - mass[a]
+        result: Array = np.square(moment[b] - moment[a]) / np.maximum(inside, 1e-9)
+        return result
+
+    i, j = np.triu_indices(_BINS, 1)
+    i, j = i[i > 0], j[i > 0]
+    gain = between(0, i) + between(i, j) + between(j, _BINS)
+    best = int(gain.argmax())
+    variance = float(counts @ np.square(middles - moment[-1]))
+    explained = float(gain[best] - moment[-1] ** 2) / max(variance, 1e-12)
+    return float(edges[i[best]]), float(edges[j[best]]), explained
+
+
+def _basis(shape: tuple[int, ...]) -> Array:
+    """Terms of a quadratic surface, (h, w, 6)."""
+    y, x = (np.linspace(-1, 1, side) for side in shape[:2])
+    y, x = y[:, None] + 0 * x, x + 0 * y[:, None]
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+
+
+def _envelope(green: Array, valid: Array) -> Array:
+    """A quadratic surface along the bright side of the pixels: a regression of a high quantile."""
+    grid = np.s_[:: 2 * _STEP, :: 2 * _STEP]
+    base = _basis(green.shape)
+    known, values = base[grid][valid[grid]], green[grid][valid[grid]].astype(np.float64)
+    weights = np.ones(len(values))
+    for _ in range(8):
+        moments = (known * weights[:, None]).T
+        shape = np.linalg.solve(moments @ known + 1e-6 * np.eye(6), moments @ values)
+        rest = values - known @ shape
+        weights = np.where(rest > 0, _ASYMMETRY, 1 - _ASYMMETRY) / np.maximum(np.abs(rest), 0.02)
+    result: Array = base @ shape
+    return result
+
+
+def _find_masks(logs: Array, light: _Light, valid: Array) -> _Masks:
+    stained = valid & (light.density > light.threshold)
+    nuclei = np.zeros_like(stained)
+    if stained.any() and not stained[valid].all():
+        red = np.median(logs[..., 0][valid & ~stained]) - logs[..., 0]
+        _, least, _ = _three_classes(red[stained])
+        nuclei = _dense(red, stained, _halves(red[stained]))
+    return _Masks(valid, stained, nuclei)
+
+
+def _halves(sample: Array) -> float:
+    """Otsu's threshold, from means that settle."""
+    threshold = float(sample.mean())
+    for _ in range(8):
+        upper = sample > threshold
+        if upper.all() or not upper.any():
+            break
+        threshold = float(sample[upper].mean() + sample[~upper].mean()) / 2
+    return threshold
+
+
+def _dense(red: Array, stained: Array, least: float) -> Array:
+    """Nuclei: stained pixels that take far more red light than the other stained ones."""
+    nuclei = stained & (red > least)
+    others = stained & ~nuclei
+    if nuclei.any() and others.any():
+        if red[nuclei].mean() >= _NUCLEUS * max(float(np.median(red[others])), 0.02):
+            return nuclei
+    return np.zeros_like(stained)
+
+
+def _is_smear(light: _Light, masks: _Masks) -> bool:
+    """Whether there is a background, and something well apart from it in large pieces."""
+    if not masks.stained.any() or light.spread > _MOST_SPREAD:
+        return False
+    share = 1 - masks.stained[masks.valid].mean()
+    ragged = _border(masks.stained).sum() / masks.stained.sum()
+    return bool(
+        share >= _LEAST_BACKGROUND
+        and light.contrast >= _LEAST_CONTRAST * light.spread
+        and ragged <= _MOST_RAGGED
+    )
+
+
+# --- circles -----------------------------------------------------------------------------------
+
+
+def _border(mask: Array) -> Array:
+    """Pixels of a mask with one of their four neighbours outside it; not those of the frame."""
+    border = mask.copy()
+    inner = mask[1:-1, 1:-1]
+    surrounded = mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    border[1:-1, 1:-1] = inner & ~surrounded
+    border[[0, -1]] = False
+    border[:, [0, -1]] = False
+    return border
+
+
+def _red_cells(light: _Light, masks: _Masks) -> list[_Circle]:
+    """Circles along the edges of what is stained, without nucleus."""
+    edges = _find_edges(light, masks)
+    circles: list[_Circle] = []
+    for start in _votes(edges, masks.valid.shape):
+        if len(circles) == _MOST_CIRCLES:
+            break
+        if any(_is_same(start, circle) for circle in circles):
+            continue
+        circle = _fit(edges, start)
+        if circle:
+            circles.append(circle)
+    return [circle for circle in _apart(circles) if _is_red(circle, masks)]
+
+
+def _find_edges(light: _Light, masks: _Masks) -> _Edges:
+    from scipy.ndimage import binary_dilation, binary_opening, gaussian_filter
+
+    border = _border(masks.stained)
+    if masks.nuclei.any():
+        near = binary_dilation(binary_opening(masks.nuclei), iterations=_AROUND_NUCLEI)
+        border &= ~near
+    smooth = gaussian_filter(np.clip(light.density, 0, 4.4 * light.threshold / 2), _SMOOTHING)
+    y, x = np.nonzero(border)
+    dy, dx = smooth[y + 1, x] - smooth[y - 1, x], smooth[y, x + 1] - smooth[y, x - 1]
+    slope = np.hypot(dy, dx)
+    keep = np.flatnonzero(slope > 0)
+    keep = keep[:: -(-len(keep) // _MOST_EDGES) or 1]
+    return _Edges(y[keep], x[keep], dy[keep] / slope[keep], dx[keep] / slope[keep])
+
+
+def _votes(edges: _Edges, shape: tuple[int, ...]) -> list[_Circle]:
+    """Centres that many edges point to from one distance, the fullest circles first."""
+    found: list[_Circle] = []
+    for radius in _RADII[_RADII < _WIDEST * min(shape)]:
+        found += _votes_at(edges, shape, float(radius))
+    return sorted(found, key=lambda circle: -circle.arc)
+
+
+def _votes_at(edges: _Edges, shape: tuple[int, ...], radius: float) -> Iterator[_Circle]:
+    from scipy.ndimage import maximum_filter
+
+    side = _CELL * radius
+    rows, columns = (int(s / side) + 2 for s in shape)
+    y = ((edges.y + radius * edges.dy) / side).astype(int)
+    x = ((edges.x + radius * edges.dx) / side).astype(int)
+    inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
+    counts = np.bincount(y[inside] * columns + x[inside], minlength=rows * columns)
+    counts = counts.reshape(rows, columns)
+    votes = counts[:-1, :-1] + counts[1:, :-1] + counts[:-1, 1:] + counts[1:, 1:]
+    full = 0.9 * 2 * np.pi * radius  # edge pixels of a whole circle
+    peaks = (votes == maximum_filter(votes, 3)) & (votes > _LEAST_VOTES * full)
+    for i, j in zip(*np.nonzero(peaks), strict=True):
+        yield _Circle((i + 1) * side, (j + 1) * side, radius, votes[i, j] / full, 0.0)
+
+
+def _is_same(a: _Circle, b: _Circle) -> bool:
+    near = (a.y - b.y) ** 2 + (a.x - b.x) ** 2 < (0.35 * b.radius) ** 2
+    return bool(near and abs(np.log(a.radius / b.radius)) < 0.35)
+
+
+def _fit(edges: _Edges, circle: _Circle) -> _Circle | None:
+    """The circle through the edges near a first one (Kåsa's least squares), thrice."""
+    y, x, radius = circle[:3]
+    for tolerance in _TOLERANCES:
+        near, _ = _near(edges, y, x, radius, tolerance)
+        if near.sum() < 8:
+            return None
+        v, u = edges.y[near] - y, edges.x[near] - x
+        terms = np.stack([u, v, np.ones_like(u)], axis=1)
+        a, b, c = np.linalg.solve(
+            terms.T @ terms + 1e-6 * np.eye(3), terms.T @ np.square(terms[:, :2]).sum(axis=1)
+        )
+        if np.hypot(a, b) > 1.2 * radius:
+            return None
+        y, x, radius = y + b / 2, x + a / 2, float(np.sqrt(max(c + (a * a + b * b) / 4, 1)))
+    return _judge(edges, y, x, radius)
+
+
+def _near(
+    edges: _Edges, y: float, x: float, radius: float, tolerance: float
+) -> tuple[Array, Array]:
+    """Which edges lie along a circle and point into it, and their distances from its centre."""
+    dy, dx = y - edges.y, x - edges.x
+    distance = np.hypot(dy, dx)
+    inwards = dy * edges.dy + dx * edges.dx > _INWARDS * distance
+    return inwards & (np.abs(distance - radius) < tolerance * radius), distance
+
+
+def _judge(edges: _Edges, y: float, x: float, radius: float) -> _Circle:
+    near, distance = _near(edges, y, x, radius, 0.2)
+    turn = np.arctan2(edges.y[near] - y, edges.x[near] - x) / (2 * np.pi) + 0.5
+    sectors = np.bincount((turn * 16).astype(int) % 16, minlength=16)
+    arc = float((sectors > 0.3 * 2 * np.pi * radius / 16).mean())
+    rough = float(distance[near].std() / radius) if near.any() else np.inf
+    return _Circle(y, x, radius, arc, rough)
+
+
+def _apart(circles: list[_Circle]) -> list[_Circle]:
+    """Good circles, the best of those that lie in one place."""
+    good = [c for c in circles if c.arc >= _LEAST_ARC and c.rough < _MOST_ROUGH]
+    kept: list[_Circle] = []
+    for a in sorted(good, key=lambda c: c.rough - c.arc):
+        reach = [_APART * max(a.radius, b.radius) for b in kept]
+        if all(np.hypot(a.y - b.y, a.x - b.x) > r for b, r in zip(kept, reach, strict=True)):
+            kept.append(a)
+    return kept
+
+
+def _disc(circle: _Circle, shape: tuple[int, ...]) -> Array:
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    result: Array = (y - circle.y) ** 2 + (x - circle.x) ** 2 < circle.radius**2
+    return result
+
+
+def _is_red(circle: _Circle, masks: _Masks) -> bool:
+    disc = _disc(circle, masks.valid.shape)
+    nucleus, stained = masks.nuclei[disc].mean(), masks.stained[disc].mean()
+    return bool(nucleus < _MOST_NUCLEUS and stained > _LEAST_STAINED)
+
+
+def _agreeing(circles: list[_Circle]) -> list[_Circle]:
+    """The most circles of one size, or none where they are few."""
+    logs = np.log([c.radius for c in circles])
+    near = np.abs(logs[:, None] - logs) < _AGREEING
+    best = near[near.sum(axis=1).argmax()] if circles else near
+    if best.sum() < max(_LEAST_CELLS, _LEAST_SHARE * len(circles)):
+        return []
+    return [circle for circle, is_near in zip(circles, best, strict=True) if is_near]
+
+
+# --- summary -----------------------------------------------------------------------------------
+
+
+def _nothing(valid: Array) -> Acquisition:
+    return Acquisition(None, 0, None, None, 0.0, float("inf"), None, None, None, None)
+
+
+def _summary(
+    image: Array,
+    reduced: Array,
+    logs: Array,
+    factor: int,
+    light: _Light,
+    masks: _Masks,
+    circles: list[_Circle],
+) -> Acquisition:
+    empty = masks.valid & ~masks.stained
+    share = float(empty.sum() / masks.valid.sum())
+    is_seen = share >= _LEAST_BACKGROUND and light.spread <= _MOST_SPREAD
+    background = np.median(reduced[empty], axis=0).astype(np.float64) if is_seen else None
+    diameters = [2 * (c.radius + 0.5) * factor for c in circles]
+    discs = np.any([_disc(c, empty.shape) for c in circles], axis=0) & masks.stained
+    densities = np.zeros_like(logs) if background is None else np.log(background) - logs
+    return Acquisition(
+        red_cell_diameter=float(np.median(diameters)) if diameters else None,
+        n_red_cells=len(diameters),
+        red_cell_error=_error(np.log(diameters), np.ones(len(diameters))) if diameters else None,
+        background=background,
+        background_share=share,
+        background_spread=light.spread,
+        red_cell_density=_mean(densities, discs & ~masks.nuclei) if is_seen else None,
+        nucleus_density=_mean(densities, masks.nuclei) if is_seen else None,
+        sharpness=None,
+        falloff=_falloff(reduced[..., 1], empty) if is_seen else None,
+    )
+
+
+def _mean(densities: Array, mask: Array) -> Array | None:
+    return densities[mask].mean(axis=0).astype(np.float64) if np.any(mask) else None
+
+
+def _falloff(green: Array, empty: Array) -> float | None:
+    """From the medians of the background in 16 parts of the image."""
+    parts = [
+        (part, mask)
+        for rows, mask_rows in zip(np.array_split(green, 4), np.array_split(empty, 4), strict=True)
+        for part, mask in zip(
+            np.array_split(rows, 4, axis=1), np.array_split(mask_rows, 4, axis=1), strict=True
+        )
+    ]
+    levels = [np.median(part[mask]) for part, mask in parts if mask.sum() > 0.1 * mask.size]
+    return float(1 - min(levels) / max(levels)) if len(levels) > 1 else None
+
+
+# --- sets --------------------------------------------------------------------------------------
+
+
+def _error(logs: Array, weights: Array) -> float:
+    """Standard error of a weighted median of logarithms, from their spread."""
+    spread = 1.4826 * _weighted_median(np.abs(logs - _weighted_median(logs, weights)), weights)
+    return float(1.2533 * spread / np.sqrt(np.square(weights.sum()) / np.square(weights).sum()))
+
+
+def _weighted_median(values: Array, weights: Array) -> float:
+    order = np.argsort(values)
+    half = weights[order].cumsum() - weights[order] / 2
+    return float(np.interp(weights.sum() / 2, half, values[order]))
+
+
+def _pooled_diameter(parts: Sequence[Acquisition]) -> tuple[float | None, int, float | None]:
+    known = [p for p in parts if p.red_cell_diameter is not None]
+    if not known or len(known) < _LEAST_IMAGES * len(parts):
+        return None, 0, None
+    logs = np.log([p.red_cell_diameter for p in known])
+    weights = np.minimum([p.n_red_cells for p in known], _MOST_WEIGHT).astype(np.float64)
+    middle = _weighted_median(logs, weights)
+    near = np.abs(logs - middle) < _AGREEING
+    if weights[near].sum() < _LEAST_SHARE * weights.sum():
+        return None, 0, None
+    n = sum(p.n_red_cells for p, is_near in zip(known, near, strict=True) if is_near)
+    error = known[0].red_cell_error if len(known) == 1 else _error(logs, weights)
+    return float(np.exp(middle)), n, error
+
+
+def _median(values: Sequence[Array | None]) -> Array | None:
+    known = [value for value in values if value is not None]
+    return np.median(known, axis=0) if known else None
+
+
+def _median_number(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
