@@ -25,17 +25,18 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _SIDE = 160  # px, shorter side of the reduced image, about
+_LEAST_DIAMETER = 16  # px of the reduced image; smaller ones are measured again, reduced by half
 _BLACK = 8  # grey levels; where no channel is above, there is no image
 _STEP = 2  # px between the reduced pixels that light and thresholds are found from
 _DENSITIES = (-0.15, 1.25)  # optical density over the background (natural log) of the histogram
 _BINS = 80  # of that histogram
 _EDGE = 0.5  # of the median density of red cells: where their edge is
 _UPPER = 1.6  # times that median density: above are no single red cells
-_BETTER = 0.03  # gain of explained variance that an uneven light must bring
+_BETTER = 0.01  # gain of explained variance that an uneven light must bring
 _BRIGHT, _ASYMMETRY = 97, 0.9  # percentile of the background; weight of brighter pixels in a fit
 _LEAST_BACKGROUND = 0.03  # share of the image
 _MOST_SPREAD = 0.15  # optical density; a background that varies more is none
-_LEAST_CONTRAST = 5.0  # median density of red cells, in standard deviations of the background
+_LEAST_CONTRAST = 3.2  # median density of red cells, in standard deviations of the background
 _MOST_RAGGED = 0.5  # edge pixels for each stained one; more is noise or stripes
 _NUCLEUS = 2.5  # times the red density of red cells: least of nuclei
 _SMOOTHING = 1.5  # px of the reduced image, before gradients
@@ -44,6 +45,8 @@ _MOST_EDGES = 2500  # edge pixels that vote, at most
 _RADII = 5 * 1.1 ** np.arange(24)  # px of the reduced image
 _WIDEST = 0.45  # of the shorter side, largest radius
 _CELL = 0.2  # of the radius, side of the squares that votes fall in
+_FULL = 0.9 * 2 * np.pi  # edge pixels of a whole circle, for a radius of 1
+_FILLED = 0.33  # of the edge pixels of a sixteenth of a circle that it must have
 _LEAST_VOTES = 0.35  # of a full circle
 _MOST_CIRCLES = 60  # that are fitted, at most
 _TOLERANCES = (0.3, 0.22, 0.16)  # of the radius, distance from the circle of edges fitted, in turn
@@ -114,6 +117,7 @@ class _Light(NamedTuple):
     contrast: float  # median density of red cells
     spread: float  # robust standard deviation of the background
     explained: float  # share of the variance
+    uneven: bool  # whether it is a quadratic surface
 
 
 class _Edges(NamedTuple):
@@ -121,6 +125,7 @@ class _Edges(NamedTuple):
     x: Array
     dy: Array  # unit vectors towards the denser side, (n,)
     dx: Array
+    kept: float  # share of all edge pixels
 
 
 class _Circle(NamedTuple):
@@ -163,7 +168,17 @@ def measure(image: Array) -> Acquisition:
     >>> print(empty.red_cell_diameter, empty.background)
     None [240. 230. 220.]
     """
-    reduced, factor = _reduce(_check(image))
+    _check(image)
+    found = _measure(image, factor := max(1, round(min(image.shape[:2]) / _SIDE)))
+    if factor > 1 and (found.red_cell_diameter or 0) < _LEAST_DIAMETER * factor:
+        finer = _measure(image, factor // 2)
+        found = finer if finer.red_cell_diameter else found
+    return found
+
+
+def _measure(image: Array, factor: int) -> Acquisition:
+    """On the image reduced by that factor."""
+    reduced = _reduce(image, factor)
     logs = np.log(np.maximum(reduced, 1))
     valid = reduced.max(axis=2) > _BLACK
     if valid.sum() < _BINS:
@@ -222,7 +237,7 @@ def pool(parts: Sequence[Acquisition]) -> Acquisition:
 # --- light -------------------------------------------------------------------------------------
 
 
-def _check(image: Array) -> Array:
+def _check(image: Array) -> None:
     if (
         not isinstance(image, np.ndarray) or image.dtype != np.uint8
         or image.shape[2:] != (3,) or not image.size
@@ -230,18 +245,16 @@ def _check(image: Array) -> Array:
         got = getattr(image, "dtype", type(image).__name__)
         shape = getattr(image, "shape", "unknown")
         raise ValueError(f"an image must be uint8 (H, W, 3), got {got} of shape {shape}")
-    return image
 
 
-def _reduce(image: Array) -> tuple[Array, int]:
-    """Means of square blocks (h, w, 3), float32, and the side of the blocks."""
-    factor = max(1, round(min(image.shape[:2]) / _SIDE))
+def _reduce(image: Array, factor: int) -> Array:
+    """Means of blocks of factor x factor, (h, w, 3), float32."""
     height, width = (side // factor * factor for side in image.shape[:2])
     total = np.zeros((height // factor, width // factor, 3), np.uint32)
     for i in range(factor):
         for j in range(factor):
             total += image[i:height:factor, j:width:factor]
-    return total.astype(np.float32) / np.float32(factor**2), factor
+    return total.astype(np.float32) / np.float32(factor**2)
 
 
 def _find_light(green: Array, valid: Array) -> _Light:
@@ -275,7 +288,7 @@ def _levels(density: Array, valid: Array, uneven: bool) -> _Light:
     empty = rest < below
     spread = 1.4826 * np.median(np.abs(rest[empty])) if empty.any() else np.inf
     density = density - _basis(density.shape) @ shift
-    return _Light(density, float(below), contrast, float(spread), explained)
+    return _Light(density, float(below), contrast, float(spread), explained, uneven)
 
 
 def _three_classes(sample: Array) -> tuple[float, float, float]:
@@ -293,9 +306,10 @@ def _three_classes(sample: Array) -> tuple[float, float, float]:
         return result
 
     i, j = np.triu_indices(_BINS, 1)
-    i, j = i[i > 0], j[i > 0]
+    i, j = i[mass[i] > 0], j[mass[i] > 0]
     gain = between(0, i) + between(i, j) + between(j, _BINS)
-    best = int(gain.argmax())
+    ties = np.flatnonzero((gain > gain.max() - 1e-9) & (j == j[gain.argmax()]))
+    best = int(ties[len(ties) // 2])  # half way where nothing lies between
     variance = float(counts @ np.square(middles - moment[-1]))
     explained = float(gain[best] - moment[-1] ** 2) / max(variance, 1e-12)
     return float(edges[i[best]]), float(edges[j[best]]), explained
@@ -327,10 +341,19 @@ def _find_masks(logs: Array, light: _Light, valid: Array) -> _Masks:
     stained = valid & (light.density > light.threshold)
     nuclei = np.zeros_like(stained)
     if stained.any() and not stained[valid].all():
-        red = np.median(logs[..., 0][valid & ~stained]) - logs[..., 0]
-        _, least, _ = _three_classes(red[stained])
+        red = _even(logs[..., 0], valid & ~stained, light.uneven) - logs[..., 0]
         nuclei = _dense(red, stained, _halves(red[stained]))
     return _Masks(valid, stained, nuclei)
+
+
+def _even(channel: Array, empty: Array, uneven: bool) -> Array:
+    """The background's level in every pixel (h, w), or in all of them, (1, 1)."""
+    if not uneven:
+        return np.full((1, 1), np.median(channel[empty]))
+    base = _basis(channel.shape)
+    shape = np.linalg.lstsq(base[empty], channel[empty].astype(np.float64), rcond=None)[0]
+    result: Array = base @ shape
+    return result
 
 
 def _halves(sample: Array) -> float:
@@ -408,8 +431,9 @@ def _find_edges(light: _Light, masks: _Masks) -> _Edges:
     dy, dx = smooth[y + 1, x] - smooth[y - 1, x], smooth[y, x + 1] - smooth[y, x - 1]
     slope = np.hypot(dy, dx)
     keep = np.flatnonzero(slope > 0)
-    keep = keep[:: -(-len(keep) // _MOST_EDGES) or 1]
-    return _Edges(y[keep], x[keep], dy[keep] / slope[keep], dx[keep] / slope[keep])
+    step = max(1, -(-len(keep) // _MOST_EDGES))
+    keep = keep[::step]
+    return _Edges(y[keep], x[keep], dy[keep] / slope[keep], dx[keep] / slope[keep], 1 / step)
 
 
 def _votes(edges: _Edges, shape: tuple[int, ...]) -> list[_Circle]:
@@ -431,7 +455,7 @@ def _votes_at(edges: _Edges, shape: tuple[int, ...], radius: float) -> Iterator[
     counts = np.bincount(y[inside] * columns + x[inside], minlength=rows * columns)
     counts = counts.reshape(rows, columns)
     votes = counts[:-1, :-1] + counts[1:, :-1] + counts[:-1, 1:] + counts[1:, 1:]
-    full = 0.9 * 2 * np.pi * radius  # edge pixels of a whole circle
+    full = edges.kept * _FULL * radius
     peaks = (votes == maximum_filter(votes, 3)) & (votes > _LEAST_VOTES * full)
     for i, j in zip(*np.nonzero(peaks), strict=True):
         yield _Circle((i + 1) * side, (j + 1) * side, radius, votes[i, j] / full, 0.0)
@@ -474,7 +498,7 @@ def _judge(edges: _Edges, y: float, x: float, radius: float) -> _Circle:
     near, distance = _near(edges, y, x, radius, 0.2)
     turn = np.arctan2(edges.y[near] - y, edges.x[near] - x) / (2 * np.pi) + 0.5
     sectors = np.bincount((turn * 16).astype(int) % 16, minlength=16)
-    arc = float((sectors > 0.3 * 2 * np.pi * radius / 16).mean())
+    arc = float((sectors > _FILLED * edges.kept * _FULL * radius / 16).mean())
     rough = float(distance[near].std() / radius) if near.any() else np.inf
     return _Circle(y, x, radius, arc, rough)
 
