@@ -32,15 +32,16 @@ _DENSITIES = (-0.15, 1.25)  # optical density over the background (natural log) 
 _BINS = 80  # of that histogram
 _EDGE = 0.5  # of the median density of red cells: where their edge is
 _UPPER = 1.6  # times that median density: above are no single red cells
-_BETTER = 0.01  # gain of explained variance that an uneven light must bring
+_BETTER = 1.15  # times as clear as with even light must be what is taken for uneven light
 _BRIGHT, _ASYMMETRY = 97, 0.9  # percentile of the background; weight of brighter pixels in a fit
 _LEAST_BACKGROUND = 0.03  # share of the image
 _MOST_SPREAD = 0.15  # optical density; a background that varies more is none
 _LEAST_CONTRAST = 3.2  # median density of red cells, in standard deviations of the background
 _MOST_RAGGED = 0.5  # edge pixels for each stained one; more is noise or stripes
-_NUCLEUS = 2.5  # times the red density of red cells: least of nuclei
-_SMOOTHING = 1.5  # px of the reduced image, before gradients
-_AROUND_NUCLEI = 3  # px of the reduced image in which edges are not those of red cells
+_NUCLEUS = 0.6  # times the density of red cells: how much bluer nuclei are, at least
+_DENOISING = 1.0  # px of the reduced image, standard deviation, before thresholds
+_SMOOTHING = 1.0  # px of the reduced image, before gradients
+_FRINGE = 2  # px of the reduced image, half the width of blue fringes that are no nuclei
 _MOST_EDGES = 2500  # edge pixels that vote, at most
 _RADII = 5 * 1.1 ** np.arange(24)  # px of the reduced image
 _WIDEST = 0.45  # of the shorter side, largest radius
@@ -178,12 +179,14 @@ def measure(image: Array) -> Acquisition:
 
 def _measure(image: Array, factor: int) -> Acquisition:
     """On the image reduced by that factor."""
+    from scipy.ndimage import gaussian_filter
+
     reduced = _reduce(image, factor)
     logs = np.log(np.maximum(reduced, 1))
     valid = reduced.max(axis=2) > _BLACK
     if valid.sum() < _BINS:
         return _nothing(valid)
-    light = _find_light(logs[..., 1], valid)
+    light = _find_light(gaussian_filter(logs[..., 1], _DENOISING), valid)
     masks = _find_masks(logs, light, valid)
     circles = _agreeing(_red_cells(light, masks)) if _is_smear(light, masks) else []
     return _summary(image, reduced, logs, factor, light, masks, circles)
@@ -261,7 +264,12 @@ def _find_light(green: Array, valid: Array) -> _Light:
     """The background's light, even or a quadratic surface, whichever parts the classes better."""
     best = _levels(np.percentile(green[valid], _BRIGHT) - green, valid, uneven=False)
     other = _levels(_envelope(green, valid) - green, valid, uneven=True)
-    return other if other.explained > best.explained + _BETTER else best
+    return other if _clarity(other) > _BETTER * _clarity(best) else best
+
+
+def _clarity(light: _Light) -> float:
+    """Density of red cells in standard deviations of the background."""
+    return light.contrast / max(light.spread, 1e-3)
 
 
 def _levels(density: Array, valid: Array, uneven: bool) -> _Light:
@@ -341,8 +349,9 @@ def _find_masks(logs: Array, light: _Light, valid: Array) -> _Masks:
     stained = valid & (light.density > light.threshold)
     nuclei = np.zeros_like(stained)
     if stained.any() and not stained[valid].all():
-        red = _even(logs[..., 0], valid & ~stained, light.uneven) - logs[..., 0]
-        nuclei = _dense(red, stained, _halves(red[stained]))
+        empty = valid & ~stained
+        levels = [_even(logs[..., i], empty, light.uneven) - logs[..., i] for i in (0, 2)]
+        nuclei = _bluish(levels[0] - levels[1], stained, light.contrast)
     return _Masks(valid, stained, nuclei)
 
 
@@ -367,12 +376,14 @@ def _halves(sample: Array) -> float:
     return threshold
 
 
-def _dense(red: Array, stained: Array, least: float) -> Array:
-    """Nuclei: stained pixels that take far more red light than the other stained ones."""
-    nuclei = stained & (red > least)
+def _bluish(blue: Array, stained: Array, contrast: float) -> Array:
+    """Nuclei: stained pixels that take far more of red than of blue light than others do."""
+    from scipy.ndimage import binary_opening
+
+    nuclei = binary_opening(stained & (blue > _halves(blue[stained])), iterations=_FRINGE)
     others = stained & ~nuclei
     if nuclei.any() and others.any():
-        if red[nuclei].mean() >= _NUCLEUS * max(float(np.median(red[others])), 0.02):
+        if blue[nuclei].mean() - np.median(blue[others]) >= _NUCLEUS * contrast:
             return nuclei
     return np.zeros_like(stained)
 
@@ -385,7 +396,7 @@ def _is_smear(light: _Light, masks: _Masks) -> bool:
     ragged = _border(masks.stained).sum() / masks.stained.sum()
     return bool(
         share >= _LEAST_BACKGROUND
-        and light.contrast >= _LEAST_CONTRAST * light.spread
+        and _clarity(light) >= _LEAST_CONTRAST
         and ragged <= _MOST_RAGGED
     )
 
@@ -416,17 +427,14 @@ def _red_cells(light: _Light, masks: _Masks) -> list[_Circle]:
         circle = _fit(edges, start)
         if circle:
             circles.append(circle)
-    return [circle for circle in _apart(circles) if _is_red(circle, masks)]
+    return _apart([circle for circle in circles if _is_red(circle, masks)])
 
 
 def _find_edges(light: _Light, masks: _Masks) -> _Edges:
-    from scipy.ndimage import binary_dilation, binary_opening, gaussian_filter
+    from scipy.ndimage import gaussian_filter
 
     border = _border(masks.stained)
-    if masks.nuclei.any():
-        near = binary_dilation(binary_opening(masks.nuclei), iterations=_AROUND_NUCLEI)
-        border &= ~near
-    smooth = gaussian_filter(np.clip(light.density, 0, 4.4 * light.threshold / 2), _SMOOTHING)
+    smooth = gaussian_filter(np.clip(light.density, 0, 2.2 * light.contrast), _SMOOTHING)
     y, x = np.nonzero(border)
     dy, dx = smooth[y + 1, x] - smooth[y - 1, x], smooth[y, x + 1] - smooth[y, x - 1]
     slope = np.hypot(dy, dx)
