@@ -30,7 +30,7 @@ _BLACK = 8  # grey levels; where no channel is above, there is no image
 _STEP = 2  # px between the reduced pixels that light and thresholds are found from
 _DENSITIES = (-0.15, 1.25)  # optical density over the background (natural log) of the histogram
 _BINS = 80  # of that histogram
-_EDGE = 0.5  # of the median density of red cells: where their edge is
+_EDGE = 0.45  # of the median density of red cells: where their edge is
 _UPPER = 1.6  # times that median density: above are no single red cells
 _BETTER = 1.15  # times as clear as with even light must be what is taken for uneven light
 _BRIGHT, _ASYMMETRY = 97, 0.9  # percentile of the background; weight of brighter pixels in a fit
@@ -39,9 +39,9 @@ _MOST_SPREAD = 0.15  # optical density; a background that varies more is none
 _LEAST_CONTRAST = 3.2  # median density of red cells, in standard deviations of the background
 _MOST_RAGGED = 0.5  # edge pixels for each stained one; more is noise or stripes
 _NUCLEUS = 0.6  # times the density of red cells: how much bluer nuclei are, at least
-_DENOISING = 1.0  # px of the reduced image, standard deviation, before thresholds
+_DENOISING = 0.6  # px of the reduced image, standard deviation, before thresholds
 _SMOOTHING = 1.0  # px of the reduced image, before gradients
-_FRINGE = 2  # px of the reduced image, half the width of blue fringes that are no nuclei
+_FRINGE = 1  # px of the reduced image, half the width of blue fringes that are no nuclei
 _MOST_EDGES = 2500  # edge pixels that vote, at most
 _RADII = 5 * 1.1 ** np.arange(24)  # px of the reduced image
 _WIDEST = 0.45  # of the shorter side, largest radius
@@ -51,12 +51,14 @@ _FILLED = 0.33  # of the edge pixels of a sixteenth of a circle that it must hav
 _LEAST_VOTES = 0.35  # of a full circle
 _MOST_CIRCLES = 60  # that are fitted, at most
 _TOLERANCES = (0.3, 0.22, 0.16)  # of the radius, distance from the circle of edges fitted, in turn
+_LEAST_EDGES = 8  # that a circle is fitted to
 _INWARDS = 0.85  # cosine between an edge's direction and that to the centre, at least
 _LEAST_ARC = 0.6  # of a circle that edges must cover
 _MOST_ROUGH = 0.1  # of the radius, standard deviation of edges from their circle
 _APART = 0.6  # of the larger radius, distance of centres
-_MOST_NUCLEUS, _LEAST_STAINED = 0.05, 0.35  # of a red cell's disc
-_AGREEING = 0.15  # difference in log diameter of red cells of one image
+_MOST_NUCLEUS, _LEAST_STAINED = 0.12, 0.35  # of a red cell's disc
+_LEAST_COVERED = 0.08  # of what is stained, by red cells that agree
+_AGREEING = 0.18  # difference in log diameter of red cells of one image
 _LEAST_CELLS = 3  # red cells of one size; fewer are "unknown"
 _LEAST_SHARE = 0.5  # of all circles found that must be of that size
 _LEAST_IMAGES = 0.1  # of a set, whose red cells must be known
@@ -189,6 +191,8 @@ def _measure(image: Array, factor: int) -> Acquisition:
     light = _find_light(gaussian_filter(logs[..., 1], _DENOISING), valid)
     masks = _find_masks(logs, light, valid)
     circles = _agreeing(_red_cells(light, masks)) if _is_smear(light, masks) else []
+    if np.pi * sum(c.radius**2 for c in circles) < _LEAST_COVERED * masks.stained.sum():
+        circles = []
     return _summary(image, reduced, logs, factor, light, masks, circles)
 
 
@@ -275,7 +279,7 @@ def _clarity(light: _Light) -> float:
 def _levels(density: Array, valid: Array, uneven: bool) -> _Light:
     """Background at 0 and the edge of red cells, found from a sample of the pixels."""
     grid = np.s_[::_STEP, ::_STEP]
-    base = _basis(density.shape)[grid][valid[grid]]
+    base = _terms(density.shape, _STEP)[valid[grid]]
     sample = density[grid][valid[grid]].astype(np.float64)
     shift = np.zeros(6)
     shift[0] = np.percentile(sample, 100 - _BRIGHT)
@@ -295,7 +299,7 @@ def _levels(density: Array, valid: Array, uneven: bool) -> _Light:
     rest = sample - base @ shift
     empty = rest < below
     spread = 1.4826 * np.median(np.abs(rest[empty])) if empty.any() else np.inf
-    density = density - _basis(density.shape) @ shift
+    density = density - _surface(density.shape, shift)
     return _Light(density, float(below), contrast, float(spread), explained, uneven)
 
 
@@ -323,26 +327,33 @@ def _three_classes(sample: Array) -> tuple[float, float, float]:
     return float(edges[i[best]]), float(edges[j[best]]), explained
 
 
-def _basis(shape: tuple[int, ...]) -> Array:
-    """Terms of a quadratic surface, (h, w, 6)."""
-    y, x = (np.linspace(-1, 1, side) for side in shape[:2])
+def _terms(shape: tuple[int, ...], step: int = 1) -> Array:
+    """Terms of a quadratic surface, (h, w, 6), at every `step`th pixel."""
+    y, x = (np.linspace(-1, 1, side)[::step] for side in shape)
     y, x = y[:, None] + 0 * x, x + 0 * y[:, None]
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+
+
+def _surface(shape: tuple[int, ...], terms: Array) -> Array:
+    """A quadratic surface (h, w) of those six coefficients."""
+    y, x = (np.linspace(-1, 1, side) for side in shape)
+    a, b, c, d, e, f = terms
+    result: Array = (a + b * x + d * x * x) + (c * y + f * y * y)[:, None] + e * y[:, None] * x
+    return result
 
 
 def _envelope(green: Array, valid: Array) -> Array:
     """A quadratic surface along the bright side of the pixels: a regression of a high quantile."""
     grid = np.s_[:: 2 * _STEP, :: 2 * _STEP]
-    base = _basis(green.shape)
-    known, values = base[grid][valid[grid]], green[grid][valid[grid]].astype(np.float64)
+    known = _terms(green.shape, 2 * _STEP)[valid[grid]]
+    values = green[grid][valid[grid]].astype(np.float64)
     weights = np.ones(len(values))
     for _ in range(8):
         moments = (known * weights[:, None]).T
         shape = np.linalg.solve(moments @ known + 1e-6 * np.eye(6), moments @ values)
         rest = values - known @ shape
         weights = np.where(rest > 0, _ASYMMETRY, 1 - _ASYMMETRY) / np.maximum(np.abs(rest), 0.02)
-    result: Array = base @ shape
-    return result
+    return _surface(green.shape, shape)
 
 
 def _find_masks(logs: Array, light: _Light, valid: Array) -> _Masks:
@@ -359,10 +370,9 @@ def _even(channel: Array, empty: Array, uneven: bool) -> Array:
     """The background's level in every pixel (h, w), or in all of them, (1, 1)."""
     if not uneven:
         return np.full((1, 1), np.median(channel[empty]))
-    base = _basis(channel.shape)
-    shape = np.linalg.lstsq(base[empty], channel[empty].astype(np.float64), rcond=None)[0]
-    result: Array = base @ shape
-    return result
+    grid = np.s_[::_STEP, ::_STEP]
+    known = _terms(channel.shape, _STEP)[empty[grid]]
+    return _surface(channel.shape, np.linalg.lstsq(known, channel[grid][empty[grid]], rcond=None)[0])
 
 
 def _halves(sample: Array) -> float:
@@ -477,19 +487,25 @@ def _is_same(a: _Circle, b: _Circle) -> bool:
 def _fit(edges: _Edges, circle: _Circle) -> _Circle | None:
     """The circle through the edges near a first one (Kåsa's least squares), thrice."""
     y, x, radius = circle[:3]
+    edges = _along(edges, y, x, radius)
     for tolerance in _TOLERANCES:
         near, _ = _near(edges, y, x, radius, tolerance)
-        if near.sum() < 8:
+        if near.sum() < _LEAST_EDGES:
             return None
         v, u = edges.y[near] - y, edges.x[near] - x
         terms = np.stack([u, v, np.ones_like(u)], axis=1)
-        a, b, c = np.linalg.solve(
-            terms.T @ terms + 1e-6 * np.eye(3), terms.T @ np.square(terms[:, :2]).sum(axis=1)
-        )
+        moments = terms.T @ terms + 1e-6 * np.eye(3)
+        a, b, c = np.linalg.solve(moments, terms.T @ (u * u + v * v))
         if np.hypot(a, b) > 1.2 * radius:
             return None
         y, x, radius = y + b / 2, x + a / 2, float(np.sqrt(max(c + (a * a + b * b) / 4, 1)))
     return _judge(edges, y, x, radius)
+
+
+def _along(edges: _Edges, y: float, x: float, radius: float) -> _Edges:
+    """Edges about that circle alone."""
+    near = (np.abs(edges.y - y) < 2 * radius) & (np.abs(edges.x - x) < 2 * radius)
+    return _Edges(*(part[near] for part in edges[:4]), edges.kept)
 
 
 def _near(
