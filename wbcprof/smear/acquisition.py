@@ -16,6 +16,7 @@ drawn by people are wider: by 5 % to 15 %, as `bench/accuracy/rulers.py` measure
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -63,7 +64,10 @@ _LEAST_CELLS = 3  # red cells of one size; fewer are "unknown"
 _LEAST_SHARE = 0.5  # of all circles found that must be of that size
 _LEAST_IMAGES = 0.1  # of a set, whose red cells must be known
 _MOST_WEIGHT = 20  # red cells that one image counts for in a set
-_PROFILES, _REACH = 200, 8  # edges that sharpness is read from, px to either side
+_PROFILES = 200  # strongest edges, that sharpness is read from
+_NEAR, _FAR = 1, 4  # px to either side, over which their slopes are compared
+_BLURS = np.geomspace(0.3, 8, 60)  # px, standard deviations that sharpness may be
+_LEAST_STEP = 0.1  # of 255 grey levels, of an edge that sharpness is read from
 
 
 @dataclass(frozen=True, eq=False)
@@ -592,7 +596,7 @@ def _summary(
         background_spread=light.spread,
         red_cell_density=_mean(densities, discs & ~masks.nuclei) if is_seen else None,
         nucleus_density=_mean(densities, masks.nuclei) if is_seen else None,
-        sharpness=None,
+        sharpness=_sharpness(image, reduced[..., 1], factor) if is_seen else None,
         falloff=_falloff(reduced[..., 1], empty) if is_seen else None,
     )
 
@@ -612,6 +616,49 @@ def _falloff(green: Array, empty: Array) -> float | None:
     ]
     levels = [np.median(part[mask]) for part, mask in parts if mask.sum() > 0.1 * mask.size]
     return float(1 - min(levels) / max(levels)) if len(levels) > 1 else None
+
+
+# --- sharpness ---------------------------------------------------------------------------------
+
+
+def _sharpness(image: Array, green: Array, factor: int) -> float | None:
+    """From how much steeper the strongest edges are close by than further off."""
+    profiles = _profiles(image[..., 1], *_strongest(green), factor)
+    steps = [np.abs(profiles[:, 2 * d :] - profiles[:, : -2 * d]).max(axis=1, initial=0)
+             for d in (_NEAR, _FAR)]  # fmt: skip
+    clear = steps[1] > _LEAST_STEP * 255
+    if clear.sum() < _PROFILES / 4:
+        return None
+    ratio = np.median(steps[0][clear] / steps[1][clear])
+    return float(np.interp(-ratio, -_step(_NEAR) / _step(_FAR), _BLURS))
+
+
+def _step(reach: float) -> Array:
+    """What of a blurred step lies within that many px of it, for each of `_BLURS`."""
+    return np.array([math.erf(reach / (blur * math.sqrt(2))) for blur in _BLURS])
+
+
+def _strongest(green: Array) -> tuple[Array, Array, Array, Array]:
+    """Pixels of the reduced image with the strongest gradients, and its directions."""
+    dy, dx = green[2:, 1:-1] - green[:-2, 1:-1], green[1:-1, 2:] - green[1:-1, :-2]
+    slope = np.hypot(dy, dx).ravel()
+    best = np.argpartition(slope, -min(_PROFILES, len(slope)))[-_PROFILES:]
+    best = best[slope[best] > 0]
+    y, x = np.divmod(best, dy.shape[1])
+    return y + 1, x + 1, dy.ravel()[best] / slope[best], dx.ravel()[best] / slope[best]
+
+
+def _profiles(green: Array, y: Array, x: Array, dy: Array, dx: Array, factor: int) -> Array:
+    """Grey levels (n, length) along lines across edges of the reduced image, 1 px apart."""
+    from scipy.ndimage import map_coordinates
+
+    along = np.arange(-2 * factor - _FAR, 2 * factor + _FAR + 1)
+    rows = (y[:, None] + 0.5) * factor - 0.5 + dy[:, None] * along
+    columns = (x[:, None] + 0.5) * factor - 0.5 + dx[:, None] * along
+    result: Array = map_coordinates(
+        green, [rows, columns], np.float64, order=1, mode="nearest", prefilter=False
+    )
+    return result
 
 
 # --- sets --------------------------------------------------------------------------------------
