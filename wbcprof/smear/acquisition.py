@@ -27,6 +27,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _SIDE = 160  # px, shorter side of the reduced image, about
 _LEAST_DIAMETER = 16  # px of the reduced image; smaller ones are measured again, reduced by half
+_LEAST_SIDE = 16  # px of the reduced image; of smaller ones nothing is told
 _BLACK = 8  # grey levels; where no channel is above, there is no image
 _STEP = 2  # px between the reduced pixels that light and thresholds are found from
 _DENSITIES = (-0.15, 1.25)  # optical density over the background (natural log) of the histogram
@@ -190,8 +191,8 @@ def _measure(image: Array, factor: int) -> Acquisition:
     reduced = _reduce(image, factor)
     logs = np.log(np.maximum(reduced, 1))
     valid = reduced.max(axis=2) > _BLACK
-    if valid.sum() < _BINS:
-        return _nothing(valid)
+    if min(valid.shape) < _LEAST_SIDE or valid.sum() < _LEAST_SIDE**2:
+        return _nothing()
     light = _find_light(gaussian_filter(logs[..., 1], _DENOISING), valid)
     masks = _find_masks(logs, light, valid)
     circles = _agreeing(_red_cells(light, masks)) if _is_smear(light, masks) else []
@@ -375,8 +376,8 @@ def _even(channel: Array, empty: Array, uneven: bool) -> Array:
     if not uneven:
         return np.full((1, 1), np.median(channel[empty]))
     grid = np.s_[::_STEP, ::_STEP]
-    known = _terms(channel.shape, _STEP)[empty[grid]]
-    return _surface(channel.shape, np.linalg.lstsq(known, channel[grid][empty[grid]], rcond=None)[0])
+    known, values = _terms(channel.shape, _STEP)[empty[grid]], channel[grid][empty[grid]]
+    return _surface(channel.shape, np.linalg.lstsq(known, values, rcond=None)[0])
 
 
 def _halves(sample: Array) -> float:
@@ -394,7 +395,7 @@ def _bluish(blue: Array, stained: Array, contrast: float) -> Array:
     """Nuclei: stained pixels that take far more of red than of blue light than others do."""
     from scipy.ndimage import binary_opening
 
-    nuclei = binary_opening(stained & (blue > _halves(blue[stained])), iterations=_FRINGE)
+    nuclei: Array = binary_opening(stained & (blue > _halves(blue[stained])), iterations=_FRINGE)
     others = stained & ~nuclei
     if nuclei.any() and others.any():
         if blue[nuclei].mean() - np.median(blue[others]) >= _NUCLEUS * contrast:
@@ -409,9 +410,7 @@ def _is_smear(light: _Light, masks: _Masks) -> bool:
     share = 1 - masks.stained[masks.valid].mean()
     ragged = _border(masks.stained).sum() / masks.stained.sum()
     return bool(
-        share >= _LEAST_BACKGROUND
-        and _clarity(light) >= _LEAST_CONTRAST
-        and ragged <= _MOST_RAGGED
+        share >= _LEAST_BACKGROUND and _clarity(light) >= _LEAST_CONTRAST and ragged <= _MOST_RAGGED
     )
 
 
@@ -509,7 +508,7 @@ def _fit(edges: _Edges, circle: _Circle) -> _Circle | None:
 def _along(edges: _Edges, y: float, x: float, radius: float) -> _Edges:
     """Edges about that circle alone."""
     near = (np.abs(edges.y - y) < 2 * radius) & (np.abs(edges.x - x) < 2 * radius)
-    return _Edges(*(part[near] for part in edges[:4]), edges.kept)
+    return _Edges(edges.y[near], edges.x[near], edges.dy[near], edges.dx[near], edges.kept)
 
 
 def _near(
@@ -567,7 +566,7 @@ def _agreeing(circles: list[_Circle]) -> list[_Circle]:
 # --- summary -----------------------------------------------------------------------------------
 
 
-def _nothing(valid: Array) -> Acquisition:
+def _nothing() -> Acquisition:
     return Acquisition(None, 0, None, None, 0.0, float("inf"), None, None, None, None)
 
 
@@ -680,7 +679,7 @@ def _pooled_diameter(parts: Sequence[Acquisition]) -> tuple[float | None, int, f
     known = [p for p in parts if p.red_cell_diameter is not None]
     if not known or len(known) < _LEAST_IMAGES * len(parts):
         return None, 0, None
-    logs = np.log([p.red_cell_diameter for p in known])
+    logs = np.log([p.red_cell_diameter or 0 for p in known])
     weights = np.minimum([p.n_red_cells for p in known], _MOST_WEIGHT).astype(np.float64)
     middle = _weighted_median(logs, weights)
     near = np.abs(logs - middle) < _AGREEING
