@@ -40,7 +40,8 @@ _LEAST_BACKGROUND = 0.03  # share of the image
 _MOST_SPREAD = 0.15  # optical density; a background that varies more is none
 _LEAST_CONTRAST = 3.2  # median density of red cells, in standard deviations of the background
 _MOST_RAGGED = 0.5  # edge pixels for each stained one; more is noise or stripes
-_NUCLEUS = 0.6  # times the density of red cells: how much bluer nuclei are, at least
+_NUCLEUS = 0.2  # of optical density, red and green less blue: how much bluer nuclei are, at least
+_LEAST_BLUE = 20  # percentile of what is stained, than which they are bluer
 _DENOISING = 0.6  # px of the reduced image, standard deviation, before thresholds
 _SMOOTHING = 1.0  # px of the reduced image, before gradients
 _FRINGE = 1  # px of the reduced image, half the width of blue fringes that are no nuclei
@@ -57,9 +58,11 @@ _LEAST_EDGES = 8  # that a circle is fitted to
 _INWARDS = 0.85  # cosine between an edge's direction and that to the centre, at least
 _LEAST_ARC = 0.6  # of a circle that edges must cover
 _MOST_ROUGH = 0.1  # of the radius, standard deviation of edges from their circle
+_INSIDE, _MOST_INSIDE = 0.8, 1.3  # of the radius; of a circle, edges that lie further in
 _APART = 0.6  # of the larger radius, distance of centres
 _MOST_NUCLEUS, _LEAST_STAINED = 0.12, 0.35  # of a red cell's disc
-_LEAST_COVERED = 0.08  # of what is stained, by red cells that agree
+_LEAST_COVERED = 0.15  # of what is stained, by red cells that agree, if they are not many
+_MANY = 8  # red cells
 _AGREEING = 0.18  # difference in log diameter of red cells of one image
 _LEAST_CELLS = 3  # red cells of one size; fewer are "unknown"
 _LEAST_SHARE = 0.5  # of all circles found that must be of that size
@@ -142,6 +145,7 @@ class _Circle(NamedTuple):
     radius: float
     arc: float  # share of the circle that edges cover
     rough: float  # standard deviation of edges from it, of the radius
+    inside: float = 0.0  # edges well inside it, in those of a whole circle
 
 
 class _Masks(NamedTuple):
@@ -196,7 +200,8 @@ def _measure(image: Array, factor: int) -> Acquisition:
     light = _find_light(gaussian_filter(logs[..., 1], _DENOISING), valid)
     masks = _find_masks(logs, light, valid)
     circles = _agreeing(_red_cells(light, masks)) if _is_smear(light, masks) else []
-    if np.pi * sum(c.radius**2 for c in circles) < _LEAST_COVERED * masks.stained.sum():
+    covered = np.pi * sum(c.radius**2 for c in circles)
+    if len(circles) < _MANY and covered < _LEAST_COVERED * masks.stained.sum():
         circles = []
     return _summary(image, reduced, logs, factor, light, masks, circles)
 
@@ -366,8 +371,8 @@ def _find_masks(logs: Array, light: _Light, valid: Array) -> _Masks:
     nuclei = np.zeros_like(stained)
     if stained.any() and not stained[valid].all():
         empty = valid & ~stained
-        levels = [_even(logs[..., i], empty, light.uneven) - logs[..., i] for i in (0, 2)]
-        nuclei = _bluish(levels[0] - levels[1], stained, light.contrast)
+        red, green, blue = (_even(c, empty, light.uneven) - c for c in np.moveaxis(logs, 2, 0))
+        nuclei = _bluish((red + green) / 2 - blue, stained)
     return _Masks(valid, stained, nuclei)
 
 
@@ -380,27 +385,13 @@ def _even(channel: Array, empty: Array, uneven: bool) -> Array:
     return _surface(channel.shape, np.linalg.lstsq(known, values, rcond=None)[0])
 
 
-def _halves(sample: Array) -> float:
-    """Otsu's threshold, from means that settle."""
-    threshold = float(sample.mean())
-    for _ in range(8):
-        upper = sample > threshold
-        if upper.all() or not upper.any():
-            break
-        threshold = float(sample[upper].mean() + sample[~upper].mean()) / 2
-    return threshold
-
-
-def _bluish(blue: Array, stained: Array, contrast: float) -> Array:
-    """Nuclei: stained pixels that take far more of red than of blue light than others do."""
+def _bluish(blue: Array, stained: Array) -> Array:
+    """Nuclei: stained pixels that let far more of blue light through than of other light."""
     from scipy.ndimage import binary_opening
 
-    nuclei: Array = binary_opening(stained & (blue > _halves(blue[stained])), iterations=_FRINGE)
-    others = stained & ~nuclei
-    if nuclei.any() and others.any():
-        if blue[nuclei].mean() - np.median(blue[others]) >= _NUCLEUS * contrast:
-            return nuclei
-    return np.zeros_like(stained)
+    least = np.percentile(blue[stained], _LEAST_BLUE) + _NUCLEUS
+    nuclei: Array = binary_opening(stained & (blue > least), iterations=_FRINGE)
+    return nuclei
 
 
 def _is_smear(light: _Light, masks: _Masks) -> bool:
@@ -527,12 +518,16 @@ def _judge(edges: _Edges, y: float, x: float, radius: float) -> _Circle:
     sectors = np.bincount((turn * 16).astype(int) % 16, minlength=16)
     arc = float((sectors > _FILLED * edges.kept * _FULL * radius / 16).mean())
     rough = float(distance[near].std() / radius) if near.any() else np.inf
-    return _Circle(y, x, radius, arc, rough)
+    inside = float((distance < _INSIDE * radius).sum() / (edges.kept * _FULL * radius))
+    return _Circle(y, x, radius, arc, rough, inside)
 
 
 def _apart(circles: list[_Circle]) -> list[_Circle]:
     """Good circles, the best of those that lie in one place."""
-    good = [c for c in circles if c.arc >= _LEAST_ARC and c.rough < _MOST_ROUGH]
+    good = [
+        c for c in circles
+        if c.arc >= _LEAST_ARC and c.rough < _MOST_ROUGH and c.inside < _MOST_INSIDE
+    ]  # fmt: skip
     kept: list[_Circle] = []
     for a in sorted(good, key=lambda c: c.rough - c.arc):
         reach = [_APART * max(a.radius, b.radius) for b in kept]
