@@ -39,8 +39,10 @@ _BRIGHT, _ASYMMETRY = 97, 0.9  # percentile of the background; weight of brighte
 _LEAST_BACKGROUND = 0.03  # share of the image
 _MOST_SPREAD = 0.15  # optical density; a background that varies more is none
 _LEAST_CONTRAST = 3.2  # median density of red cells, in standard deviations of the background
+_FAINT = 0.05  # optical density; where nothing is denser, all is background
 _MOST_RAGGED = 0.5  # edge pixels for each stained one; more is noise or stripes
 _NUCLEUS = 0.2  # of optical density, red and green less blue: how much bluer nuclei are, at least
+_THIN = 0.5  # of the 90th percentile of the density of blue pixels: cytoplasm
 _LEAST_BLUE = 20  # percentile of what is stained, than which they are bluer
 _DENOISING = 0.6  # px of the reduced image, standard deviation, before thresholds
 _SMOOTHING = 1.0  # px of the reduced image, before gradients
@@ -231,8 +233,8 @@ def pool(parts: Sequence[Acquisition]) -> Acquisition:
     >>> from wbcprof.smear.acquisition import measure, pool
     >>> images = make_leukocytes(1, size=240).images  # generated
     >>> laboratory = pool([measure(image) for image in images])
-    >>> laboratory.n_red_cells > 20
-    True
+    >>> print(laboratory.n_red_cells > 10, 54 < laboratory.red_cell_diameter < 68)
+    True True
     """
     if not parts:
         raise ValueError("acquisitions of at least one image are needed, got none")
@@ -394,15 +396,25 @@ def _bluish(blue: Array, stained: Array) -> Array:
     return nuclei
 
 
-def _is_smear(light: _Light, masks: _Masks) -> bool:
-    """Whether there is a background, and something well apart from it in large pieces."""
-    if not masks.stained.any() or light.spread > _MOST_SPREAD:
-        return False
-    share = 1 - masks.stained[masks.valid].mean()
-    ragged = _border(masks.stained).sum() / masks.stained.sum()
+def _is_seen(light: _Light, masks: _Masks) -> bool:
+    """Whether there is an empty background, with nothing or something well apart from it."""
+    stained = float(masks.stained[masks.valid].mean())
     return bool(
-        share >= _LEAST_BACKGROUND and _clarity(light) >= _LEAST_CONTRAST and ragged <= _MOST_RAGGED
+        1 - stained >= _LEAST_BACKGROUND
+        and light.spread <= _MOST_SPREAD
+        and (
+            _clarity(light) >= _LEAST_CONTRAST
+            or stained < _LEAST_BACKGROUND
+            or light.contrast < _FAINT
+        )
     )
+
+
+def _is_smear(light: _Light, masks: _Masks) -> bool:
+    """Whether what is stained is well apart from a background, in large pieces."""
+    if not _is_seen(light, masks) or _clarity(light) < _LEAST_CONTRAST:
+        return False
+    return bool(_border(masks.stained).sum() <= _MOST_RAGGED * masks.stained.sum())
 
 
 # --- circles -----------------------------------------------------------------------------------
@@ -576,7 +588,7 @@ def _summary(
 ) -> Acquisition:
     empty = masks.valid & ~masks.stained
     share = float(empty.sum() / masks.valid.sum())
-    is_seen = share >= _LEAST_BACKGROUND and light.spread <= _MOST_SPREAD
+    is_seen = _is_seen(light, masks)
     background = np.median(reduced[empty], axis=0).astype(np.float64) if is_seen else None
     diameters = [2 * (c.radius + 0.5) * factor for c in circles]
     discs = np.any([_disc(c, empty.shape) for c in circles], axis=0) & masks.stained
@@ -589,10 +601,16 @@ def _summary(
         background_share=share,
         background_spread=light.spread,
         red_cell_density=_mean(densities, discs & ~masks.nuclei) if is_seen else None,
-        nucleus_density=_mean(densities, masks.nuclei) if is_seen else None,
+        nucleus_density=_mean(densities, _densest(densities, masks.nuclei)) if is_seen else None,
         sharpness=_sharpness(image, reduced[..., 1], factor) if is_seen else None,
         falloff=_falloff(reduced[..., 1], empty) if is_seen else None,
     )
+
+
+def _densest(densities: Array, mask: Array) -> Array:
+    """Without blue cytoplasm, which is thinner."""
+    green = densities[..., 1]
+    return mask & (green > _THIN * np.percentile(green[mask], 90)) if mask.any() else mask
 
 
 def _mean(densities: Array, mask: Array) -> Array | None:
