@@ -37,11 +37,13 @@ def smear(
         if leukocyte and math.hypot(cy - middle, cx - middle) < 1.5 * diameter:
             continue
         turn = rng.uniform(0, math.pi)
-        v = (y - cy) * math.cos(turn) + (x - cx) * math.sin(turn)
-        u = (x - cx) * math.cos(turn) - (y - cy) * math.sin(turn)
+        low, high = ([max(0, int(c + way * diameter)) for c in (cy, cx)] for way in (-0.7, 0.7))
+        near = np.s_[low[0] : high[0], low[1] : high[1]]
+        v = (y[near] - cy) * math.cos(turn) + (x[near] - cx) * math.sin(turn)
+        u = (x[near] - cx) * math.cos(turn) - (y[near] - cy) * math.sin(turn)
         distance = np.hypot(v * math.sqrt(stretch), u / math.sqrt(stretch)) / (diameter / 2)
         depth = 1 - pallor * np.exp(-((distance / 0.4) ** 2))
-        density += ((distance < 1) * depth)[..., None] * RED
+        density[near] += ((distance < 1) * depth)[..., None] * RED
     if leukocyte:
         distance = np.hypot(y - middle, x - middle)
         density[distance < 0.85 * diameter] = (0.35, 0.45, 0.15)

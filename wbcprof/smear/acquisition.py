@@ -4,14 +4,14 @@ The red cell is the ruler of a smear, about 7.5 um across everywhere. No labels 
 
 light      the image is reduced by block averages; background, red cells and nuclei are three
            classes of the logarithm of green light, uneven light a quadratic surface where that
-           parts them better
+           clears the background
 edges      pixels where red cells border on the background, with the direction into the cell
 circles    every edge votes for the centres that lie one radius inwards (Hough); circles are fitted
            to the edges that voted for a centre, so cells may overlap, touch or be cut
-agreement  circles of about one size are red cells; fewer than three are "unknown"
+agreement  circles of about one size, without nucleus, are red cells; fewer than three are "unknown"
 
-Diameters are those of the visible edge, half way from the background to the rim of the cell. Boxes
-drawn by people are wider: by 5 % to 15 %, as `bench/accuracy/rulers.py` measures.
+Diameters are those of the visible edge, half way from the background to the cell. Boxes that are
+drawn around cells are wider, by as much as 16 %: see `bench/accuracy/rulers.py`.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ _MANY = 8  # red cells
 _AGREEING = 0.18  # difference in log diameter of red cells of one image
 _LEAST_CELLS = 3  # red cells of one size; fewer are "unknown"
 _LEAST_SHARE = 0.5  # of all circles found that must be of that size
+_LEAST_VARIATION = 0.03  # of the diameter, standard deviation of red cells, whatever is seen
 _LEAST_IMAGES = 0.1  # of a set, whose red cells must be known
 _MOST_WEIGHT = 20  # red cells that one image counts for in a set
 _PROFILES = 200  # strongest edges, that sharpness is read from
@@ -129,7 +130,6 @@ class _Light(NamedTuple):
     threshold: float  # edge of red cells
     contrast: float  # median density of red cells
     spread: float  # robust standard deviation of the background
-    explained: float  # share of the variance
     uneven: bool  # whether it is a quadratic surface
 
 
@@ -295,7 +295,7 @@ def _levels(density: Array, valid: Array, uneven: bool) -> _Light:
     sample = density[grid][valid[grid]].astype(np.float64)
     shift = np.zeros(6)
     shift[0] = np.percentile(sample, 100 - _BRIGHT)
-    below, above, explained = _three_classes(sample - shift[0])
+    below, above = _three_classes(sample - shift[0])
     contrast = 0.0
     for _ in range(3):
         rest = sample - base @ shift
@@ -312,17 +312,16 @@ def _levels(density: Array, valid: Array, uneven: bool) -> _Light:
     empty = rest < below
     spread = 1.4826 * np.median(np.abs(rest[empty])) if empty.any() else np.inf
     density = density - _surface(density.shape, shift)
-    return _Light(density, float(below), contrast, float(spread), explained, uneven)
+    return _Light(density, float(below), contrast, float(spread), uneven)
 
 
-def _three_classes(sample: Array) -> tuple[float, float, float]:
-    """Two thresholds by Otsu's method, and the share of the variance that they explain."""
+def _three_classes(sample: Array) -> tuple[float, float]:
+    """Two thresholds by Otsu's method."""
     low, high = _DENSITIES
     edges = np.linspace(low, high, _BINS + 1)
     counts = np.histogram(np.clip(sample, low, high), edges)[0] / sample.size
-    middles = (edges[1:] + edges[:-1]) / 2
     mass = np.concatenate([[0.0], counts.cumsum()])
-    moment = np.concatenate([[0.0], (counts * middles).cumsum()])
+    moment = np.concatenate([[0.0], (counts * (edges[1:] + edges[:-1]) / 2).cumsum()])
 
     def between(a: Any, b: Any) -> Array:
         inside = mass[b] - mass[a]
@@ -334,9 +333,7 @@ def _three_classes(sample: Array) -> tuple[float, float, float]:
     gain = between(0, i) + between(i, j) + between(j, _BINS)
     ties = np.flatnonzero((gain > gain.max() - 1e-9) & (j == j[gain.argmax()]))
     best = int(ties[len(ties) // 2])  # half way where nothing lies between
-    variance = float(counts @ np.square(middles - moment[-1]))
-    explained = float(gain[best] - moment[-1] ** 2) / max(variance, 1e-12)
-    return float(edges[i[best]]), float(edges[j[best]]), explained
+    return float(edges[i[best]]), float(edges[j[best]])
 
 
 def _terms(shape: tuple[int, ...], step: int = 1) -> Array:
@@ -679,7 +676,8 @@ def _profiles(green: Array, y: Array, x: Array, dy: Array, dx: Array, factor: in
 def _error(logs: Array, weights: Array) -> float:
     """Standard error of a weighted median of logarithms, from their spread."""
     spread = 1.4826 * _weighted_median(np.abs(logs - _weighted_median(logs, weights)), weights)
-    return float(1.2533 * spread / np.sqrt(np.square(weights.sum()) / np.square(weights).sum()))
+    n = np.square(weights.sum()) / np.square(weights).sum()
+    return float(1.2533 * max(spread, _LEAST_VARIATION) / np.sqrt(n))
 
 
 def _weighted_median(values: Array, weights: Array) -> float:
