@@ -3,6 +3,7 @@
 
 #include "correlate.c"
 #include "encode_pool.c"
+#include "leukocyte.c"
 #include "sparse_code.c"
 
 #define CONCAT_(a, b) a##b
@@ -15,4 +16,6 @@ const wbc_kernels CONCAT(wbc_kernels_, WBC_ISA) = {
     .encode_pool = encode_pool,
     .correlate = correlate,
     .sparse_code = sparse_code,
+    .find_leukocyte = find_leukocyte,
+    .resample_square = resample_square,
 };

@@ -85,6 +85,29 @@ typedef struct {
     int max_active; /* largest active set, beyond it greedy takes over */
 } wbc_lasso;
 
+/* OUT of find_leukocyte; leukocyte.c says how. */
+typedef struct {
+    double lit_share;        /* of the pixels: those that are neither black nor beside black */
+    uint8_t background[3];   /* grey levels; 0 where nothing is lit */
+    double background_share; /* of the lit pixels: those of about this colour */
+    double area, y, x;       /* of the nucleus, px^2, and its centre; area 0 where there is none */
+    double density[3];       /* its median optical density over the background, natural logarithm */
+} wbc_leukocyte;
+
+/* One call of resample_square: the formula opens leukocyte.c. */
+typedef struct {
+    const uint8_t *image; /* IN height x width x 3 */
+    int height, width;
+    double y, x;               /* IN centre of the square, px of the image */
+    double scale;              /* IN new pixels for each of the image */
+    const uint8_t *background; /* IN 3: what lies beyond its edges */
+    const uint8_t *tables;     /* IN 3 x 256: grey levels to grey levels, after resampling */
+    const int16_t *fade;       /* IN side x side: 256 as it is, 0 white */
+    int white;                 /* IN grey level */
+    int side;
+    uint8_t *out; /* OUT side x side x 3 */
+} wbc_square;
+
 /* One row of the table: everything that is compiled once per instruction set. */
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */
@@ -101,6 +124,10 @@ typedef struct {
     int (*sparse_code)(const wbc_lasso *problem, int n, const float *q, const double *energy,
                        int32_t *index, float *value, int32_t *count, float *gap, int n_threads,
                        wbc_interrupted interrupted);
+
+    /* Both take a fraction of a millisecond and are not interrupted. */
+    int (*find_leukocyte)(const uint8_t *image, int height, int width, wbc_leukocyte *found);
+    int (*resample_square)(const wbc_square *job);
 } wbc_kernels;
 
 /* The kernels in use: the best that this CPU runs, or the level set by wbc_cap. */

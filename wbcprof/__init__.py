@@ -11,7 +11,7 @@ A few small cells and signatures, so that this runs at once; the defaults are fo
 >>> profiles = wbcprof.profile(cells.images, model, labels=cells.labels)
 >>> profiles.values.shape
 (24, 48)
->>> model.classifier = wbcprof.TypeClassifier().fit(profiles, profiles.labels)
+>>> model.classifier = wbcprof.train(model, cells.images, cells.labels)
 >>> print(*model.classifier.predict(profiles)[:2])
 atypical_lymphocyte atypical_lymphocyte
 """
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis import compare as compare
     from wbcprof.analysis import figures as figures
     from wbcprof.analysis.classify import TypeClassifier as TypeClassifier
+    from wbcprof.analysis.classify import train as train
     from wbcprof.analysis.evaluation import evaluate as evaluate
     from wbcprof.learning.profiler import Profiler as Profiler
     from wbcprof.learning.profiler import fit as fit
@@ -45,7 +46,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "_version": ["__version__"],
-        "analysis.classify": ["TypeClassifier"],
+        "analysis.classify": ["TypeClassifier", "train"],
         "analysis.compare": ["compare"],
         "analysis.evaluation": ["evaluate"],
         "analysis.figures": ["figures"],

@@ -99,3 +99,24 @@ def pack_rows(
     packed_index: NDArray[np.int32],
     packed_value: _Floats,
 ) -> None: ...
+def find_leukocyte(
+    image: NDArray[np.uint8],
+) -> tuple[
+    float,
+    tuple[int, int, int],
+    float,
+    float,
+    tuple[float, float],
+    tuple[float, float, float],
+]: ...
+def resample_square(
+    image: NDArray[np.uint8],
+    y: float,
+    x: float,
+    scale: float,
+    background: NDArray[np.uint8],
+    tables: NDArray[np.uint8],
+    fade: NDArray[np.int16],
+    white: int,
+    out: NDArray[np.uint8],
+) -> None: ...

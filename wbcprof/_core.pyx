@@ -4,7 +4,7 @@
 import os
 
 from cython.dataclasses cimport dataclass
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t
 from libc.string cimport memcpy
 
 
@@ -62,6 +62,25 @@ cdef extern from "wbcprof.h" nogil:
         int max_iter
         int max_active
 
+    ctypedef struct wbc_leukocyte:
+        double lit_share
+        uint8_t background[3]
+        double background_share
+        double area, y, x
+        double density[3]
+
+    ctypedef struct wbc_square:
+        const uint8_t *image
+        int height, width
+        double y, x
+        double scale
+        const uint8_t *background
+        const uint8_t *tables
+        const int16_t *fade
+        int white
+        int side
+        uint8_t *out
+
     ctypedef struct wbc_kernels:
         const char *name
         int (*encode_pool)(
@@ -73,6 +92,9 @@ cdef extern from "wbcprof.h" nogil:
             const wbc_lasso *problem, int n, const float *q, const double *energy,
             int32_t *index, float *value, int32_t *count, float *gap,
             int n_threads, wbc_interrupted interrupted) noexcept nogil
+        int (*find_leukocyte)(
+            const uint8_t *image, int height, int width, wbc_leukocyte *found) noexcept nogil
+        int (*resample_square)(const wbc_square *job) noexcept nogil
 
     const wbc_kernels *wbc_active()
     const char *wbc_level_name(int index)
@@ -312,3 +334,52 @@ def pack_rows(
                 memcpy(&packed_index[at], &index[i, 0], count[i] * sizeof(int32_t))
                 memcpy(&packed_value[at], &value[i, 0], count[i] * sizeof(float))
                 at += count[i]
+
+
+def find_leukocyte(
+    const uint8_t[:, :, ::1] image,  # IN (H, W, 3)
+):
+    """Lit share, background (3,), its share, area of the nucleus, its centre (y, x), its density
+    (3,); see leukocyte.c."""
+    cdef wbc_leukocyte found
+    cdef int status
+    with nogil:
+        status = wbc_active().find_leukocyte(
+            &image[0, 0, 0], <int>image.shape[0], <int>image.shape[1], &found)
+    check(status, "find_leukocyte")
+    return (
+        found.lit_share,
+        (found.background[0], found.background[1], found.background[2]),
+        found.background_share,
+        found.area,
+        (found.y, found.x),
+        (found.density[0], found.density[1], found.density[2]),
+    )
+
+
+def resample_square(
+    const uint8_t[:, :, ::1] image,  # IN (H, W, 3)
+    double y,
+    double x,
+    double scale,
+    const uint8_t[::1] background,   # IN (3,)
+    const uint8_t[:, ::1] tables,    # IN (3, 256)
+    const int16_t[:, ::1] fade,      # IN (side, side)
+    int white,
+    uint8_t[:, :, ::1] out,          # OUT (side, side, 3)
+):
+    """The square about a point at another scale, through tables; see leukocyte.c."""
+    cdef wbc_square job
+    job.image = &image[0, 0, 0]
+    job.height, job.width = <int>image.shape[0], <int>image.shape[1]
+    job.y, job.x, job.scale = y, x, scale
+    job.background = &background[0]
+    job.tables = &tables[0, 0]
+    job.fade = &fade[0, 0]
+    job.white = white
+    job.side = <int>out.shape[0]
+    job.out = &out[0, 0, 0]
+    cdef int status
+    with nogil:
+        status = wbc_active().resample_square(&job)
+    check(status, "resample_square")

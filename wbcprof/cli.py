@@ -87,7 +87,7 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
         help="keep the state of learning in this file; where it exists, go on from it",
     )
     _add_groups(parser, "where the classifier is tuned and calibrated")
-    _add_dask(parser, "learn and profile on the workers of this Dask scheduler")
+    _add_dask(parser, "learn signatures on the workers of this Dask scheduler")
     _add_learning(parser)
 
 
@@ -127,6 +127,18 @@ def _classify_options(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="name a cell 'unsure' where its most probable type has less than this; default 0",
     )
+    _add_threads(parser)
+
+
+def _adapt_options(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, "model file with a classifier")
+    parser.add_argument("images", metavar="IMAGES", help="folder or image of the other laboratory")
+    parser.add_argument(
+        "--labels",
+        metavar="CSV",
+        help="columns image and label: types of some of the images; those of folders are not used",
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="file to write")
     _add_threads(parser)
 
 
@@ -224,7 +236,7 @@ def _add_settings(parser: argparse.ArgumentParser, settings: type[LayerSettings 
 _LEARNING_NUMBERS = (
     ("--signatures", "n_signatures", 512, "N"),
     ("--patch-size", "patch_size", 6, "PX"),
-    ("--step", "step", 3, "PX"),
+    ("--step", "step", 2, "PX"),
     ("--patches", "n_patches", 50_000, "N"),
 )
 
@@ -232,7 +244,7 @@ _LEARNING_NUMBERS = (
 def _add_learning(parser: argparse.ArgumentParser) -> None:
     from wbcprof.model.pooling import STATISTICS
     from wbcprof.model.settings import LayerSettings
-    from wbcprof.smear.stain import STAINS
+    from wbcprof.smear.normalise import NORMALISERS
 
     parser.add_argument(
         "--preset",
@@ -251,9 +263,9 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
         help=f"of {', '.join(STATISTICS)}; default sqrt,std,max",
     )
     parser.add_argument(
-        "--stain",
-        choices=(*STAINS, "none"),
-        help="stain normalisation of all images, none for colours as they are; default background",
+        "--normalise",
+        choices=(*NORMALISERS, "none"),
+        help="how all images are brought to one form, none for as they are; default canonical",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     _add_threads(parser)
@@ -270,11 +282,11 @@ def _learning_parameters(options: argparse.Namespace) -> dict[str, Any]:
 
     names = [name for _, name, *_ in _LEARNING_NUMBERS]
     names += _options_of(LayerSettings)
-    parameters = _given(options, (*names, "pools", "stain"))
+    parameters = _given(options, (*names, "pools", "normalise"))
     if options.threads is not None:
         parameters["n_threads"] = options.threads
-    if options.stain == "none":
-        parameters["stain"] = None
+    if options.normalise == "none":
+        parameters["normalise"] = None
     return {"preset": options.preset, **parameters}
 
 
@@ -341,6 +353,7 @@ def _say(text: str) -> None:
 
 def _fit(options: argparse.Namespace) -> None:
     from wbcprof.files import check_output
+    from wbcprof.images.source import open_images
     from wbcprof.learning.profiler import fit
 
     check_output(options.output)
@@ -355,30 +368,22 @@ def _fit(options: argparse.Namespace) -> None:
             checkpoint=options.checkpoint,
             **_learning_parameters(options),
         )
-        progress = _Progress("profiling")
-        if client is None:
-            profiles = model.profile(options.images, n_threads=options.threads, progress=progress)
-        else:
-            from wbcprof.scale.cluster import profile_on_cluster
+        types = {label for label in open_images(options.images).labels or () if label is not None}
+        if len(types) > 1:
+            from wbcprof.analysis.classify import train
 
-            profiles = profile_on_cluster(client, model, options.images, progress)
+            model.classifier = train(
+                model, options.images, groups=groups, n_threads=options.threads
+            )
+            _say(f"classifier of {len(types)} types trained on all images that have one")
+        else:
+            _say("no classifier: the images have no types, or one only")
     last = model.history[0][-1]
     _say(
         "relative reconstruction error: "
         f"{last['error_inferred']:.3f} from inferred codes, "
         f"{last['error_optimal']:.3f} from optimal codes"
     )
-    labels = profiles.labels or []
-    known = [index for index, label in enumerate(labels) if label is not None]
-    types = [labels[index] for index in known]
-    if len(set(types)) > 1:
-        from wbcprof.analysis.classify import TypeClassifier
-
-        of_known = groups and [groups[profiles.ids[index]] for index in known]
-        model.classifier = TypeClassifier().fit(profiles.values[known], types, of_known)
-        _say(f"classifier trained on the {len(known)} of {len(profiles)} images that have a type")
-    else:
-        _say("no classifier: the images have no types, or one only")
     model.save(options.output)
     _say(f"model written to {options.output}")
 
@@ -476,6 +481,40 @@ def _classify(options: argparse.Namespace) -> None:
     _say(f"{len(profiles)} images classified: {options.output}")
 
 
+def _adapt(options: argparse.Namespace) -> None:
+    from wbcprof.files import check_output, from_csv_text
+    from wbcprof.images.source import open_images
+    from wbcprof.model.model import load
+
+    check_output(options.output)
+    ids = open_images(options.images).ids()
+    known: dict[str, str] = {}
+    if options.labels is not None:
+        with open(options.labels, newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+        if not rows or not {"image", "label"} <= rows[0].keys():
+            raise ValueError(f"{options.labels}: expected rows with the columns image and label")
+        known = {from_csv_text(row["image"]) or "": row["label"] for row in rows}
+        strange = sorted(known.keys() - set(ids))
+        if strange:
+            raise ValueError(
+                f"{options.labels}: {len(strange)} of {len(known)} images are not among the "
+                f"{len(ids)} given, first {strange[0]!r}; those are named such as {ids[0]!r}"
+            )
+    model = load(options.model).adapt(
+        options.images,
+        [known.get(image_id) for image_id in ids],
+        n_threads=options.threads,
+        progress=_Progress("profiling"),
+    )
+    model.save(options.output)
+    adapted = model.provenance["adapted"]
+    _say(
+        f"adapted to {adapted['n_cells']} cells, {adapted['n_labelled']} of them labelled, "
+        f"{adapted['apart']} standard deviations from those learnt from: {options.output}"
+    )
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from wbcprof.analysis.evaluation import evaluate
     from wbcprof.files import check_output
@@ -552,7 +591,7 @@ def _info(options: argparse.Namespace) -> None:
             f"{layer.patch_size} x {layer.channels}, {layer.settings.nonlinearity} encoder, "
             f"step {layer.step}, preprocessing {layer.preprocessing.kind}"
         )
-    print(f"stain normalisation: {'none' if model.stain is None else model.stain.method}")
+    print(f"images are made: {'no' if model.normaliser is None else model.normaliser.method}")
     print(f"features: {len(model.feature_names)} ({', '.join(model.pooling.pools)})")
     types = (
         "none"
@@ -594,6 +633,12 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], _Options, str, 
         _classify_options,
         "Name the type of every image, with probabilities, as CSV.",
         "cells.wbcprof new-cells/ -o types.csv",
+    ),
+    "adapt": (
+        _adapt,
+        _adapt_options,
+        "Make a model for another laboratory, from its cells without labels or with a few.",
+        "cells.wbcprof their-cells/ -o there.wbcprof",
     ),
     "evaluate": (
         _evaluate,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.classify import FewImagesWarning as FewImagesWarning
     from wbcprof.analysis.classify import TypeClassifier as TypeClassifier
     from wbcprof.analysis.classify import rank_signatures as rank_signatures
+    from wbcprof.analysis.classify import train as train
     from wbcprof.analysis.embedding import embed as embed
     from wbcprof.analysis.evaluation import Evaluation as Evaluation
     from wbcprof.analysis.evaluation import evaluate as evaluate
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "classify": ["FewImagesWarning", "TypeClassifier", "rank_signatures"],
+        "classify": ["FewImagesWarning", "TypeClassifier", "rank_signatures", "train"],
         "compare": ["compare"],
         "embedding": ["embed"],
         "evaluation": ["Evaluation", "evaluate"],

@@ -1,13 +1,15 @@
-"""Types: learning to name them, by support vector machines on profiles.
+"""Types: learning to name them from profiles, by discriminant analysis or support vector machines.
 
-`wbcprof.model.machines` has the formulae. C is chosen by cross-validation, the slope from decisions
-to probabilities by the least log loss on folds left out. Learning is scikit-learn's; what is learnt
-is plain arrays.
+`wbcprof.model.discriminant` and `wbcprof.model.machines` have the formulae. C of the machines is
+chosen by cross-validation, the slope from decisions to probabilities by the least log loss on folds
+left out. Learning of the machines is scikit-learn's; what is learnt is plain arrays.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -21,8 +23,10 @@ from sklearn.svm import SVC
 from sklearn.utils.validation import check_is_fitted
 
 from wbcprof.analysis.folds import Split, groups_per_type, stratified_folds
-from wbcprof.checks import check, one_known_label_each
+from wbcprof.checks import Integer, check, one_known_label_each
 from wbcprof.images.groups import one_group_each
+from wbcprof.images.source import ImageSource, ImageWarning, open_images
+from wbcprof.model.discriminant import Gaussians
 from wbcprof.model.machines import (
     RULES,
     TypeMachines,
@@ -30,14 +34,19 @@ from wbcprof.model.machines import (
     kernel_columns,
     log_products,
 )
+from wbcprof.model.model import Model
+from wbcprof.model.settings import Coding
+from wbcprof.smear.jitter import jitter
+from wbcprof.threads import resolve_threads
 
-__all__ = ["FewImagesWarning", "TypeClassifier", "rank_signatures"]
+__all__ = ["FewImagesWarning", "TypeClassifier", "rank_signatures", "train"]
 
 RELATIVE_C = np.logspace(-1, 3, 9)
 """Candidates for C of the linear kernel, times the mean squared norm of standardised profiles."""
 
 RBF_C = np.logspace(0, 3, 7)
 _RELATIVE_GAMMA = 0.25
+_LEAST_SCALE = 0.1  # of the median scale
 
 MAX_FOLDS = 5
 
@@ -47,18 +56,20 @@ class FewImagesWarning(UserWarning):
 
 
 class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ignore[misc]
-    """Support vector machine that names the type of a cell from its profile, with probabilities.
+    """Names the type of a cell from its profile, with probabilities.
 
     Parameters
     ----------
-    kernel : {"rbf", "linear"}
-        "rbf" has gamma = 0.25 / q, where q, the mean squared norm of the standardised profiles, is
+    kernel : {"discriminant", "rbf", "linear"}
+        "discriminant" takes types for Gaussians of one covariance: nearly as good at home as the
+        support vector machines, better in another laboratory, and it can be adapted to one (see
+        `wbcprof.Model.adapt`). The others are support vector machines. "rbf" has gamma = 0.25 / q, where q, the mean squared norm of the standardised profiles, is
         the number of features.
     C : float or "auto"
         Inverse strength of regularisation on standardised profiles. "auto" takes the best
         macro-F1 in a stratified cross-validation of the training profiles (5 folds, fewer if a
         type has fewer images or is in fewer groups; the smallest of equals) over 1, 3.2, 10 ...
-        1000 for "rbf", over 0.1, 0.32, 1 ... 1000 divided by q for "linear".
+        1000 for "rbf", over 0.1, 0.32, 1 ... 1000 divided by q for "linear". "discriminant" has none.
     random_state : int
         Seed of the folds.
 
@@ -67,18 +78,21 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
     classes_ : ndarray of shape (n_types,)
         Types, sorted.
     mean_, scale_ : ndarray of shape (n_features,), float64
-        Standardisation; ``scale_`` is 1 where a feature is constant.
+        Standardisation; ``scale_`` is 1 where a feature is constant. Of "discriminant" it is a
+        tenth of the median at least: what hardly varies at home must not decide elsewhere.
     support_vectors_ : ndarray of shape (n_support, n_features), float32
-        Standardised profiles that the kernel is taken with; none if linear.
+        Standardised profiles that the kernel is taken with; of "rbf" alone.
     gamma_ : float
-        Of the kernel; 0 if linear.
+        Of the kernel; 0 but for "rbf".
     coef_ : ndarray of shape (n_pairs, n_support or n_features), float64
         Weights for each pair of types, (0, 1), (0, 2) ... in order.
     intercept_ : ndarray of shape (n_pairs,), float64
     slope_ : float
         From decisions on pairs of types to log-probabilities.
     C_ : float
-        The C that was used.
+        The C that was used; 1 for "discriminant".
+    gaussians_ : wbcprof.model.discriminant.Gaussians or None
+        The types as "discriminant" learnt them.
     calibrated_ : bool
         False if a type had one image or was in one group only: the slope is then 1.
     n_features_in_ : int
@@ -147,59 +161,181 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
                 "are the labels types rather than image names?"
             )
 
-        scaler = StandardScaler()
-        scaled = scaler.fit_transform(X).astype(np.float32)
+        scaler = StandardScaler().fit(X)
+        if self.kernel == "discriminant":
+            scaler.scale_ = np.maximum(scaler.scale_, _LEAST_SCALE * np.median(scaler.scale_))
+        scaled = scaler.transform(X).astype(np.float32)
+        machines = self.kernel != "discriminant"
         squared_norm = float(np.einsum("ij,ij->", scaled, scaled, dtype=np.float64)) / len(X)
         if squared_norm == 0:
             raise ValueError(f"the {len(X)} profiles are all the same; types cannot be told apart")
-        linear = self.kernel == "linear"
-        gamma = 0.0 if linear else _RELATIVE_GAMMA / squared_norm
-        gram = kernel_columns(scaled, None if linear else scaled, gamma)
-        if linear:
-            gram = gram @ gram.T
-
         folds = stratified_folds(y, groups, MAX_FOLDS, self.random_state)
         if not folds:
             fewest = groups_per_type(y, groups)
             where = "has one image" if counts.min() == 1 else "is in too few groups"
             warnings.warn(
                 f"type {classes[fewest.argmin()]!s} {where}: "
-                + ("C is not chosen and " if self.C == "auto" else "")
+                + ("C is not chosen and " if self.C == "auto" and machines else "")
                 + "probabilities are not calibrated; give at least 2 "
                 + ("images of each type" if groups is None else "groups with each type"),
                 FewImagesWarning,
                 stacklevel=2,
             )
 
+        self.classes_ = classes
+        self.mean_, self.scale_ = scaler.mean_, scaler.scale_
+        self.calibrated_ = bool(folds)
+        self.n_features_in_ = X.shape[1]
+        codes = np.searchsorted(classes, y)
+        if machines:
+            self._learn_machines(scaled, codes, folds, squared_norm)
+        else:
+            self._learn_gaussians(scaled, codes, folds)
+        return self
+
+    def _learn_gaussians(self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split]) -> None:
+        gaussians = Gaussians.learn(scaled, codes)
+        places = gaussians.places(scaled)
+
+        def decide(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+            weights, intercept = Gaussians.at(places[train], codes[train], gaussians.basis).pairs()
+            decisions: np.ndarray = places[test] @ weights.T + intercept
+            return decisions
+
+        self.gaussians_ = gaussians
+        self.support_vectors_, self.gamma_, self.C_ = scaled[:0], 0.0, 1.0
+        self.coef_, self.intercept_ = gaussians.machines()
+        self.slope_ = _calibrate(decide, codes, folds) if folds else 1.0
+
+    def _learn_machines(
+        self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split], squared_norm: float
+    ) -> None:
+        linear = self.kernel == "linear"
+        gamma = 0.0 if linear else _RELATIVE_GAMMA / squared_norm
+        gram = kernel_columns(scaled, None if linear else scaled, gamma)
+        if linear:
+            gram = gram @ gram.T
         if self.C != "auto":
             C = float(self.C)
         elif not folds:
             C = 1.0 if linear else 10.0
         else:
-            C = _choose_C(gram, y, RELATIVE_C / squared_norm if linear else RBF_C, folds)
-
-        codes = np.searchsorted(classes, y)
+            C = _choose_C(gram, codes, RELATIVE_C / squared_norm if linear else RBF_C, folds)
         svm = SVC(kernel="precomputed", C=C).fit(gram, codes)
         weights, intercept = _pair_weights(svm)
-        if linear:
-            support = scaled[:0]
-            weights = weights @ scaled[svm.support_].astype(np.float64)
-        else:
-            support = scaled[svm.support_]
 
-        self.classes_ = classes
-        self.mean_, self.scale_ = scaler.mean_, scaler.scale_
-        self.support_vectors_, self.gamma_ = support, gamma
-        self.coef_, self.intercept_ = weights, intercept
-        self.slope_ = _calibrate(gram, codes, C, folds) if folds else 1.0
-        self.C_ = C
-        self.calibrated_ = bool(folds)
-        self.n_features_in_ = X.shape[1]
-        return self
+        def decide(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+            svm = SVC(kernel="precomputed", C=C).fit(gram[np.ix_(train, train)], codes[train])
+            weights, intercept = _pair_weights(svm)
+            decisions: np.ndarray = gram[np.ix_(test, train[svm.support_])] @ weights.T + intercept
+            return decisions
+
+        support = scaled[svm.support_]
+        self.gaussians_ = None
+        self.support_vectors_, self.gamma_, self.C_ = support[:0] if linear else support, gamma, C
+        self.coef_ = weights @ support.astype(np.float64) if linear else weights
+        self.intercept_ = intercept
+        self.slope_ = _calibrate(decide, codes, folds) if folds else 1.0
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         return super()._logits(X)
+
+
+def train(
+    model: Model,
+    images: Any,
+    labels: Any = None,
+    *,
+    groups: Any = None,
+    augment: int | None = None,
+    random_state: int = 0,
+    n_threads: int | None = None,
+) -> TypeClassifier:
+    """A classifier of the types of images, learnt from them and from jittered copies.
+
+    Parameters
+    ----------
+    model : Model
+        Whose profiles it reads. It is not changed: ``model.classifier = wbcprof.train(...)``.
+    images, labels
+        As `wbcprof.images.open_images` takes them; images without a label are left out.
+    groups : sequence or mapping, optional
+        Of each image offered, such as its patient; see `TypeClassifier.fit`. An image and its
+        copies are never parted.
+    augment : int, optional
+        Copies of each image; by default as many as the model's signatures were learnt with.
+    random_state, n_threads : int
+
+    Returns
+    -------
+    TypeClassifier
+
+    Raises
+    ------
+    ValueError
+        As `TypeClassifier.fit`, or no image has a label.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(3, size=48, types=["lymphocyte", "neutrophil"])  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, n_patches=400, max_iter=1)
+    >>> model.classifier = wbcprof.train(model, cells.images, cells.labels, augment=1)
+    >>> print(*model.classifier.predict(model.profile(cells.images[:1])))
+    lymphocyte
+    """
+    threads = resolve_threads(n_threads)
+    source = open_images(images, labels, min_size=model.min_size)
+    if source.n_hint is None:
+        held = [(cell.pixels, cell.label) for cell in source.read(threads)]
+        source = open_images(*map(list, zip(*held, strict=True)), min_size=model.min_size)
+    cells = model.profile_source(source, Coding(), threads)
+    names = cells.labels or [None] * len(cells)
+    known = [index for index, name in enumerate(names) if name is not None]
+    if not known:
+        raise ValueError("a classifier is learnt from images with labels, and none has one")
+    if groups is not None and not isinstance(groups, Mapping):
+        groups = dict(zip(source.ids(), one_group_each(groups, source.n, "images"), strict=True))
+    together = None if groups is None else np.array([groups[cells.ids[i]] for i in known])
+    copies = jittered_profiles(model, source, augment, random_state, threads)
+    return TypeClassifier(random_state=random_state).fit(
+        *with_copies(
+            cells.values[known],
+            [names[index] for index in known],
+            together,
+            [copy[known] for copy in copies],
+        )
+    )
+
+
+def jittered_profiles(
+    model: Model, source: ImageSource, augment: int | None, random_state: int, n_threads: int
+) -> list[np.ndarray]:
+    """Profiles of jittered copies of all images of a source, an array of each round."""
+    n_copies = model.parameters.get("augment", 0) if augment is None else augment
+    rounds = []
+    for copy in range(1, Integer(0).check("augment", n_copies) + 1):
+        with warnings.catch_warnings():  # what is amiss with the images was said of themselves
+            warnings.simplefilter("ignore", ImageWarning)
+            before = partial(jitter, seed=random_state, copy=copy)
+            rounds.append(model.profile_source(source, Coding(), n_threads, before=before).values)
+    return rounds
+
+
+def with_copies(
+    values: np.ndarray, labels: Any, groups: np.ndarray | None, copies: Sequence[np.ndarray]
+) -> tuple[np.ndarray, Any, np.ndarray | None]:
+    """Profiles, labels and groups of images followed by those of their copies."""
+    n = 1 + len(copies)
+    if groups is None and copies:
+        groups = np.arange(len(values))
+    return (
+        np.concatenate([values, *copies]),
+        np.tile(np.asarray(labels), n),
+        None if groups is None else np.tile(groups, n),
+    )
 
 
 def _choose_C(gram: np.ndarray, y: np.ndarray, candidates: np.ndarray, folds: list[Split]) -> float:
@@ -226,14 +362,14 @@ def _pair_weights(svm: SVC) -> tuple[np.ndarray, np.ndarray]:
     return weights, sign * svm.intercept_
 
 
-def _calibrate(gram: np.ndarray, codes: np.ndarray, C: float, folds: list[Split]) -> float:
-    """Slope of least log loss on the decisions of folds left out."""
+def _calibrate(
+    decide: Callable[[np.ndarray, np.ndarray], np.ndarray], codes: np.ndarray, folds: list[Split]
+) -> float:
+    """Slope of least log loss of what is decided, learnt on the rest, on the folds left out."""
     n_types = codes.max() + 1
     pairs = np.zeros((len(codes), n_types * (n_types - 1) // 2))
     for train, test in folds:
-        svm = SVC(kernel="precomputed", C=C).fit(gram[np.ix_(train, train)], codes[train])
-        weights, intercept = _pair_weights(svm)
-        pairs[test] = gram[np.ix_(test, train[svm.support_])] @ weights.T + intercept
+        pairs[test] = decide(train, test)
 
     def loss(log_slope: float) -> float:
         log_p = log_softmax(log_products(np.exp(log_slope) * pairs, n_types), axis=1)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
-from wbcprof.analysis.classify import TypeClassifier
+from wbcprof.analysis.classify import TypeClassifier, jittered_profiles, with_copies
 from wbcprof.analysis.folds import draw_half, groups_per_type, keep_together
 from wbcprof.checks import Integer, one_known_label_each
 from wbcprof.files import replacing
@@ -408,9 +408,12 @@ def evaluate(
             )
             learnt = profiler.fit([pixels[i] for i in train]).model_
             profiles = _profiles(learnt, pixels, n_threads)
-        runs.append(_score(profiles, y, together, train, test, split_seed, types))
+        source = open_images([pixels[i] for i in train])
+        jittered = jittered_profiles(learnt, source, None, split_seed, threads)
+        score = _score(profiles, y, together, train, test, split_seed, types, jittered)
+        runs.append(score)
         if histograms is not None:
-            score = _score(histograms, y, together, train, test, split_seed, types)
+            score = _score(histograms, y, together, train, test, split_seed, types, [])
             baseline_runs.append(score)
         tell(done, repeats)
 
@@ -448,9 +451,11 @@ def _score(
     test: np.ndarray,
     seed: int,
     types: list[Any],
+    copies: list[np.ndarray],
 ) -> dict[str, Any]:
     groups = None if together is None else together[train]
-    classifier = TypeClassifier(random_state=seed).fit(values[train], y[train], groups)
+    classifier = TypeClassifier(random_state=seed)
+    classifier.fit(*with_copies(values[train], y[train], groups, copies))
     return evaluation_metrics(y[test], classifier.predict(values[test]), types)
 
 

@@ -62,6 +62,12 @@ _BLOCK_BYTES = 64 << 20  # of a stored array or a TIFF that are read in one go
 _CPU_DEVICES = (1, 3, 11, 13)  # of DLPack: CPU; CUDA host, ROCm host and CUDA managed memory
 
 
+Change = Callable[[np.ndarray], tuple[np.ndarray, str]]
+"""What `ImageSource.read` does to pixels; what it lacked, such as "no background", or ""."""
+
+_Changed = Outcome | tuple[np.ndarray, str, str]
+
+
 class ImageWarning(UserWarning):
     """Some images of a pass were skipped or converted."""
 
@@ -117,7 +123,8 @@ class ImageSource:
     skipped : list of SkippedImage
         Images left out in the latest completed pass.
     converted : Counter of str
-        What its images were converted from to 8-bit RGB, and how many.
+        What its images were converted from to 8-bit RGB, and what they lacked ("no background",
+        "no leukocyte"), and how many.
     """
 
     def __init__(
@@ -152,7 +159,7 @@ class ImageSource:
     def read(
         self,
         n_threads: int | None = None,
-        change: Callable[[np.ndarray], np.ndarray] | None = None,
+        change: Change | None = None,
     ) -> Iterator[Cell]:
         """One pass, in which background threads decode a few images ahead.
 
@@ -162,7 +169,8 @@ class ImageSource:
             See `wbcprof.threads.resolve_threads`. One means none in the background, as ``iter()``
             has it. Arrays in memory need no decoding and start no threads.
         change : callable, optional
-            What the threads also do to the RGB pixels of each image.
+            What the threads also do to the RGB pixels of each image: they become the first of what
+            it returns; the second says what it lacked, such as "no background", or is empty.
         """
         skipped: list[SkippedImage] = []
         converted: Counter[str] = Counter()
@@ -177,9 +185,8 @@ class ImageSource:
                         raise ValueError(f"Image '{image_id}': {outcome}") from outcome
                     skipped.append(SkippedImage(image_id, str(outcome)))
                     continue
-                pixels, kind = outcome
-                if kind:
-                    converted[kind] += 1
+                pixels, *said = outcome
+                converted.update(filter(None, said))
                 label = None if self.labels is None else self.labels[index]
                 yield Cell(pixels, image_id, label, index)
 
@@ -224,15 +231,15 @@ class ImageSource:
             warnings.warn(
                 f"{len(skipped)} of {n} images {were} skipped; {first}", ImageWarning, stacklevel=3
             )
-        if converted:
-            total = converted.total()
-            kinds = ", ".join(f"{count} {kind}" for kind, count in converted.most_common())
-            warnings.warn(
-                f"{total} {'image was' if total == 1 else 'images were'} converted to 8-bit RGB: "
-                f"{kinds}",
-                ImageWarning,
-                stacklevel=3,
-            )
+        lacking = Counter({what: k for what, k in converted.items() if what.startswith("no ")})
+        for counted, done in (
+            (converted - lacking, "converted to 8-bit RGB"),
+            (lacking, "taken as expected where nothing could be measured"),
+        ):
+            if total := counted.total():
+                kinds = ", ".join(f"{count} {kind}" for kind, count in counted.most_common())
+                were = "image was" if total == 1 else "images were"
+                warnings.warn(f"{total} {were} {done}: {kinds}", ImageWarning, stacklevel=3)
 
     def missing_files(self) -> list[str]:
         """Files of the images in `skipped` that this process cannot see."""
@@ -325,20 +332,21 @@ class ImageSource:
     def _load(
         self,
         block: _File | _Array | _Rows,
-        change: Callable[[np.ndarray], np.ndarray] | None,
-    ) -> list[Outcome]:
-        outcomes = block.load()
+        change: Change | None,
+    ) -> list[_Changed]:
+        outcomes: list[_Changed] = list(block.load())
         for index, outcome in enumerate(outcomes):
             if isinstance(outcome, Unusable):
                 continue
-            pixels, kind = outcome
+            pixels, kind, *_ = outcome
             height, width = pixels.shape[:2]
             if min(height, width) < self.min_size:
                 patch = f"{self.min_size}x{self.min_size}"
                 reason = f"{height}x{width} px, smaller than the {patch} px patch"
                 outcomes[index] = Unusable(reason)
             elif change is not None:
-                outcomes[index] = change(pixels), kind
+                changed, note = change(pixels)
+                outcomes[index] = changed, kind, note
         return outcomes
 
 

@@ -24,7 +24,7 @@ from wbcprof.model.layer import Layer
 from wbcprof.model.model import Model, smallest_side
 from wbcprof.model.pooling import Pooling
 from wbcprof.model.preprocessing import PIXEL_INPUTS
-from wbcprof.smear.stain import STAINS, StainNormaliser
+from wbcprof.smear.normalise import NORMALISERS, RULE, Normaliser, learn_normaliser
 from wbcprof.threads import resolve_threads
 
 if TYPE_CHECKING:
@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 RULES = {
     "patch_size": Integer(),
     "step": Integer(),
-    "stain": Maybe(Choice(tuple(STAINS))),
+    "normalise": Maybe(RULE),
     "pixel_input": Choice(PIXEL_INPUTS),
     "n_patches": Integer(),
     "learn_centre": Real(above=0, most=1),
+    "augment": Integer(0),
     "random_state": Integer(0, 2**32 - 1),
     "memory_budget": Integer(),
 }
@@ -50,7 +51,7 @@ _STACKED = {
 DEFAULT_SIGNATURES = 512
 """Of a `Profiler` without a `psd`."""
 
-_STAIN_IMAGES = 500  # that the colours are learnt from, at most
+_REFERENCE_IMAGES = 500  # that the form is learnt from, at most
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -62,7 +63,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "levels": (1,),
         "centres": (),
         "learn_centre": 1.0,
-        "stain": None,
+        "normalise": None,
+        "augment": 0,
     },
 }
 """Named settings of `Profiler` and its `PSD`: the defaults, and what the paper states."""
@@ -75,21 +77,25 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     patch_size : int, default=6
         Side of a patch, px.
-    step : int, default=3
+    step : int, default=2
         Distance between the windows of a profile, px.
-    pools, levels, centres : default=("sqrt", "std", "max"), () and (0.33, 0.61)
+    pools, levels, centres : default=("sqrt", "std", "max"), () and (0.33, 0.66)
         What a profile pools, and over which regions; see `wbcprof.model.Pooling`. Discs suit images
         cut out around one cell each.
-    stain : {"background", "reinhard", "macenko"} or None, default="background"
-        Bring every image to the colours of those learnt from; see `wbcprof.smear.stain`: the light
-        alone ("background"), or the stain too, for images of another laboratory. None takes
-        colours as they are.
+    normalise : {"canonical", "background", "reinhard", "macenko"} or None, default="canonical"
+        "canonical" finds the leukocyte of every image and brings it to one scale, place, light and
+        stain; see `wbcprof.smear.canonical`. The others change colours alone and leave scale and
+        place; see `wbcprof.smear.stain`. None takes images as they are.
     pixel_input : {"raw", "inverted", "optical_density"}, default="inverted"
         See `wbcprof.model.preprocessing.pixel_table`.
     n_patches : int, default=50_000
         Random patches that signatures are learnt on.
     learn_centre : float, default=0.67
         They come from the middle of the image, this fraction of its height and width.
+    augment : int, default=3
+        Jittered copies of every image (see `wbcprof.smear.jitter`) that `wbcprof.train` learns types
+        from beside the image, so that they are known in other laboratories too; where there are
+        any, half of the images that signatures are learnt from are jittered as well. 0 is none.
     psd : PSD, optional
         How signatures and encoder of every layer are learnt; by default ``PSD(512)``. Its
         `random_state`, `n_threads`, `verbose` and `checkpoint` are those of the profiler.
@@ -138,15 +144,16 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         patch_size: int = 6,
-        step: int = 3,
+        step: int = 2,
         *,
         pools: str | Sequence[str] = ("sqrt", "std", "max"),
         levels: Sequence[int] = (),
-        centres: Sequence[float] = (0.33, 0.61),
-        stain: str | None = "background",
+        centres: Sequence[float] = (0.33, 0.66),
+        normalise: str | None = "canonical",
         pixel_input: str = "inverted",
         n_patches: int = 50_000,
         learn_centre: float = 0.67,
+        augment: int = 3,
         psd: PSD | None = None,
         stack: Sequence[Mapping[str, Any]] = (),
         random_state: int = 0,
@@ -160,10 +167,11 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.pools = pools
         self.levels = levels
         self.centres = centres
-        self.stain = stain
+        self.normalise = normalise
         self.pixel_input = pixel_input
         self.n_patches = n_patches
         self.learn_centre = learn_centre
+        self.augment = augment
         self.psd = psd
         self.stack = stack
         self.random_state = random_state
@@ -213,14 +221,17 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if source.n_hint is None:
             held = [cell.pixels for cell in source.read(threads)]
             source = open_images(held, min_size=min_size)
-        stain = None if self.stain is None else self._learn_stain(source, self.stain, threads)
+        normaliser = None
+        if self.normalise is not None:
+            normaliser = self._learn_normaliser(source, self.normalise, threads)
 
         self.psd_: list[PSD] = []
         layers: list[Layer] = []
         for index, settings in enumerate(stack):
             drawn = LayerInput(
                 layers=tuple(layers),
-                stain=stain,
+                normaliser=normaliser,
+                augment=self.augment > 0,
                 pixel_input=self.pixel_input if index == 0 else None,
                 region=settings["region"],
                 centre=self.learn_centre,
@@ -247,7 +258,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 "seconds": round(time.perf_counter() - started, 1),
             },
             history=[psd.history_ for psd in self.psd_],
-            stain=stain,
+            normaliser=normaliser,
         )
         return self
 
@@ -258,15 +269,16 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Examples
         --------
         >>> import wbcprof
-        >>> wbcprof.Profiler(patch_size=8).min_size
+        >>> wbcprof.Profiler(patch_size=8, normalise=None).min_size
         8
-        >>> wbcprof.Profiler(patch_size=8, stack=[{}]).min_size  # a second layer sees more
-        20
+        >>> wbcprof.Profiler(patch_size=8, normalise=None, stack=[{}]).min_size  # sees more
+        18
         """
         _, stack = self._check_parameters()
-        return smallest_side(
+        side = smallest_side(
             (settings["patch_size"], settings["step"], settings["region"]) for settings in stack
         )
+        return side if self.normalise is None else NORMALISERS[self.normalise].least_side(side)
 
     def _check_parameters(self) -> tuple[Pooling, list[dict[str, Any]]]:
         """Pooling, and the settings of every layer: the keys of `_STACKED`."""
@@ -325,13 +337,13 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         own["n_signatures"] = own.pop("n_components")
         return {name: value for name, value in own.items() if name not in ("psd", "checkpoint")}
 
-    def _learn_stain(self, source: ImageSource, method: str, n_threads: int) -> StainNormaliser:
-        """Colours of some of the images, spread over all."""
-        sample = source.sample(_STAIN_IMAGES, n_threads)
+    def _learn_normaliser(self, source: ImageSource, method: str, n_threads: int) -> Normaliser:
+        """The form of some of the images, spread over all."""
+        sample = source.sample(_REFERENCE_IMAGES, n_threads)
         first = list(islice(sample, 1))
         if not first:  # these are all unusable; others may not be, or the error says why
             sample = (cell.pixels for cell in source.read(n_threads))
-        return StainNormaliser.learn(chain(first, sample), method)
+        return learn_normaliser(chain(first, sample), method)
 
     def transform(self, images: Any) -> np.ndarray:
         """Profiles of shape (n_images, n_features), float32; see `Model.profile`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from wbcprof.images.source import ImageSource
 from wbcprof.model.layer import Layer, code_maps
 from wbcprof.model.model import read_cells
 from wbcprof.model.preprocessing import pixel_table, windows
-from wbcprof.smear.stain import StainNormaliser
+from wbcprof.smear.jitter import jitter_some
+from wbcprof.smear.normalise import Normaliser
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,10 @@ class LayerInput:
     ----------
     layers : tuple of Layer
         Those below it, learnt already; none where it reads pixels.
-    stain : StainNormaliser or None
-        Whose colours images are brought to.
+    normaliser : CanonicalForm, StainNormaliser or None
+        Whose form images are brought to.
+    augment : bool
+        Half of the images, drawn at random, are jittered first.
     pixel_input : str or None
         See `wbcprof.model.preprocessing.pixel_table`; None where there are layers below.
     region : int or None
@@ -35,7 +39,8 @@ class LayerInput:
     """
 
     layers: tuple[Layer, ...]
-    stain: StainNormaliser | None
+    normaliser: Normaliser | None
+    augment: bool
     pixel_input: str | None
     region: int | None
     centre: float
@@ -50,7 +55,8 @@ class LayerInput:
 
     def read(self, source: ImageSource, n_threads: int) -> Iterator[np.ndarray]:
         """Code maps, or, where there is no layer below, the middle of each image."""
-        for cell in read_cells(source, self.stain, n_threads):
+        before = partial(jitter_some, seed=self.random_state) if self.augment else None
+        for cell in read_cells(source, self.normaliser, n_threads, before):
             if self.region is None:
                 yield crop_centre(cell.pixels, self.centre, self.patch_size)
             else:

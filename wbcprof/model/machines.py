@@ -1,9 +1,10 @@
-"""Naming types: one-vs-one support vector machines as arrays, at work with NumPy alone.
+"""Naming types: decisions between pairs of types as arrays, at work with NumPy alone.
 
 On standardised profiles x^ = (x - mean) / scale, for types i < j::
 
-    d_ij = w_ij . phi(x^) + b_ij     phi(x^) = x^ (linear), or exp(-gamma ||x^ - s||^2) of the
-                                     support vectors s (rbf); d_ij >= 0 speaks for i, d_ji = -d_ij
+    d_ij = w_ij . phi(x^) + b_ij     phi(x^) = x^ (discriminant, linear), or exp(-gamma ||x^ - s||^2)
+                                     of the support vectors s (rbf); d_ij >= 0 speaks for i,
+                                     d_ji = -d_ij
     p_i ~ product over j of 1 / (1 + exp(-slope d_ij))
 
 The type named is the most probable one. `wbcprof.TypeClassifier` learns them.
@@ -11,16 +12,19 @@ The type named is the most probable one. `wbcprof.TypeClassifier` learns them.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
 
 from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, shown
 from wbcprof.model.arrays import check_arrays
+from wbcprof.model.discriminant import Gaussians
 
-RULES = {"C": NamedOr("auto", Real(above=0)), "kernel": Choice(("rbf", "linear"))}
+RULES = {"C": NamedOr("auto", Real(above=0)), "kernel": Choice(("discriminant", "rbf", "linear"))}
 """What the parameters of a classifier may be."""
 
+_GAUSSIANS = ("basis", "means", "covariance")
 _ARRAYS = ("mean", "scale", "support_vectors", "coef", "intercept")
 _VALUES = ("classes", "kernel", "C", "random_state", "C_used", "gamma", "slope", "calibrated")
 _MOST_CHARACTERS = 1 << 20  # of the names of the types: their number times the longest
@@ -43,23 +47,18 @@ class TypeMachines:
     C_: float
     calibrated_: bool
     n_features_in_: int
+    gaussians_: Gaussians | None
 
     def __init__(
-        self, C: float | str = "auto", random_state: int = 0, *, kernel: str = "rbf"
+        self, C: float | str = "auto", random_state: int = 0, *, kernel: str = "discriminant"
     ) -> None:
         self.C = C
         self.random_state = random_state
         self.kernel = kernel
 
     def _logits(self, X: Any) -> np.ndarray:
-        X = check_profiles(X)
-        if X.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"Number of features ({X.shape[1]}) must match that of the training profiles "
-                f"({self.n_features_in_})"
-            )
+        scaled = self.standardise(X)
         with np.errstate(over="ignore", invalid="ignore"):
-            scaled = (X - self.mean_) / self.scale_
             columns = kernel_columns(
                 scaled, self.support_vectors_ if self.gamma_ else None, self.gamma_
             )
@@ -69,6 +68,19 @@ class TypeMachines:
                 "the classifier's decisions overflow; the profiles or the model file may be damaged"
             )
         return log_products(pairs, len(self.classes_))
+
+    def standardise(self, X: Any) -> np.ndarray:
+        """Profiles (n_images, n_features) less the mean of the training profiles, over their
+        spread."""
+        X = check_profiles(X)
+        if X.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"Number of features ({X.shape[1]}) must match that of the training profiles "
+                f"({self.n_features_in_})"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled: np.ndarray = (X - self.mean_) / self.scale_
+        return scaled
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Unnormalised log-probability of each type.
@@ -129,9 +141,17 @@ class TypeMachines:
         share: np.ndarray = relative / relative.sum(axis=1, keepdims=True)
         return share
 
+    def deciding_by(self, gaussians: Gaussians) -> Self:
+        """A copy that decides by other Gaussians; `gaussians_` stay those that were learnt."""
+        other = copy(self)
+        other.coef_, other.intercept_ = gaussians.machines()
+        return other
+
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """For a file: the arrays learnt, and types and settings that JSON can hold."""
         arrays = {name: getattr(self, f"{name}_") for name in _ARRAYS}
+        if self.gaussians_ is not None:
+            arrays |= {name: getattr(self.gaussians_, name) for name in _GAUSSIANS}
         return arrays, {
             "classes": self.classes_.tolist(),
             "kernel": self.kernel,
@@ -167,7 +187,7 @@ class TypeMachines:
         if sorted(set(classes)) != classes:
             raise ValueError(f"types are not sorted and unique: {shown(classes)}")
         kernel = RULES["kernel"].check("kernel", document["kernel"])
-        linear = kernel == "linear"
+        linear = kernel != "rbf"
         gamma = (Real(least=0, most=0) if linear else Real(above=0)).check(
             f"gamma of the {kernel} kernel", document["gamma"]
         )
@@ -194,6 +214,9 @@ class TypeMachines:
             raise ValueError("scale holds values that are not positive")
         for name in _ARRAYS:
             setattr(machines, f"{name}_", arrays[name])
+        machines.gaussians_ = None
+        if kernel == "discriminant":
+            machines.gaussians_ = Gaussians.from_arrays(arrays, len(classes), n_features)
         machines.classes_ = np.array(classes)
         machines.C_ = Real(above=0).check("C_used", document["C_used"])
         machines.gamma_, machines.slope_ = gamma, slope

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import chain, product
 from typing import Any, Unpack
 
 import numpy as np
 
+from wbcprof._version import __version__
 from wbcprof.files import naming
 from wbcprof.images.source import Cell, ImageSource, open_images
 from wbcprof.model.approximation import approximate
@@ -23,16 +25,21 @@ from wbcprof.model.preprocessing import pixel_table, to_grey_levels, windows
 from wbcprof.model.profiles import Profiles
 from wbcprof.model.settings import Coding, CodingOptions, Inference
 from wbcprof.model.storage import read_model, write_model
-from wbcprof.smear.stain import StainNormaliser
+from wbcprof.smear.normalise import Normaliser, normaliser_from_json
 from wbcprof.threads import resolve_threads
 
 _BATCH_BYTES = 8 << 20  # images profiled in one kernel call
 _TOLERANCE_SAMPLE = 32  # images that an approximate encoder is chosen on
 _TILE_ROWS = 2048  # windows coded at a time where codes are kept
+_FEW_CELLS = 20  # to adapt to
 _CLASSIFIER = "classifier."
 _POOLING = ("pools", "levels", "centres")
 _MOST_REGIONS = 1 << 13
 _MOST_FEATURES = 1 << 22  # of a profile
+
+
+class AdaptationWarning(UserWarning):
+    """A model was adapted to cells that say little of their laboratory."""
 
 
 class ToleranceWarning(UserWarning):
@@ -49,8 +56,8 @@ class Model:
         The first reads pixels, each later one the pooled code map of the one before.
     pooling : Pooling
         Statistics of the codes, and the regions that they are taken over.
-    stain : StainNormaliser or None
-        Every image is first brought to the colours of those that the model was learnt from.
+    normaliser : CanonicalForm, StainNormaliser or None
+        Every image is first brought to the form, or the colours, of those learnt from.
     parameters : dict
         Every parameter that the model was learnt with.
     provenance : dict
@@ -80,7 +87,7 @@ class Model:
     provenance: dict[str, Any] = field(default_factory=dict)
     history: list[list[dict[str, float]]] = field(default_factory=list, repr=False)
     classifier: TypeMachines | None = None
-    stain: StainNormaliser | None = None
+    normaliser: Normaliser | None = None
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{layer.n_signatures} signatures" for layer in self.layers)
@@ -125,6 +132,7 @@ class Model:
             raise ValueError(
                 f"profiles over {pooling.n_regions} regions are larger than a model's may be"
             )
+        normaliser = document["normaliser"]
         classifier = None
         if document["classifier"] is not None:
             with naming("stored classifier"):
@@ -143,7 +151,7 @@ class Model:
             document["provenance"],
             document["history"],
             classifier,
-            None if document["stain"] is None else StainNormaliser(**document["stain"]),
+            None if normaliser is None else normaliser_from_json(normaliser),
         )
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -161,7 +169,7 @@ class Model:
         return arrays, {
             "layers": layers,
             "pooling": self.pooling.to_json(),
-            "stain": None if self.stain is None else self.stain.to_json(),
+            "normaliser": None if self.normaliser is None else self.normaliser.to_json(),
             "parameters": self.parameters,
             "provenance": self.provenance,
             "history": self.history,
@@ -204,7 +212,7 @@ class Model:
 
     def for_workers(self) -> Model:
         """What profiling needs of it, without what was learnt on the way."""
-        return Model(self.layers, self.pooling, stain=self.stain)
+        return Model(self.layers, self.pooling, normaliser=self.normaliser)
 
     @property
     def min_size(self) -> int:
@@ -223,7 +231,8 @@ class Model:
         >>> sum(min(image.shape[:2]) >= model.min_size for image in cells.images)
         12
         """
-        return smallest_side([(la.patch_size, la.step, la.region) for la in self.layers])
+        side = smallest_side([(la.patch_size, la.step, la.region) for la in self.layers])
+        return side if self.normaliser is None else self.normaliser.least_side(side)
 
     @property
     def feature_names(self) -> list[str]:
@@ -342,8 +351,9 @@ class Model:
         coding: Coding,
         n_threads: int,
         progress: Callable[[int, int | None], None] | None = None,
+        before: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> Profiles:
-        """`profile` of an open source."""
+        """`profile` of an open source; `before` is done to pixels before they are normalised."""
         if coding.tolerance is not None and len(self.layers) > 1:
             raise ValueError("tolerance is for feed-forward profiles of one-layer models")
         encoder = self._encoder(coding)
@@ -351,7 +361,7 @@ class Model:
         values: list[np.ndarray] = []
         ids: list[str] = []
         labels: list[str | None] = []
-        for batch in _batches(self.read(source, n_threads)):
+        for batch in _batches(self.read(source, n_threads, before)):
             pixels = np.stack([cell.pixels for cell in batch])
             few = 1
             if coding.tolerance is not None and checked is None:
@@ -378,13 +388,118 @@ class Model:
             metadata,
         )
 
+    def adapt(
+        self,
+        images: Any,
+        labels: Iterable[Any] | None = None,
+        *,
+        n_threads: int | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> Model:
+        """A model of the same types for another laboratory, from its cells.
+
+        All profiles of a laboratory are shifted in about the same direction; that is measured from
+        its unlabelled cells, of whatever mix of types they are. Labels of some cells, ten a type
+        do much, correct every type by itself. See `wbcprof.model.discriminant`.
+
+        Parameters
+        ----------
+        images, labels
+            As `wbcprof.images.open_images` takes them; a label may be unknown. Fifty cells and more
+            are enough where none has a label.
+        n_threads : int, optional
+        progress : callable, optional
+            Called with (images done, images in all or None).
+
+        Returns
+        -------
+        Model
+            The signatures are this model's. ``provenance["adapted"]`` says from how many cells, and
+            how far the laboratories are apart; `unadapted` undoes it. Adapting an adapted model
+            starts from the model as learnt.
+
+        Raises
+        ------
+        ValueError
+            The model has no classifier, or one that is a support vector machine; a label is none of
+            its types.
+
+        Warns
+        -----
+        AdaptationWarning
+            Fewer than 20 cells, or most show no leukocyte.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(8, size=96, types=["lymphocyte", "neutrophil"])  # generated
+        >>> model = wbcprof.fit(cells.images, n_signatures=8, n_patches=400, max_iter=1)
+        >>> model.classifier = wbcprof.train(model, cells.images, cells.labels)
+        >>> veiled = (cells.images // 2 + 100).astype(np.uint8)
+        >>> there = model.adapt(np.concatenate([veiled, veiled]))
+        >>> there.provenance["adapted"]["n_cells"]
+        32
+        """
+        machines = self.classifier
+        if machines is None or machines.gaussians_ is None:
+            raise ValueError(
+                "only a model with a classifier of kernel 'discriminant' can be adapted, as "
+                "wbcprof.train learns it; this one has "
+                + ("none" if machines is None else f"one of kernel {machines.kernel!r}")
+            )
+        source = open_images(images, labels, min_size=self.min_size)
+        profiles = self.profile_source(source, Coding(), resolve_threads(n_threads), progress)
+        names = profiles.labels or [None] * len(profiles)
+        types = [str(name) for name in machines.classes_.tolist()]
+        foreign = sorted({name for name in names if name is not None} - set(types))
+        if foreign:
+            raise ValueError(
+                f"labels must be types of the model, {', '.join(types)}, or unknown; got "
+                f"{', '.join(foreign)}: learn a new classifier for other types"
+            )
+        codes = np.array([-1 if name is None else types.index(name) for name in names])
+        places = machines.gaussians_.places(machines.standardise(profiles.values))
+        gaussians, shift = machines.gaussians_.adapted(places, codes)
+        n_empty = source.converted["no leukocyte"]
+        if len(profiles) < _FEW_CELLS or n_empty > len(profiles) / 2:
+            warnings.warn(
+                f"the model was adapted to {len(profiles)} images, {n_empty} of which show no "
+                f"leukocyte; give {_FEW_CELLS} cells or more",
+                AdaptationWarning,
+                stacklevel=2,
+            )
+        adapted = {
+            "n_cells": len(profiles),
+            "n_labelled": int((codes >= 0).sum()),
+            "apart": round(machines.gaussians_.distance(shift), 2),
+            "wbcprof": __version__,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        provenance = {**self.provenance, "adapted": adapted}
+        return replace(self, classifier=machines.deciding_by(gaussians), provenance=provenance)
+
+    def unadapted(self) -> Model:
+        """The model as it was learnt, before `adapt`."""
+        if self.classifier is None or self.classifier.gaussians_ is None:
+            return self
+        provenance = {name: v for name, v in self.provenance.items() if name != "adapted"}
+        learnt = self.classifier.deciding_by(self.classifier.gaussians_)
+        return replace(self, classifier=learnt, provenance=provenance)
+
     def metadata(self, coding: Coding) -> dict[str, Any]:
         """What profiles of this model, so coded, say of themselves."""
         return {**coding.stated(self.layers[0].step), **self.provenance}
 
-    def read(self, source: ImageSource, n_threads: int) -> Iterator[Cell]:
-        """Cells of a source with the colours that the model reads."""
-        return read_cells(source, self.stain, n_threads)
+    def read(
+        self,
+        source: ImageSource,
+        n_threads: int,
+        before: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> Iterator[Cell]:
+        """Cells of a source in the form that the model reads."""
+        return read_cells(source, self.normaliser, n_threads, before)
 
     def _encoder(self, coding: Coding) -> Encoder:
         """The last layer's; a step that is given is that of the first."""
@@ -577,10 +692,20 @@ def profile(
 
 
 def read_cells(
-    source: ImageSource, stain: StainNormaliser | None, n_threads: int
+    source: ImageSource,
+    normaliser: Normaliser | None,
+    n_threads: int,
+    before: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[Cell]:
-    """Cells of a source, in the colours of a stain normaliser where there is one."""
-    return source.read(n_threads, None if stain is None else stain.normalise)
+    """Cells of a source, in the form of a normaliser where there is one; `before` comes first."""
+    if normaliser is None and before is None:
+        return source.read(n_threads)
+
+    def change(pixels: np.ndarray) -> tuple[np.ndarray, str]:
+        pixels = pixels if before is None else before(pixels)
+        return (pixels, "") if normaliser is None else normaliser.change(pixels)
+
+    return source.read(n_threads, change)
 
 
 def smallest_side(layers: Iterable[tuple[int, int, int | None]]) -> int:

@@ -3,8 +3,8 @@
 The arrays are named ``layers.0.signatures``, ``layers.0.weights``, ``classifier.coef`` ...; the
 safetensors header's metadata holds one JSON document under the key ``wbcprof``::
 
-    {"format": 2, "layers": [{"patch_size": 6, "settings": {...}, "preprocessing": {...}, ...}],
-     "pooling": {...}, "stain": {...} or null, "classifier": {...} or null,
+    {"format": 3, "layers": [{"patch_size": 6, "settings": {...}, "preprocessing": {...}, ...}],
+     "pooling": {...}, "normaliser": {...} or null, "classifier": {...} or null,
      "parameters": {...}, "provenance": {...}, "history": [...]}
 
 What each class has there is its own affair: its ``to_arrays`` and ``from_arrays``. Every version of
@@ -29,7 +29,7 @@ import numpy as np
 from wbcprof.files import json_value, replacing
 from wbcprof.model.arrays import ArrayFileError, read_arrays, write_arrays
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _KEY = "wbcprof"
 
 _Made = TypeVar("_Made")
@@ -95,7 +95,11 @@ def _read(
             f"formats up to {FORMAT_VERSION}: for a newer one, 'pip install --upgrade wbcprof'"
         )
     with _named(name):
-        return make(arrays, _from_format_1(document) if version == 1 else document)
+        if version == 1:
+            document = _from_format_1(document)
+        if version < 3:  # where only colours were normalised
+            document = {**document, "normaliser": document["stain"]}
+        return make(arrays, document)
 
 
 @contextmanager

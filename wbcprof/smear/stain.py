@@ -34,6 +34,7 @@ RULE = Choice(tuple(STAINS))
 _SHAPES = {"background": (3,), "centre": (3,), "spread": (3,), "stains": (2, 3), "strength": (2,)}
 _STAINED = 0.15  # least mean optical density over the background, natural log, of a stained pixel
 _BRIGHTEST = 0.1  # of the pixels, whose median colour is the background's
+_MOST_BRIGHTER = 4  # times that a channel of the background is made brighter, at most
 _MIN_STAINED = 50  # pixels; images with fewer get the background alone
 _PERCENTILES = (1, 99)  # of angles and of concentrations in macenko
 _SAMPLED_PIXELS = 1 << 14  # of an image, at most
@@ -162,9 +163,21 @@ class StainNormaliser:
         >>> restained.shape, restained.dtype.name
         ((64, 64, 3), 'uint8')
         """
+        return self.change(image)[0]
+
+    @staticmethod
+    def least_side(side: int) -> int:
+        """Of an image that is to have this side, px, when changed."""
+        return side
+
+    def change(self, image: np.ndarray) -> tuple[np.ndarray, str]:
+        """`normalise`, and in words what could not be measured; "" where all could."""
         planes = _planes(image)
-        planes = self._restain(self._balance(planes, _background(_thin_out(planes))))
-        return np.ascontiguousarray(planes.T).reshape(image.shape)
+        background = _background(_thin_out(planes))
+        if not _is_plausible(background, self.background):
+            return image, "no background"
+        planes = self._restain(self._balance(planes, background))
+        return np.ascontiguousarray(planes.T).reshape(image.shape), ""
 
     def _balance(self, planes: np.ndarray, background: np.ndarray) -> np.ndarray:
         """Pixels of an image with that background, given the reference's."""
@@ -219,8 +232,8 @@ def _to_bytes(levels: np.ndarray) -> np.ndarray:
     return result
 
 
-def _planes(image: np.ndarray) -> np.ndarray:
-    """Pixels by channel, (3, n), of an image (H, W, 3), uint8; ValueError of anything else."""
+def check_image(image: np.ndarray) -> np.ndarray:
+    """The image, if it is (H, W, 3), uint8; ValueError of anything else."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
         got = (
             f"{image.dtype} of shape {image.shape}"
@@ -231,7 +244,12 @@ def _planes(image: np.ndarray) -> np.ndarray:
             f"an image must be uint8 (H, W, 3), got {got}; "
             "wbcprof.images.open_images reads such from anything that holds images"
         )
-    return np.ascontiguousarray(image.reshape(-1, 3).T)
+    return image
+
+
+def _planes(image: np.ndarray) -> np.ndarray:
+    """Pixels by channel, (3, n)."""
+    return np.ascontiguousarray(check_image(image).reshape(-1, 3).T)
 
 
 def _thin_out(planes: np.ndarray) -> np.ndarray:
@@ -251,6 +269,12 @@ def _background(planes: np.ndarray) -> np.ndarray:
     least = np.flatnonzero(counts >= _BRIGHTEST * len(brightness))[-1]
     result: np.ndarray = np.median(planes[:, brightness >= least], axis=1)
     return result
+
+
+def _is_plausible(background: np.ndarray, reference: np.ndarray) -> bool:
+    """Whether it can be the light of a lamp: cells cut out on black show none."""
+    ratio = reference / np.maximum(background, 1)
+    return bool(ratio.max() <= _MOST_BRIGHTER)
 
 
 def _mix(matrix: np.ndarray, planes: np.ndarray) -> np.ndarray:

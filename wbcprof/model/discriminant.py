@@ -1,0 +1,173 @@
+"""Types as Gaussians of one covariance, and what a new laboratory changes of them.
+
+On standardised profiles x^, along the directions of most variance (rows of the basis E)::
+
+    z = E x^                 N(m_k, S) for type k
+    d_ij = w_ij . x^ + b_ij  w_ij = E' S^-1 (m_i - m_j),  b_ij = -(m_i + m_j) / 2 . S^-1 (m_i - m_j)
+
+d_ij is the logarithm of how much more likely type i is than j (Fisher, The use of multiple
+measurements in taxonomic problems, 1936). In another laboratory all cells are shifted by the same
+vector t, found from its cells without labels. With labels, the mean of a type is that of its cells
+there and of n of the source's, moved: n = n_directions / t' S^-1 t, since types will differ from
+the source's as the laboratories do (empirical Bayes: a mean shift per direction of t' S^-1 t /
+n_directions is the variance of what is unknown, in units of that of a cell). The covariance is in
+part that of its own cells, by the same measure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from wbcprof.model.arrays import check_arrays
+
+N_DIRECTIONS = 160
+SHRINKAGE = 0.03
+"""Of a covariance towards a sphere of the same mean variance."""
+
+_SHRINKAGE_OWN = 0.4  # of the covariance of few cells
+_OWN_COVARIANCE = 10  # labelled cells whose covariance weighs as much as the source's, times n
+_SHIFT_CELLS = 10  # cells that weigh as much as having no shift
+_MIX_CELLS = 20  # of equal mix that the mix of a new laboratory begins with
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussians:
+    """Types in the space of profiles.
+
+    Attributes
+    ----------
+    basis : ndarray of shape (n_directions, n_features), float32
+        Orthonormal rows.
+    means : ndarray of shape (n_types, n_directions), float64
+    covariance : ndarray of shape (n_directions, n_directions), float64
+        Of cells about the mean of their type, shrunk.
+    """
+
+    basis: np.ndarray
+    means: np.ndarray
+    covariance: np.ndarray
+
+    @classmethod
+    def learn(cls, scaled: np.ndarray, codes: np.ndarray) -> Gaussians:
+        """From standardised profiles (n, n_features) and the index of the type of each."""
+        n_types = codes.max() + 1
+        n_directions = max(1, min(N_DIRECTIONS, len(scaled) - n_types, scaled.shape[1]))
+        basis = _leading_directions(scaled, n_directions)
+        return cls.at(scaled @ basis.T.astype(np.float64), codes, basis)
+
+    @classmethod
+    def at(cls, places: np.ndarray, codes: np.ndarray, basis: np.ndarray) -> Gaussians:
+        """From places (n, n_directions) along a basis."""
+        means = np.stack([places[codes == k].mean(axis=0) for k in range(codes.max() + 1)])
+        within = places - means[codes]
+        covariance = within.T @ within / max(1, len(places) - len(means))
+        return cls(basis, means, shrink(covariance, SHRINKAGE))
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray], n_types: int, n_features: int) -> Gaussians:
+        """Those whose fields are given; ValueError where they do not fit."""
+        n_directions = len(arrays["basis"])
+        check_arrays(arrays, {"basis": (n_directions, n_features)})
+        shapes = {"means": (n_types, n_directions), "covariance": (n_directions, n_directions)}
+        check_arrays(arrays, shapes, np.float64)
+        return cls(arrays["basis"], arrays["means"], arrays["covariance"])
+
+    def places(self, scaled: np.ndarray) -> np.ndarray:
+        """Where standardised profiles lie, (n, n_directions) float64."""
+        result: np.ndarray = scaled @ self.basis.T.astype(np.float64)
+        return result
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (n_pairs, n_directions) and intercepts of the decisions i < j, on places."""
+        first, second = np.triu_indices(len(self.means), 1)
+        apart = self.means[first] - self.means[second]
+        weights = np.linalg.solve(self.covariance, apart.T).T
+        middle = (self.means[first] + self.means[second]) / 2
+        return weights, -np.einsum("pk,pk->p", middle, weights)
+
+    def machines(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same on standardised profiles: weights (n_pairs, n_features), intercepts."""
+        weights, intercept = self.pairs()
+        return weights @ self.basis.astype(np.float64), intercept
+
+    def likelihoods(self, places: np.ndarray) -> np.ndarray:
+        """Probability of each type where all are as frequent, (n, n_types)."""
+        solved = np.linalg.solve(self.covariance, self.means.T)
+        logits = places @ solved - 0.5 * np.einsum("ij,ji->i", self.means, solved)
+        share = np.exp(logits - logits.max(axis=1, keepdims=True))
+        result: np.ndarray = share / share.sum(axis=1, keepdims=True)
+        return result
+
+    def moved(self, shift: np.ndarray) -> Gaussians:
+        return replace(self, means=self.means + shift)
+
+    def adapted(self, places: np.ndarray, codes: np.ndarray | None) -> tuple[Gaussians, np.ndarray]:
+        """These types in another laboratory, and how far its cells are shifted, (n_directions,).
+
+        Parameters
+        ----------
+        places : ndarray of shape (n, n_directions)
+            Of its cells.
+        codes : ndarray of shape (n,), int, or None
+            Index of the type of each, -1 where unknown.
+        """
+        known = np.zeros(len(places), bool) if codes is None else codes >= 0
+        shift = self._shift(places)
+        if codes is None or not known.any():
+            return self.moved(shift), shift
+        moved = self.moved(shift)
+        counts = np.bincount(codes[known], minlength=len(self.means))[:, None]
+        sums = np.zeros_like(self.means)
+        np.add.at(sums, codes[known], places[known])
+        prior = places.shape[1] / max(self.distance(shift) ** 2, 1e-6)
+        means = (prior * moved.means + sums) / (prior + counts)
+        own = sums / np.maximum(counts, 1)
+        within = places[known] - own[codes[known]]
+        freedom = int(known.sum()) - int((counts > 0).sum())
+        covariance = self.covariance
+        if freedom > 0:
+            weight = freedom / (freedom + _OWN_COVARIANCE * prior)
+            few = shrink(within.T @ within / freedom, _SHRINKAGE_OWN)
+            covariance = (1 - weight) * covariance + weight * few
+        return replace(self, means=means, covariance=covariance), shift
+
+    def _shift(self, places: np.ndarray) -> np.ndarray:
+        """What brings the types to the mean of these cells, of whatever mix they are: the mix is
+        that of what the cells are called, called anew after each shift."""
+        n = len(places)
+        shift = np.zeros(places.shape[1])
+        for _ in range(_ROUNDS):
+            called = self.moved(shift).likelihoods(places).sum(axis=0)
+            mix = (called + _MIX_CELLS / len(called)) / (n + _MIX_CELLS)
+            shift = (places.mean(axis=0) - mix @ self.means) * (n / (n + _SHIFT_CELLS))
+        return shift
+
+    def distance(self, shift: np.ndarray) -> float:
+        """Length of a shift in standard deviations of cells about the mean of their type."""
+        return float(np.sqrt(max(shift @ np.linalg.solve(self.covariance, shift), 0)))
+
+
+def shrink(covariance: np.ndarray, share: float) -> np.ndarray:
+    """A covariance towards a sphere of the same mean variance."""
+    n = len(covariance)
+    sphere = max(np.trace(covariance) / n, 1e-12)
+    result: np.ndarray = (1 - share) * covariance + share * sphere * np.eye(n)
+    return result
+
+
+def _leading_directions(scaled: np.ndarray, n: int) -> np.ndarray:
+    """Orthonormal directions of most variance of centred rows, (n, n_features) float32; signs by
+    the largest entry."""
+    rows = scaled.astype(np.float64)
+    if len(rows) < rows.shape[1]:
+        _, vectors = np.linalg.eigh(rows @ rows.T)
+        directions = vectors[:, ::-1][:, :n].T @ rows
+        directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
+    else:
+        _, vectors = np.linalg.eigh(rows.T @ rows)
+        directions = vectors[:, ::-1][:, :n].T
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
+    return (directions * np.where(largest < 0, -1, 1)).astype(np.float32)

@@ -1,0 +1,240 @@
+"""Canonical cells: the leukocyte of an image in the middle of a square, at one size and in one light.
+
+What is on every stained leukocyte is the measure: the empty background gives the light, the nucleus
+the scale, the centre and the strength of the stain. Per image::
+
+    found     background b, nucleus: area, centre, median optical density d of each channel
+    square    about the centre, scaled so that the square root of the area is `NUCLEUS` px
+    light     v / b stretched about 1, within bounds, so that exp(-d) becomes the reference's, of
+              each channel: veils of stray light and weak stain are then undone
+    fade      to white where neither nucleus nor cytoplasm can be: neighbours are not the cell
+
+A scale coarser than that of most microscopes takes the sharper images down to what all have. The
+kernels are in ``src_c/leukocyte.c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from wbcprof import _core
+from wbcprof.smear.stain import check_image
+
+SIDE = 112
+"""Of a canonical cell, px."""
+
+NUCLEUS = 36.0
+"""Square root of the area of its nucleus, px."""
+
+_FADE = (1.0, 1.25)  # distance from the centre where the cell begins to fade and is gone, / NUCLEUS
+_WHITE = 246  # grey level of the background
+_LIGHT = 250.0
+_OFFSET = 4.0  # grey levels: that of the densities, see leukocyte.c
+_GAINS = (0.5, 4.0)  # of contrast, at most
+_DARKEST = 12  # grey level of the brightest channel: darker is black, as beyond the edge of a field
+_LEAST_LIT = 0.99  # of the pixels; where fewer are, what is black becomes background
+_LEAST_BACKGROUND = 0.03  # of the lit pixels
+_LEAST_LIGHT = 40  # grey level of the brightest channel of a background
+_MOST_NUCLEUS = 0.35  # of the lit pixels, where a background is there too
+_NUCLEUS_SIDES = (0.04, 0.8)  # square root of its area, over the image's shorter side
+_EXPECTED = 0.26  # the same, of an image in which none is found
+_LEAST_SIDE = 24  # px of an image
+_FURTHEST = 0.2  # from the middle of the image to the centre, over the shorter side
+
+
+class Leukocyte(NamedTuple):
+    """What `find_leukocyte` finds in an image.
+
+    Attributes
+    ----------
+    lit_share : float
+        Of the pixels, those that are not black.
+    background : tuple of 3 int
+        Grey levels of the empty background: median of the brightest quarter of lit pixels.
+    background_share : float
+        Of the lit pixels, those of about this colour.
+    area : float
+        Of the nucleus, px squared; 0 where none is found.
+    centre : tuple of 2 float
+        Of the nucleus, row and column, px.
+    density : tuple of 3 float
+        Median optical density of the nucleus over the background, natural logarithm.
+    """
+
+    lit_share: float
+    background: tuple[int, int, int]
+    background_share: float
+    area: float
+    centre: tuple[float, float]
+    density: tuple[float, float, float]
+
+    @property
+    def has_background(self) -> bool:
+        """Whether the background can be one: lit, seen, and not the cell itself."""
+        return max(self.background) >= _LEAST_LIGHT and self.background_share >= _LEAST_BACKGROUND
+
+
+def find_leukocyte(image: np.ndarray) -> Leukocyte:
+    """The leukocyte most in the middle of an image (H, W, 3), uint8.
+
+    Examples
+    --------
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> from wbcprof.smear import find_leukocyte
+    >>> (image,) = make_leukocytes(1, size=96, types=["neutrophil"]).images  # generated
+    >>> found = find_leukocyte(image)
+    >>> 500 < found.area < 3000, all(30 < at < 66 for at in found.centre)
+    (True, True)
+    """
+    return Leukocyte(*_core.find_leukocyte(np.ascontiguousarray(check_image(image))))
+
+
+@dataclass(frozen=True, eq=False)
+class CanonicalForm:
+    """Brings images of single leukocytes to one scale, place, light and stain.
+
+    Parameters
+    ----------
+    background : ndarray of shape (3,), float64
+        Grey levels of the reference's background: the light of images that show none.
+    density : ndarray of shape (3,), float64
+        Median optical density of the reference's nuclei over their background.
+    method : "canonical"
+
+    Examples
+    --------
+    The same cell under a weak blue lamp and half as large:
+
+    >>> import numpy as np
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> from wbcprof.smear import CanonicalForm
+    >>> images = make_leukocytes(1, size=192).images  # generated
+    >>> form = CanonicalForm.learn(images)
+    >>> lamp = np.array([0.5, 0.6, 0.8])
+    >>> blue = (images[:, ::2, ::2] * lamp).astype(np.uint8)
+    >>> far = np.abs(blue[0].mean(axis=(0, 1)) - images[0].mean(axis=(0, 1))).max()
+    >>> cells = [form.normalise(image[0]).astype(float) for image in (images, blue)]
+    >>> bool(far > 60), bool(np.abs(cells[0] - cells[1]).mean() < 6)
+    (True, True)
+    """
+
+    background: np.ndarray
+    density: np.ndarray
+    method: str = "canonical"
+
+    def __post_init__(self) -> None:
+        if self.method != "canonical":
+            raise ValueError(f"the method of a canonical form is 'canonical', got {self.method!r}")
+        for name in ("background", "density"):
+            value = np.asarray(getattr(self, name), np.float64)
+            if value.shape != (3,) or not (np.isfinite(value) & (value > 0)).all():
+                raise ValueError(f"{name} must be 3 positive numbers, got {value.tolist()}")
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def learn(cls, images: Iterable[np.ndarray], method: str = "canonical") -> Self:
+        """Learn light and stain of reference images (H, W, 3), uint8; a few hundred are enough.
+
+        Raises
+        ------
+        ValueError
+            No images, or none with a leukocyte on a background.
+        """
+        found = [find_leukocyte(image) for image in images]
+        usable = [one for one in found if one.area > 0 and one.has_background]
+        if not usable:
+            raise ValueError(
+                f"canonical cells need images of one stained leukocyte each on a lit background; "
+                f"found one in 0 of {len(found)}. Give such images, or normalise=None"
+            )
+        return cls(
+            np.median([one.background for one in usable], axis=0),
+            np.maximum(np.median([one.density for one in usable], axis=0), 0.05),
+            method,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The arguments that make it again, as JSON has them."""
+        return {
+            "method": self.method,
+            "background": self.background.tolist(),
+            "density": self.density.tolist(),
+        }
+
+    @staticmethod
+    def least_side(side: int) -> int:
+        """Of an image, px, whose cell is to have this side at least.
+
+        Raises
+        ------
+        ValueError
+            Canonical cells are smaller.
+        """
+        if side > SIDE:
+            raise ValueError(
+                f"the layers read {side} px at least, and canonical cells have {SIDE}; make "
+                "patches or regions smaller, or normalise=None"
+            )
+        return _LEAST_SIDE
+
+    def normalise(self, image: np.ndarray) -> np.ndarray:
+        """The canonical cell (SIDE, SIDE, 3), uint8, of an image (H, W, 3), uint8."""
+        return self.change(image)[0]
+
+    def change(self, image: np.ndarray) -> tuple[np.ndarray, str]:
+        """`normalise`, and in words what could not be measured; "" where all could."""
+        image = np.ascontiguousarray(check_image(image))
+        found = find_leukocyte(image)
+        notes = []
+        background = np.array(found.background, np.uint8)
+        n_lit = found.lit_share * image.shape[0] * image.shape[1]
+        cut_out = found.lit_share < _LEAST_LIT and found.area > _MOST_NUCLEUS * n_lit
+        if cut_out or not found.has_background:
+            notes.append("no background")
+            background = np.rint(self.background).astype(np.uint8)
+        if found.lit_share < _LEAST_LIT:
+            black = image.max(axis=2, keepdims=True) <= _DARKEST
+            image = np.where(black, background, image)
+            found = Leukocyte(*_core.find_leukocyte(image))
+        y, x, scale, known = self._place(image, found)
+        density = np.array(found.density) if known else self.density
+        if not known:
+            notes.append("no leukocyte")
+        cell = np.empty((SIDE, SIDE, 3), np.uint8)
+        tables = self._tables(background, density)
+        _core.resample_square(image, y, x, scale, background, tables, _fade(), _WHITE, cell)
+        return cell, ", ".join(notes)
+
+    def _place(self, image: np.ndarray, found: Leukocyte) -> tuple[float, float, float, bool]:
+        """Row and column of the centre, scale, and whether there is a leukocyte of a likely size
+        and place."""
+        short = min(image.shape[:2])
+        middle = np.array([(side - 1) / 2 for side in image.shape[:2]])
+        nucleus = float(np.sqrt(found.area))
+        if not _NUCLEUS_SIDES[0] * short <= nucleus <= _NUCLEUS_SIDES[1] * short:
+            return *middle, NUCLEUS / (_EXPECTED * short), False
+        off = np.array(found.centre) - middle
+        off *= min(1.0, _FURTHEST * short / max(float(np.hypot(*off)), 1e-6))
+        return *(middle + off), NUCLEUS / nucleus, True
+
+    def _tables(self, background: np.ndarray, density: np.ndarray) -> np.ndarray:
+        """Grey levels under this background and of this density, as the reference has them."""
+        contrast = np.exp(-self.density) - 1, np.exp(-np.maximum(density, 0.05)) - 1
+        gain = np.clip(contrast[0] / contrast[1], *_GAINS)
+        light = (np.arange(256) + _OFFSET) / (background[:, None] + _OFFSET)
+        levels = _LIGHT * (1 + gain[:, None] * (np.minimum(light, 1.1) - 1)) - _OFFSET
+        return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+@cache
+def _fade() -> np.ndarray:
+    """How much of each pixel is the cell, in 256ths."""
+    offset = (np.arange(SIDE) - (SIDE - 1) / 2) / NUCLEUS
+    distance = np.sqrt(offset[:, None] ** 2 + offset**2)
+    share = np.clip((_FADE[1] - distance) / (_FADE[1] - _FADE[0]), 0, 1)
+    return np.rint(256 * share).astype(np.int16)
