@@ -139,6 +139,7 @@ def _adapt_options(parser: argparse.ArgumentParser) -> None:
         help="columns image and label: types of some of the images; those of folders are not used",
     )
     parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="file to write")
+    _add_pixel_size(parser)
     _add_threads(parser)
 
 
@@ -179,10 +180,23 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 
 def _info_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="model file")
+    parser.add_argument(
+        "--images", metavar="IMAGES", help="say how these images were taken, and nothing else"
+    )
+    _add_pixel_size(parser)
 
 
 def _add_model(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("model", metavar="MODEL", help=what)
+
+
+def _add_pixel_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pixel-size",
+        type=float,
+        metavar="UM",
+        help="micrometres for each pixel; default: as TIFF files state it, or by red cells",
+    )
 
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
@@ -504,6 +518,7 @@ def _adapt(options: argparse.Namespace) -> None:
     model = load(options.model).adapt(
         options.images,
         [known.get(image_id) for image_id in ids],
+        pixel_size=options.pixel_size,
         n_threads=options.threads,
         progress=_Progress("profiling"),
     )
@@ -577,6 +592,11 @@ def _info(options: argparse.Namespace) -> None:
     from wbcprof._version import __version__
     from wbcprof.threads import resolve_threads
 
+    if options.images is not None:
+        from wbcprof.smear.instrument import measure_instrument
+
+        print(measure_instrument(options.images, pixel_size=options.pixel_size).describe())
+        return
     if options.model is None:
         print(f"wbcprof {__version__}")
         print(f"instruction set {_core.instruction_set()} of {', '.join(_core.instruction_sets())}")
@@ -592,6 +612,14 @@ def _info(options: argparse.Namespace) -> None:
             f"step {layer.step}, preprocessing {layer.preprocessing.kind}"
         )
     print(f"images are made: {'no' if model.normaliser is None else model.normaliser.method}")
+    if model.instrument is not None:
+        print(f"learnt from images of {model.instrument.describe()}")
+    if "adapted" in model.provenance:
+        adapted = model.provenance["adapted"]
+        print(
+            f"adapted to {adapted['n_cells']} cells, {adapted['n_labelled']} of them labelled, "
+            f"{adapted['apart']} standard deviations away"
+        )
     print(f"features: {len(model.feature_names)} ({', '.join(model.pooling.pools)})")
     types = (
         "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+
+_PHYSICAL_SIZE = re.compile(r'PhysicalSizeX="([0-9.eE+-]+)"')
+_PHYSICAL_UNIT = re.compile(r'PhysicalSizeXUnit="([^"]+)"')
+_UNITS = {"um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0, "nm": 1e-3, "mm": 1e3}
+_SMALLEST_PIXEL, _LARGEST_PIXEL = 0.02, 5.0  # um; screens and printers state much more
 
 
 class Unusable(ValueError):
@@ -85,6 +92,28 @@ def count_pages(path: Path) -> tuple[int, int]:
     except Exception:  # said when the file is read
         return 1, 0
     return (len(pages), math.prod(pages[0][0])) if len(set(pages)) == 1 else (1, 0)
+
+
+def stated_pixel_size(path: Path) -> float | None:
+    """Micrometres for each pixel as a TIFF states it, in OME metadata or as its resolution; None
+    where there is nothing, or what no microscope has."""
+    from PIL import Image
+
+    if not path.is_file():
+        return None
+    try:
+        with Image.open(path, formats=["TIFF"]) as image:
+            tags: Any = image.tag_v2  # type: ignore[attr-defined]
+            text = str(tags.get(270, ""))
+            if found := _PHYSICAL_SIZE.search(text):
+                unit = _PHYSICAL_UNIT.search(text)
+                size = float(found[1]) * _UNITS[unit[1] if unit else "um"]
+            else:
+                per_unit = float(tags[282])
+                size = {2: 25_400, 3: 10_000}[tags[296]] / per_unit
+    except Exception:  # no TIFF, no such tag, or one of another kind
+        return None
+    return size if _SMALLEST_PIXEL <= size <= _LARGEST_PIXEL else None
 
 
 @contextmanager

@@ -40,7 +40,14 @@ from typing import Any, Literal
 import numpy as np
 
 from wbcprof.checks import Choice, Integer, known_label, known_labels
-from wbcprof.images.decode import Outcome, Unusable, count_pages, read_array, read_file
+from wbcprof.images.decode import (
+    Outcome,
+    Unusable,
+    count_pages,
+    read_array,
+    read_file,
+    stated_pixel_size,
+)
 from wbcprof.threads import resolve_threads
 
 __all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
@@ -57,6 +64,7 @@ ACCEPTED = (
 )
 NOT_ONE_PER_IMAGE = (str, bytes, bytearray, Mapping, set, frozenset)
 
+_FEW_FILES = 5  # whose pixel size is looked at
 _BLOCK_PAGES = 16  # of a TIFF that are read in one go, at most
 _BLOCK_BYTES = 64 << 20  # of a stored array or a TIFF that are read in one go
 _CPU_DEVICES = (1, 3, 11, 13)  # of DLPack: CPU; CUDA host, ROCm host and CUDA managed memory
@@ -206,6 +214,17 @@ class ImageSource:
             for _, outcome in outcomes:
                 if not isinstance(outcome, Unusable):
                     yield outcome[0]
+
+    def stated_pixel_size(self) -> float | None:
+        """Micrometres for each pixel, where the first files all state the same, as TIFF files of
+        microscopes do."""
+        files = (block for block in self._images.blocks() if isinstance(block, _File))
+        stated = [stated_pixel_size(block.path) for block in islice(files, _FEW_FILES)]
+        first = stated[0] if stated else None
+        agree = first is not None and all(
+            size is not None and math.isclose(size, first, rel_tol=0.02) for size in stated
+        )
+        return first if agree else None
 
     def end_pass(self, n: int, skipped: list[SkippedImage], converted: Counter[str]) -> None:
         """Note what became of the `n` images offered in a pass, and warn of it; for passes that go

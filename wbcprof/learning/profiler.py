@@ -24,6 +24,8 @@ from wbcprof.model.layer import Layer
 from wbcprof.model.model import Model, smallest_side
 from wbcprof.model.pooling import Pooling
 from wbcprof.model.preprocessing import PIXEL_INPUTS
+from wbcprof.smear.instrument import RULE as PIXEL_SIZE
+from wbcprof.smear.instrument import measure_instrument
 from wbcprof.smear.normalise import NORMALISERS, RULE, Normaliser, learn_normaliser
 from wbcprof.threads import resolve_threads
 
@@ -38,6 +40,7 @@ RULES = {
     "n_patches": Integer(),
     "learn_centre": Real(above=0, most=1),
     "augment": Integer(0),
+    "pixel_size": PIXEL_SIZE,
     "random_state": Integer(0, 2**32 - 1),
     "memory_budget": Integer(),
 }
@@ -96,6 +99,9 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Jittered copies of every image (see `wbcprof.smear.jitter`) that `wbcprof.train` learns types
         from beside the image, so that they are known in other laboratories too; where there are
         any, half of the images that signatures are learnt from are jittered as well. 0 is none.
+    pixel_size : float, optional
+        Micrometres for each pixel, for what the model says of its instrument; by default measured,
+        see `wbcprof.smear.measure_instrument`.
     psd : PSD, optional
         How signatures and encoder of every layer are learnt; by default ``PSD(512)``. Its
         `random_state`, `n_threads`, `verbose` and `checkpoint` are those of the profiler.
@@ -154,6 +160,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         n_patches: int = 50_000,
         learn_centre: float = 0.67,
         augment: int = 3,
+        pixel_size: float | None = None,
         psd: PSD | None = None,
         stack: Sequence[Mapping[str, Any]] = (),
         random_state: int = 0,
@@ -172,6 +179,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.n_patches = n_patches
         self.learn_centre = learn_centre
         self.augment = augment
+        self.pixel_size = pixel_size
         self.psd = psd
         self.stack = stack
         self.random_state = random_state
@@ -259,6 +267,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             },
             history=[psd.history_ for psd in self.psd_],
             normaliser=normaliser,
+            instrument=measure_instrument(source, pixel_size=self.pixel_size, n_threads=threads),
         )
         return self
 

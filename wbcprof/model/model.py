@@ -25,6 +25,7 @@ from wbcprof.model.preprocessing import pixel_table, to_grey_levels, windows
 from wbcprof.model.profiles import Profiles
 from wbcprof.model.settings import Coding, CodingOptions, Inference
 from wbcprof.model.storage import read_model, write_model
+from wbcprof.smear.instrument import Instrument, instrument_from_json, measure_instrument
 from wbcprof.smear.normalise import Normaliser, normaliser_from_json
 from wbcprof.threads import resolve_threads
 
@@ -56,6 +57,8 @@ class Model:
         The first reads pixels, each later one the pooled code map of the one before.
     pooling : Pooling
         Statistics of the codes, and the regions that they are taken over.
+    instrument : Instrument or None
+        With which the images learnt from were taken.
     normaliser : CanonicalForm, StainNormaliser or None
         Every image is first brought to the form, or the colours, of those learnt from.
     parameters : dict
@@ -88,6 +91,7 @@ class Model:
     history: list[list[dict[str, float]]] = field(default_factory=list, repr=False)
     classifier: TypeMachines | None = None
     normaliser: Normaliser | None = None
+    instrument: Instrument | None = None
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{layer.n_signatures} signatures" for layer in self.layers)
@@ -132,7 +136,7 @@ class Model:
             raise ValueError(
                 f"profiles over {pooling.n_regions} regions are larger than a model's may be"
             )
-        normaliser = document["normaliser"]
+        normaliser, instrument = document["normaliser"], document["instrument"]
         classifier = None
         if document["classifier"] is not None:
             with naming("stored classifier"):
@@ -152,6 +156,7 @@ class Model:
             document["history"],
             classifier,
             None if normaliser is None else normaliser_from_json(normaliser),
+            None if instrument is None else instrument_from_json(instrument),
         )
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -170,6 +175,7 @@ class Model:
             "layers": layers,
             "pooling": self.pooling.to_json(),
             "normaliser": None if self.normaliser is None else self.normaliser.to_json(),
+            "instrument": None if self.instrument is None else self.instrument.to_json(),
             "parameters": self.parameters,
             "provenance": self.provenance,
             "history": self.history,
@@ -393,6 +399,7 @@ class Model:
         images: Any,
         labels: Iterable[Any] | None = None,
         *,
+        pixel_size: float | None = None,
         n_threads: int | None = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> Model:
@@ -407,6 +414,8 @@ class Model:
         images, labels
             As `wbcprof.images.open_images` takes them; a label may be unknown. Fifty cells and more
             are enough where none has a label.
+        pixel_size : float, optional
+            Micrometres for each pixel there; see `wbcprof.smear.measure_instrument`.
         n_threads : int, optional
         progress : callable, optional
             Called with (images done, images in all or None).
@@ -450,7 +459,12 @@ class Model:
                 + ("none" if machines is None else f"one of kernel {machines.kernel!r}")
             )
         source = open_images(images, labels, min_size=self.min_size)
-        profiles = self.profile_source(source, Coding(), resolve_threads(n_threads), progress)
+        threads = resolve_threads(n_threads)
+        if source.n_hint is None:
+            held = list(source.read(threads))
+            source = open_images([c.pixels for c in held], [c.label for c in held])
+        instrument = measure_instrument(source, pixel_size=pixel_size, n_threads=threads)
+        profiles = self.profile_source(source, Coding(), threads, progress)
         names = profiles.labels or [None] * len(profiles)
         types = [str(name) for name in machines.classes_.tolist()]
         foreign = sorted({name for name in names if name is not None} - set(types))
@@ -474,6 +488,7 @@ class Model:
             "n_cells": len(profiles),
             "n_labelled": int((codes >= 0).sum()),
             "apart": round(machines.gaussians_.distance(shift), 2),
+            "instrument": instrument.to_json(),
             "wbcprof": __version__,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }

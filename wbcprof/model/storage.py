@@ -4,7 +4,8 @@ The arrays are named ``layers.0.signatures``, ``layers.0.weights``, ``classifier
 safetensors header's metadata holds one JSON document under the key ``wbcprof``::
 
     {"format": 3, "layers": [{"patch_size": 6, "settings": {...}, "preprocessing": {...}, ...}],
-     "pooling": {...}, "normaliser": {...} or null, "classifier": {...} or null,
+     "pooling": {...}, "normaliser": {...} or null, "instrument": {...} or null,
+     "classifier": {...} or null,
      "parameters": {...}, "provenance": {...}, "history": [...]}
 
 What each class has there is its own affair: its ``to_arrays`` and ``from_arrays``. Every version of
@@ -98,7 +99,7 @@ def _read(
         if version == 1:
             document = _from_format_1(document)
         if version < 3:  # where only colours were normalised
-            document = {**document, "normaliser": document["stain"]}
+            document = {**document, "normaliser": document["stain"], "instrument": None}
         return make(arrays, document)
 
 

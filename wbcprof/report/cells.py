@@ -16,6 +16,7 @@ from wbcprof.images.copies import thumbnail
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import Cell, open_images
 from wbcprof.model.model import Model
+from wbcprof.smear.instrument import Instrument, measure_instrument
 
 EXAMPLES, EXAMPLE_TYPES = 3, 8
 _MAP_CELLS = 10_000
@@ -37,6 +38,7 @@ class Cells:
     examples: dict[int, np.ndarray]  # pixels
     looks: list[np.ndarray]  # of all, for finding near-identical ones
     groups: np.ndarray | None  # of all: patients, slides
+    instrument: Instrument
 
     @cached_property
     def names(self) -> list[str]:
@@ -134,4 +136,5 @@ def read_cells(
         examples,
         looks,
         None if groups is None else groups_of(groups, ids, places, n),
+        measure_instrument(source, n_threads=n_threads),
     )

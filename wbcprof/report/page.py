@@ -162,13 +162,16 @@ def _render(
     if score_rows:
         facts += [("F1, average of types", score_rows[-1]["f1"])]
         facts += [("called as given", f"{1 - subject.is_wrong[called.scored].mean():.1%}")]
+    learnt = subject.model.instrument
     n_learnt = subject.model.provenance.get("n_images", "an unknown number of")
     return _page(
         title=title,
         note=note,
         summary=(
             f"Made by wbcprof {__version__} on {datetime.now(UTC):%Y-%m-%d}, with a model learnt "
-            f"from {n_learnt} images."
+            f"from {n_learnt} images"
+            + ("." if learnt is None else f": {learnt.describe()}.")
+            + f" These images: {cells.instrument.describe()}."
         ),
         facts=facts,
         data=Markup(_json(_data(subject, points, sheet, tiles))),

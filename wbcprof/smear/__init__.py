@@ -7,6 +7,9 @@ from wbcprof._lazy import attach
 if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.smear.canonical import CanonicalForm as CanonicalForm
     from wbcprof.smear.canonical import find_leukocyte as find_leukocyte
+    from wbcprof.smear.instrument import AcquisitionWarning as AcquisitionWarning
+    from wbcprof.smear.instrument import Instrument as Instrument
+    from wbcprof.smear.instrument import measure_instrument as measure_instrument
     from wbcprof.smear.jitter import jitter as jitter
     from wbcprof.smear.stain import StainNormaliser as StainNormaliser
 
@@ -14,6 +17,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "canonical": ["CanonicalForm", "find_leukocyte"],
+        "instrument": ["AcquisitionWarning", "Instrument", "measure_instrument"],
         "jitter": ["jitter"],
         "stain": ["StainNormaliser"],
     },
