@@ -28,7 +28,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import wbcprof
-from wbcprof.analysis.classify import TypeClassifier
+from wbcprof.analysis.classify import TypeClassifier, jittered_profiles, with_copies
 from wbcprof.analysis.evaluation import evaluation_metrics, half_half_splits
 from wbcprof.files import replacing
 from wbcprof.images.source import open_images
@@ -84,10 +84,11 @@ class Study:
         return arrays
 
     def extractor(self, run, train, seed):
-        """Function from images to features; a profile's signatures are learnt on `train`."""
+        """Function from images to features, and features of jittered copies of `train`, which a
+        profile's signatures are learnt on."""
         kind, settings = run["features"], run.get("parameters", {})
         if kind != "profile":
-            return lambda images: getattr(baselines, kind)(images, **settings)
+            return lambda images: getattr(baselines, kind)(images, **settings), []
         preset = run.get("preset", "default")
         settings = _from_toml(settings)
         learner = make_profiler(
@@ -95,12 +96,17 @@ class Study:
         )
         model = learner.fit(self.images[train]).model_
         inference = run.get("inference", "feedforward")
-        return lambda images: (
-            model.profile(images, inference=inference, n_threads=self.options.threads).values
+        source = open_images(self.images[train])
+        copies = jittered_profiles(model, source, None, seed, self.options.threads)
+        return (
+            lambda images: (
+                model.profile(images, inference=inference, n_threads=self.options.threads).values
+            ),
+            copies,
         )
 
-    def features(self, run, train, seed) -> np.ndarray:
-        """Features of all images."""
+    def features(self, run, train, seed) -> dict:
+        """Features of all images, ``values``, and those of jittered copies of `train`."""
         kind, settings = run["features"], run.get("parameters", {})
         if kind == "profile":
             settings = {**PRESETS[run.get("preset", "default")], **settings}
@@ -108,10 +114,20 @@ class Study:
             where = [kind, self.profile_sources, learnt_on, seed, run.get("inference")]
         else:
             where = [kind, self.baseline_sources]
-        return self.cached(
-            digest(where, settings, self.ids),
-            lambda: {"values": self.extractor(run, train, seed)(self.images)},
-        )["values"]
+
+        def make():
+            extract, copies = self.extractor(run, train, seed)
+            found = {f"copies.{k}": copy for k, copy in enumerate(copies)}
+            return {"values": extract(self.images), **found}
+
+        return self.cached(digest(where, settings, self.ids), make)
+
+    def classifier(self, run, features, train, seed):
+        """Learnt from the features of `train` and of its copies."""
+        values = features["values"]
+        copies = [features[name] for name in sorted(features) if name.startswith("copies.")]
+        classifier = TypeClassifier(**{"random_state": seed, **run.get("classifier", {})})
+        return classifier.fit(*with_copies(values[train], self.labels[train], None, copies))
 
     def network(self, run, train, seed):
         """Function from images to probabilities of a network trained on `train`."""
@@ -129,10 +145,9 @@ class Study:
             )["p"]
         votes = []
         for member in run.get("members", [run]):
-            values = self.features(member, train, seed)
-            classifier = TypeClassifier(**{"random_state": seed, **run.get("classifier", {})})
-            classifier.fit(values[train], self.labels[train])
-            votes.append(classifier.predict_proba(values[test]))
+            found = self.features(member, train, seed)
+            classifier = self.classifier(run, found, train, seed)
+            votes.append(classifier.predict_proba(found["values"][test]))
         return np.mean(votes, axis=0)
 
     def predictor(self, run, train, seed):
@@ -141,10 +156,9 @@ class Study:
             return self.network(run, train, seed)
         parts = []
         for member in run.get("members", [run]):
-            extract = self.extractor(member, train, seed)
-            classifier = TypeClassifier(**{"random_state": seed, **run.get("classifier", {})})
-            classifier.fit(self.features(member, train, seed)[train], self.labels[train])
-            parts.append((extract, classifier))
+            extract, _ = self.extractor(member, train, seed)
+            found = self.features(member, train, seed)
+            parts.append((extract, self.classifier(run, found, train, seed)))
         return lambda images: np.mean([c.predict_proba(e(images)) for e, c in parts], axis=0)
 
     def score(self, run, train, test, seed) -> dict:

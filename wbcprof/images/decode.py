@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-
 _PHYSICAL_SIZE = re.compile(r'PhysicalSizeX="([0-9.eE+-]+)"')
 _PHYSICAL_UNIT = re.compile(r'PhysicalSizeXUnit="([^"]+)"')
 _UNITS = {"um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0, "nm": 1e-3, "mm": 1e3}

@@ -158,8 +158,8 @@ def _instrument(parts: list[Acquisition], given: float | None, source: ImageSour
         stated, how = seen, "red cells" if seen else ""
     elif seen is not None and abs(math.log(stated / seen)) > math.log1p(_CONTRADICTED):
         warnings.warn(
-            f"a pixel size of {stated:.3g} um is {how.replace('file', 'stated in the files')}, but red "
-            f"cells are {diameter:.0f} px across, which makes {seen:.2g} um; check it",
+            f"a pixel size of {stated:.3g} um is {how.replace('file', 'stated in the files')}, but "
+            f"red cells are {diameter:.0f} px across, which makes {seen:.2g} um; check it",
             AcquisitionWarning,
             stacklevel=3,
         )
