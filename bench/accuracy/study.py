@@ -126,8 +126,11 @@ class Study:
         """Learnt from the features of `train` and of its copies."""
         values = features["values"]
         copies = [features[name] for name in sorted(features) if name.startswith("copies.")]
-        classifier = TypeClassifier(**{"random_state": seed, **run.get("classifier", {})})
-        return classifier.fit(*with_copies(values[train], self.labels[train], None, copies))
+        kernel = "discriminant" if run["features"] == "profile" else "rbf"  # what suits each
+        settings = {"random_state": seed, "kernel": kernel, **run.get("classifier", {})}
+        return TypeClassifier(**settings).fit(
+            *with_copies(values[train], self.labels[train], None, copies)
+        )
 
     def network(self, run, train, seed):
         """Function from images to probabilities of a network trained on `train`."""

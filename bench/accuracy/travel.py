@@ -22,6 +22,9 @@ from pathlib import Path
 
 import baselines
 import numpy as np
+from PIL import Image
+from robustness import change
+from sklearn.metrics import f1_score
 from study import digest, source_digest
 
 import wbcprof
@@ -50,8 +53,8 @@ ROWS = {
         "profile, none of the three",
         {"features": "profile", "parameters": _OLD, "augment": 0, "kernel": "rbf"},
     ),
-    "histogram": ("colour histogram", {"features": "histogram", "augment": 0}),
-    "histogram-jitter": ("colour histogram, jittered", {"features": "histogram"}),
+    "histogram": ("colour histogram", {"features": "histogram", "augment": 0, "kernel": "rbf"}),
+    "histogram-jitter": ("colour histogram, jittered", {"features": "histogram", "kernel": "rbf"}),
     "frozen": ("EfficientNet-Lite 0, frozen", {"features": "efficientnet", "augment": 0}),
     "frozen-jitter": ("EfficientNet-Lite 0, frozen, jittered", {"features": "efficientnet"}),
     "cnn": ("small CNN", {"features": "cnn", "augment": 0}),
@@ -301,12 +304,35 @@ def table(results, reference="default", rival="cnn-jitter"):
     return "\n".join(lines) + "\n", record
 
 
-def corrupt(options):
-    """Macro-F1 on PBC's `val` changed by the recipes of MedMNIST-C, five severities each."""
+def recipes():
+    """Changes of an image, by name: a function for each severity."""
     from medmnistc.corruptions.registry import CORRUPTIONS_DS
-    from PIL import Image
-    from sklearn.metrics import f1_score
 
+    def by_recipe(image, how, severity):
+        np.random.seed(int(image.sum()) % 2**32)  # noqa: NPY002, what the recipes draw from
+        small = Image.fromarray(image).resize((224, 224))  # their size
+        found = how.apply(small, severity=severity, augmentation=False)
+        return np.asarray(Image.fromarray(np.uint8(found)).resize(image.shape[1::-1]))
+
+    def scaled(image, scale):
+        size = [round(side * scale) for side in image.shape[1::-1]]
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+    found = {"unchanged": [lambda image: image]}
+    found |= {f"scale {x}": [partial(scaled, scale=x)] for x in (0.5, 0.7, 1.4, 2)}
+    for kind, amount in (
+        ("blur, sigma px", 1), ("gain, factor", 1.1), ("hue, degrees", 20), ("hue, degrees", -20),
+        ("saturation, factor", 1.4),
+    ):  # fmt: skip
+        found[f"{kind} {amount}"] = [partial(change, kind=kind, amount=amount)]
+    for name, how in CORRUPTIONS_DS["bloodmnist"].items():
+        found[name] = [partial(by_recipe, how=how, severity=k) for k in range(5)]
+    return found
+
+
+def corrupt(options):
+    """Macro-F1 on PBC's `val`, changed: scales, colours, and the recipes of MedMNIST-C in five
+    severities."""
     rng = np.random.default_rng(0)
     cells, truth = targets()["home"]
     chosen = np.concatenate(
@@ -316,42 +342,32 @@ def corrupt(options):
     images, labels = learn_from()
     rows = {}
     for name in options.only:
-        spec = ROWS[name][1]
-        row = Row(spec, images, labels, options.threads)
+        row = Row(ROWS[name][1], images, labels, options.threads)
         n = 1 + row.copies
         groups = np.tile(np.arange(len(labels)), n) if n > 1 else None
         classifier = TypeClassifier(kernel=row.kernel)
         rows[name] = row, classifier.fit(row.training(images), np.tile(labels, n), groups)
     record = {name: {} for name in rows}
-    recipes = {"none": None, **CORRUPTIONS_DS["bloodmnist"]}
-    for recipe, how in recipes.items():
-        for severity in range(1, 6) if how is not None else (0,):
-            changed = []
-            for index, image in enumerate(cells):
-                if how is None:
-                    changed.append(image)
-                    continue
-                np.random.seed(index)  # noqa: NPY002, what the recipes draw from
-                small = Image.fromarray(image).resize((224, 224))
-                found = how.apply(small, severity=severity - 1, augmentation=False)
-                changed.append(np.asarray(Image.fromarray(np.uint8(found)).resize((360, 360))))
+    for recipe, severities in recipes().items():
+        for how in severities:
+            changed = [how(image) for image in cells]
             for name, (row, classifier) in rows.items():
                 named = classifier.predict(row.extract(changed))
                 score = float(f1_score(truth, named, average="macro"))
-                record[name].setdefault(recipe, {})[str(severity)] = score
-                print(f"{recipe} {severity} {name}: {score:.3f}", flush=True)
-    lines = [
-        "| recipe | row | " + " | ".join(map(str, range(1, 6))) + " |",
-        "|---|---|" + "---:|" * 5,
-    ]
-    for recipe in list(recipes)[1:]:
+                record[name].setdefault(recipe, []).append(score)
+        print(recipe, {name: record[name][recipe] for name in rows}, flush=True)
+    lines = ["| change | row | 1 | 2 | 3 | 4 | 5 |", "|---|---|" + "---:|" * 5]
+    at_3 = {name: [] for name in rows}
+    for recipe in record[options.only[0]]:
         for name in rows:
-            scores = " | ".join(f"{v:.3f}" for v in record[name][recipe].values())
-            lines.append(f"| {recipe} | {ROWS[name][0]} | {scores} |")
+            scores = record[name][recipe]
+            at_3[name] += scores[2:3]
+            cells = " | ".join([f"{v:.3f}" for v in scores] + [""] * (5 - len(scores)))
+            lines.append(f"| {recipe} | {ROWS[name][0]} | {cells} |")
     for name in rows:
-        at_3 = np.mean([record[name][r]["3"] for r in list(recipes)[1:]])
-        lines.append(f"\n{ROWS[name][0]}: {record[name]['none']['0']:.3f} unchanged, "
-                     f"{at_3:.3f} at severity 3, mean over recipes.")  # fmt: skip
+        lines.append(
+            f"\n{ROWS[name][0]}: {np.mean(at_3[name]):.3f} at severity 3, mean of recipes."
+        )
     return "\n".join(lines) + "\n", record
 
 
