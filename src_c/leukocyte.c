@@ -23,11 +23,12 @@
 enum {
     REDUCED_SIDE = 96,   /* px, about, of the shorter side of the reduced image */
     MOST_REDUCED = 1 << 28, /* px of the reduced image: three times as many fit an int */
-    MOST_FACTOR = 4096,  /* of reduction: 255 squares of it fit 32 bits */
-    BAND = 256,          /* rows of bytes whose sum fits 16 bits */
+    MOST_FACTOR = 2896,  /* of reduction: 256 squares of it fit an int */
+    BAND = 128,          /* rows of bytes whose sum fits 16 bits */
     DARKEST = 12,        /* grey level of the brightest channel of what is black */
     DENSITY_UNIT = 1024,
     DENSITY_OFFSET = 4,  /* grey levels: noise of dark pixels weighs less */
+    TURNS = 4, /* histograms are counted in so many: a count is not read while it is written */
     OTSU_BINS = 64,
     BIN_BITS = 52,
     MOST_COMPONENTS = 4096,
@@ -39,7 +40,12 @@ static const double CENTRED = 0.35;      /* of the sides: where being in the mid
 static const double LOBE_MIDDLE = 0.3;   /* of the sides: where lobes lie */
 static const double LOBE_DISTANCE = 2.2; /* radii of the nucleus, beside that of the lobe */
 
+/* A pixel, three channels and what comes next: on its own, and summed up. */
+typedef int16_t pixel __attribute__((vector_size(8)));
+typedef int32_t pixel_sum __attribute__((vector_size(16)));
+
 typedef struct {
+    int first;                /* of its n pixels in the queue */
     double n, y, x, weight;
 } component;
 
@@ -48,7 +54,6 @@ typedef struct {
     double *down, *across; /* of rows, of columns: distance from the middle, see from_middle */
     component *components;
     int32_t *stained, *scratch, *queue;
-    uint16_t *label;    /* of components; 0: none */
     uint8_t *pixels[3]; /* of each channel */
     uint8_t *valid;     /* neither black nor beside black */
     uint8_t *middle;    /* near enough to the middle */
@@ -68,7 +73,7 @@ static int allocate(reduced *r, int height, int width)
         return WBC_OUT_OF_MEMORY;
     const size_t n = (size_t)r->height * r->width, edges = (size_t)r->height + r->width;
     const size_t most = n < MOST_COMPONENTS ? n : MOST_COMPONENTS;
-    char *block = malloc(most * sizeof(component) + edges * sizeof(double) + n * (3 * 4 + 2 + 7));
+    char *block = malloc(most * sizeof(component) + edges * sizeof(double) + n * (3 * 4 + 7));
     if (!block)
         return WBC_OUT_OF_MEMORY;
     r->n = (int)n;
@@ -78,8 +83,7 @@ static int allocate(reduced *r, int height, int width)
     r->stained = (int32_t *)(r->across + r->width);
     r->scratch = r->stained + n;
     r->queue = r->scratch + n;
-    r->label = (uint16_t *)(r->queue + n);
-    uint8_t *bytes = (uint8_t *)(r->label + n);
+    uint8_t *bytes = (uint8_t *)(r->queue + n);
     for (int c = 0; c < 3; c++, bytes += n)
         r->pixels[c] = bytes;
     r->valid = bytes;
@@ -91,14 +95,14 @@ static int allocate(reduced *r, int height, int width)
 
 /* Sums of n <= BAND rows. */
 static void sum_rows(const uint8_t *restrict rows, size_t stride, int n, int width,
-                     uint16_t *restrict sums)
+                     int16_t *restrict sums)
 {
     for (int x = 0; x < width; x++)
         sums[x] = rows[x];
     for (int y = 1; y < n; y++) {
         const uint8_t *restrict row = rows + y * stride;
         for (int x = 0; x < width; x++)
-            sums[x] = (uint16_t)(sums[x] + row[x]);
+            sums[x] = (int16_t)(sums[x] + row[x]);
     }
 }
 
@@ -106,35 +110,36 @@ static int reduce(const uint8_t *image, int width, reduced *r)
 {
     const int k = r->factor, n_bytes = r->width * k * 3;
     const size_t stride = (size_t)width * 3;
-    uint16_t *sums = malloc(sizeof *sums * (n_bytes + 1) + sizeof(uint32_t) * 3 * r->width);
-    if (!sums)
+    pixel_sum *totals = malloc(sizeof *totals * r->width + sizeof(int16_t) * (n_bytes + 1));
+    if (!totals)
         return WBC_OUT_OF_MEMORY;
-    uint32_t *totals = (uint32_t *)(sums + n_bytes + n_bytes % 2);
+    int16_t *sums = (int16_t *)(totals + r->width);
+    sums[n_bytes] = 0;
     /* (a * reciprocal) >> 56 is a / (k k) for every a < 256 k k. */
-    const uint32_t area = (uint32_t)k * (uint32_t)k;
-    const uint64_t reciprocal = (UINT64_C(1) << 56) / area + 1;
+    const int area = k * k;
+    const uint64_t reciprocal = (UINT64_C(1) << 56) / (uint64_t)area + 1;
     for (int y = 0; y < r->height; y++) {
-        for (int i = 0; i < 3 * r->width; i++)
-            totals[i] = area / 2;
+        for (int x = 0; x < r->width; x++)
+            totals[x] = (pixel_sum){area / 2, area / 2, area / 2, 0};
         for (int dy = 0; dy < k; dy += BAND) {
             sum_rows(image + ((size_t)y * k + dy) * stride, stride, k - dy < BAND ? k - dy : BAND,
                      n_bytes, sums);
-            const uint16_t *sum = sums;
+            const int16_t *sum = sums;
             for (int x = 0; x < r->width; x++) {
-                uint32_t total[3] = {totals[3 * x], totals[3 * x + 1], totals[3 * x + 2]};
-                for (int dx = 0; dx < k; dx++, sum += 3)
-                    for (int c = 0; c < 3; c++)
-                        total[c] += sum[c];
-                memcpy(totals + 3 * x, total, sizeof total);
+                pixel_sum total = totals[x];
+                for (int dx = 0; dx < k; dx++, sum += 3) {
+                    pixel one;
+                    memcpy(&one, sum, sizeof one);
+                    total += __builtin_convertvector(one, pixel_sum);
+                }
+                totals[x] = total;
             }
         }
-        for (int c = 0; c < 3; c++) {
-            uint8_t *row = r->pixels[c] + (size_t)y * r->width;
-            for (int x = 0; x < r->width; x++)
-                row[x] = (uint8_t)(totals[3 * x + c] * reciprocal >> 56);
-        }
+        for (int x = 0; x < r->width; x++)
+            for (int c = 0; c < 3; c++)
+                r->pixels[c][(size_t)y * r->width + x] = (uint8_t)((uint64_t)totals[x][c] * reciprocal >> 56);
     }
-    free(sums);
+    free(totals);
     return WBC_OK;
 }
 
@@ -197,13 +202,11 @@ static double find_background(const reduced *r, int n_valid, uint8_t background[
 {
     const int n = r->n;
     const uint8_t *red = r->pixels[0], *green = r->pixels[1], *blue = r->pixels[2];
-    /* In turns: a count is not read while it is written. */
-    enum { TURNS = 4, LEVELS = 3 * 255 + 1 };
-    int32_t brightness[TURNS][LEVELS] = {{0}}, levels[3][256] = {{0}};
+    int32_t brightness[TURNS][3 * 255 + 1] = {{0}}, levels[3][256] = {{0}};
     for (int i = 0; i < n; i++)
         brightness[i % TURNS][red[i] + green[i] + blue[i]] += r->valid[i];
     for (int turn = 1; turn < TURNS; turn++)
-        for (int i = 0; i < LEVELS; i++)
+        for (int i = 0; i <= 3 * 255; i++)
             brightness[0][i] += brightness[turn][i];
     int least = 3 * 255, count = brightness[0][least];
     while (count * 4LL < n_valid)
@@ -273,8 +276,8 @@ static void measure_density(reduced *r, const uint8_t background[3])
     smooth(r);
 }
 
-/* Least value of the upper class; the classes' sums and counts. INT32_MAX where all are equal. */
-static int32_t otsu(const int32_t *values, int n, double sum[2], double count[2])
+/* Least value of the upper class. INT32_MAX where all are equal. */
+static int32_t otsu(const int32_t *values, int n)
 {
     int32_t low = INT32_MAX, high = INT32_MIN;
     for (int i = 0; i < n; i++) {
@@ -283,24 +286,26 @@ static int32_t otsu(const int32_t *values, int n, double sum[2], double count[2]
     }
     if (low >= high)
         return INT32_MAX;
-    /* Values are below 2^23: (a * reciprocal) >> BIN_BITS is a / range for a < 2^23 OTSU_BINS. */
+    /* (a * reciprocal) >> BIN_BITS is a / range: range is below 2^23, a below OTSU_BINS times it. */
     const int64_t range = (int64_t)high - low + 1;
     const uint64_t reciprocal = (UINT64_C(1) << BIN_BITS) / (uint64_t)range + 1;
-    int64_t number[OTSU_BINS] = {0}, total[OTSU_BINS] = {0}, moment = 0;
+    int32_t number[TURNS][OTSU_BINS] = {{0}};
     for (int i = 0; i < n; i++) {
         const uint64_t above = (uint64_t)(values[i] - low) * OTSU_BINS;
-        const int bin = (int)(above * reciprocal >> BIN_BITS);
-        number[bin]++;
-        total[bin] += values[i];
+        number[i % TURNS][above * reciprocal >> BIN_BITS]++;
     }
-    for (int bin = 0; bin < OTSU_BINS; bin++)
-        moment += bin * number[bin];
+    int64_t moment = 0;
+    for (int bin = 0; bin < OTSU_BINS; bin++) {
+        for (int turn = 1; turn < TURNS; turn++)
+            number[0][bin] += number[turn][bin];
+        moment += (int64_t)bin * number[0][bin];
+    }
     double best = -1;
     int split = 0;
     int64_t n_low = 0, m_low = 0;
     for (int bin = 0; bin < OTSU_BINS - 1; bin++) {
-        n_low += number[bin];
-        m_low += bin * number[bin];
+        n_low += number[0][bin];
+        m_low += (int64_t)bin * number[0][bin];
         if (n_low == 0 || n_low == n)
             continue;
         const double apart = (double)moment * n_low - (double)m_low * n;
@@ -310,11 +315,6 @@ static int32_t otsu(const int32_t *values, int n, double sum[2], double count[2]
             split = bin;
         }
     }
-    sum[0] = sum[1] = count[0] = count[1] = 0;
-    for (int bin = 0; bin < OTSU_BINS; bin++) {
-        sum[bin > split] += (double)total[bin];
-        count[bin > split] += (double)number[bin];
-    }
     return (int32_t)(low + ((split + 1) * range + OTSU_BINS - 1) / OTSU_BINS);
 }
 
@@ -322,20 +322,27 @@ static int32_t otsu(const int32_t *values, int n, double sum[2], double count[2]
 static void find_stained(reduced *r)
 {
     int32_t *restrict values = r->scratch;
-    int n = 0, n_denser = 0;
+    int n = 0;
     for (int i = 0; i < r->n; i++) {
         values[n] = r->stained[i];
         n += r->valid[i] & r->middle[i];
     }
-    double sum[2], count[2];
-    int32_t least = otsu(values, n, sum, count);
+    int32_t least = otsu(values, n);
     if (least != INT32_MAX) {
+        int n_stained = 0, n_denser = 0;
         for (int i = 0; i < n; i++) {
-            values[n_denser] = values[i];
-            n_denser += values[i] >= least;
+            values[n_stained] = values[i];
+            n_stained += values[i] >= least;
         }
-        const int32_t denser = otsu(values, n_denser, sum, count);
-        if (denser != INT32_MAX && 2 * sum[1] * count[0] > 3 * sum[0] * count[1])
+        const int32_t denser = otsu(values, n_stained);
+        int64_t sum = 0, sum_denser = 0;
+        for (int i = 0; i < n_stained; i++) {
+            sum += values[i];
+            sum_denser += values[i] >= denser ? values[i] : 0;
+            n_denser += values[i] >= denser;
+        }
+        if (denser != INT32_MAX && 2 * (double)sum_denser * (n_stained - n_denser) >
+                                       3 * (double)(sum - sum_denser) * n_denser)
             least = denser;
     }
     const int32_t *restrict stained = r->stained;
@@ -370,35 +377,33 @@ static void open_mask(reduced *r)
     }
 }
 
-/* Components of the mask, four neighbours, which it loses; returns how many. */
+/* Components of the mask, four neighbours, moved from there to the queue; returns how many. */
 static int find_components(reduced *r)
 {
     const int h = r->height, w = r->width;
-    int32_t *const rows = r->scratch;
-    int n = 0;
-    memset(r->label, 0, sizeof *r->label * r->n);
+    int32_t *const rows = r->scratch; /* of the pixels in the queue */
+    uint8_t *const mask = r->mask;
+    int n = 0, at = 0, last = 0;
     for (int start = 0; start < r->n && n < MOST_COMPONENTS; start++) {
-        if (!r->mask[start])
+        if (!mask[start])
             continue;
         component *one = r->components + n++;
-        *one = (component){0};
-        int first = 0, last = 1;
-        r->queue[0] = start;
-        rows[0] = start / w;
-        r->mask[start] = 0;
-        while (first < last) {
-            const int i = r->queue[first], y = rows[first++], x = i - y * w;
+        *one = (component){.first = last};
+        r->queue[last] = start;
+        rows[last++] = start / w;
+        mask[start] = 0;
+        for (; at < last; at++) {
+            const int i = r->queue[at], y = rows[at], x = i - y * w;
             const double closeness = 1 - (r->down[y] + r->across[x]) / (4 * CENTRED * CENTRED);
             one->n++;
             one->y += y;
             one->x += x;
             one->weight += closeness > 0 ? closeness : 0;
-            r->label[i] = (uint16_t)n;
             const int neighbours[4] = {y > 0 ? i - w : i, y < h - 1 ? i + w : i,
                                        x > 0 ? i - 1 : i, x < w - 1 ? i + 1 : i};
             for (int k = 0; k < 4; k++)
-                if (r->mask[neighbours[k]]) {
-                    r->mask[neighbours[k]] = 0;
+                if (mask[neighbours[k]]) {
+                    mask[neighbours[k]] = 0;
                     r->queue[last] = neighbours[k];
                     rows[last++] = y + (k == 1) - (k == 0);
                 }
@@ -409,43 +414,35 @@ static int find_components(reduced *r)
     return n;
 }
 
-/* The component most in the middle and the lobes near it become the mask. */
-static void keep_nucleus(reduced *r, int n)
+/* The component most in the middle, and the lobes near it. */
+static void measure_nucleus(const reduced *r, int n, wbc_leukocyte *found)
 {
     const double pi = 3.141592653589793;
-    const component *found = r->components;
-    uint8_t keep[MOST_COMPONENTS + 1];
-    int best = 0;
-    for (int i = 1; i < n; i++)
-        if (found[i].weight > found[best].weight)
-            best = i;
-    const double radius = sqrt(found[best].n / pi);
-    keep[0] = 0;
-    for (int i = 0; i < n; i++) {
-        const double dy = found[i].y - found[best].y, dx = found[i].x - found[best].x;
-        keep[i + 1] = sqrt(dy * dy + dx * dx) < LOBE_DISTANCE * radius + sqrt(found[i].n / pi) &&
-                      25 * found[i].n > found[best].n &&
-                      from_middle(found[i].y, r->height) + from_middle(found[i].x, r->width) <
-                          4 * LOBE_MIDDLE * LOBE_MIDDLE;
-    }
-    for (int i = 0; i < r->n; i++)
-        r->mask[i] = keep[r->label[i]] & r->middle[i];
-}
-
-static void measure_nucleus(const reduced *r, wbc_leukocyte *found)
-{
+    const component *best = r->components;
+    for (int k = 1; k < n; k++)
+        if (r->components[k].weight > best->weight)
+            best = r->components + k;
+    const double radius = sqrt(best->n / pi);
     int64_t area = 0, down = 0, across = 0;
     int32_t levels[3][256] = {{0}};
-    const uint8_t *mask = r->mask;
-    for (int y = 0, i = 0; y < r->height; y++)
-        for (int x = 0; x < r->width; x++, i++)
-            if (mask[i]) {
-                area++;
-                down += y;
-                across += x;
-                for (int c = 0; c < 3; c++)
-                    levels[c][r->pixels[c][i]]++;
-            }
+    for (const component *one = r->components; one < r->components + n; one++) {
+        const double dy = one->y - best->y, dx = one->x - best->x;
+        if (sqrt(dy * dy + dx * dx) >= LOBE_DISTANCE * radius + sqrt(one->n / pi) ||
+            25 * one->n <= best->n ||
+            from_middle(one->y, r->height) + from_middle(one->x, r->width) >=
+                4 * LOBE_MIDDLE * LOBE_MIDDLE)
+            continue;
+        for (int at = one->first; at < one->first + (int)one->n; at++) {
+            const int i = r->queue[at], y = r->scratch[at];
+            if (!r->middle[i])
+                continue;
+            area++;
+            down += y;
+            across += i - y * r->width;
+            for (int c = 0; c < 3; c++)
+                levels[c][r->pixels[c][i]]++;
+        }
+    }
     if (area < SMALLEST_NUCLEUS)
         return;
     found->area = (double)area * r->factor * r->factor;
@@ -477,10 +474,8 @@ static int find_leukocyte(const uint8_t *image, int height, int width, wbc_leuko
         find_stained(&r);
         open_mask(&r);
         const int n_components = find_components(&r);
-        if (n_components > 0) {
-            keep_nucleus(&r, n_components);
-            measure_nucleus(&r, found);
-        }
+        if (n_components > 0)
+            measure_nucleus(&r, n_components, found);
     }
     free(r.components);
     return status;
@@ -549,19 +544,16 @@ static void add_rows(const uint8_t *restrict rows, size_t stride, int n,
     }
 }
 
-typedef int32_t pixel_sums __attribute__((vector_size(16))); /* of three channels, and nothing */
-typedef int16_t pixel_levels __attribute__((vector_size(8)));
-
 /* Weighted sum of n pixels of a row. */
-static inline pixel_sums add_pixels(const int16_t *row, int n, const int32_t *restrict weights,
-                                    pixel_sums sums)
+static inline pixel_sum add_pixels(const int16_t *row, int n, const int32_t *restrict weights,
+                                   pixel_sum sum)
 {
     for (int j = 0; j < n; j++) {
-        pixel_levels levels;
-        memcpy(&levels, row + 3 * j, sizeof levels);
-        sums += weights[j] * __builtin_convertvector(levels, pixel_sums);
+        pixel one;
+        memcpy(&one, row + 3 * j, sizeof one);
+        sum += weights[j] * __builtin_convertvector(one, pixel_sum);
     }
-    return sums;
+    return sum;
 }
 
 /* The new pixels `first` to `past` of row i; the others are white. */
@@ -588,9 +580,9 @@ static void resample_row(const wbc_square *job, const taps *down, const taps *ac
     for (int x = 0; x < width; x++)
         row[x] = (int16_t)(sums[x] >> (WEIGHT_BITS - KEPT_BITS));
     row[width] = 0; /* read, as a fourth channel */
-    const pixel_sums background = {job->background[0], job->background[1], job->background[2], 0};
+    const pixel_sum background = {job->background[0], job->background[1], job->background[2], 0};
     for (int k = first; k < past; k++) {
-        pixel_sums total = across->outside[k] * (background << KEPT_BITS) +
+        pixel_sum total = across->outside[k] * (background << KEPT_BITS) +
                            (1 << (WEIGHT_BITS + KEPT_BITS - 1));
         if (across->n[k] > 0)
             total = add_pixels(row + 3 * (across->first[k] - left), across->n[k],
