@@ -21,7 +21,7 @@
 #include <string.h>
 
 enum {
-    REDUCED_SIDE = 96,   /* px, about, of the shorter side of the reduced image */
+    REDUCED_SIDE = 96,      /* px, about, of the shorter side of the reduced image */
     MOST_REDUCED = 1 << 28, /* px of the reduced image: three times as many fit an int */
     MOST_FACTOR = 2896,  /* of reduction: 256 squares of it fit an int */
     BAND = 128,          /* rows of bytes whose sum fits 16 bits */
@@ -45,7 +45,7 @@ typedef int16_t pixel __attribute__((vector_size(8)));
 typedef int32_t pixel_sum __attribute__((vector_size(16)));
 
 typedef struct {
-    int first;                /* of its n pixels in the queue */
+    int first; /* of its n pixels in the queue */
     double n, y, x, weight;
 } component;
 
@@ -485,8 +485,8 @@ enum { WEIGHT_BITS = 14, KEPT_BITS = 6 }; /* of weights; of a grey level after t
 
 /* Weights of `side` new pixels along one direction. */
 typedef struct {
-    int most;        /* pixels of the image that a new one is made of, at most */
-    int *first, *n;  /* which, and how many */
+    int most;         /* pixels of the image that a new one is made of, at most */
+    int *first, *n;   /* which, and how many */
     int32_t *outside; /* weight of those that lie beyond its edge */
     int32_t *weights; /* side x most */
 } taps;
@@ -593,7 +593,8 @@ static void resample_row(const wbc_square *job, const taps *down, const taps *ac
         for (int c = 0; c < 3; c++) {
             const int sum = total[c] < 0 ? 0 : total[c] > 255 ? 255 : total[c];
             const int level = job->tables[c * 256 + sum];
-            out[c] = (uint8_t)(job->white + (((level - job->white) * fade + 128) >> 8));
+            const int faded = job->white + (((level - job->white) * fade + 128) >> 8);
+            out[c] = (uint8_t)(fade == 256 ? level : faded);
         }
     }
 }
