@@ -32,6 +32,7 @@ enum {
     OTSU_BINS = 64,
     BIN_BITS = 52,
     MOST_COMPONENTS = 4096,
+    CLOSENESS_UNIT = 1 << 20,
     SMALLEST_NUCLEUS = 12, /* px of the reduced image */
     NEAR_BACKGROUND = 24,  /* grey levels, sum over channels, of what counts as background */
 };
@@ -45,8 +46,8 @@ typedef int16_t pixel __attribute__((vector_size(8)));
 typedef int32_t pixel_sum __attribute__((vector_size(16)));
 
 typedef struct {
-    int first; /* of its n pixels in the queue */
-    double n, y, x, weight;
+    int first, n; /* its pixels in the queue */
+    int64_t down, across, closeness; /* sums: rows, columns, how near each is to the middle */
 } component;
 
 typedef struct {
@@ -396,9 +397,9 @@ static int find_components(reduced *r)
             const int i = r->queue[at], y = rows[at], x = i - y * w;
             const double closeness = 1 - (r->down[y] + r->across[x]) / (4 * CENTRED * CENTRED);
             one->n++;
-            one->y += y;
-            one->x += x;
-            one->weight += closeness > 0 ? closeness : 0;
+            one->down += y;
+            one->across += x;
+            one->closeness += closeness > 0 ? lrint(CLOSENESS_UNIT * closeness) : 0;
             const int neighbours[4] = {y > 0 ? i - w : i, y < h - 1 ? i + w : i,
                                        x > 0 ? i - 1 : i, x < w - 1 ? i + 1 : i};
             for (int k = 0; k < 4; k++)
@@ -408,8 +409,6 @@ static int find_components(reduced *r)
                     rows[last++] = y + (k == 1) - (k == 0);
                 }
         }
-        one->y /= one->n;
-        one->x /= one->n;
     }
     return n;
 }
@@ -420,25 +419,26 @@ static void measure_nucleus(const reduced *r, int n, wbc_leukocyte *found)
     const double pi = 3.141592653589793;
     const component *best = r->components;
     for (int k = 1; k < n; k++)
-        if (r->components[k].weight > best->weight)
+        if (r->components[k].closeness > best->closeness)
             best = r->components + k;
     const double radius = sqrt(best->n / pi);
+    const double best_y = (double)best->down / best->n, best_x = (double)best->across / best->n;
     int64_t area = 0, down = 0, across = 0;
     int32_t levels[3][256] = {{0}};
     for (const component *one = r->components; one < r->components + n; one++) {
-        const double dy = one->y - best->y, dx = one->x - best->x;
+        const double y = (double)one->down / one->n, x = (double)one->across / one->n;
+        const double dy = y - best_y, dx = x - best_x;
         if (sqrt(dy * dy + dx * dx) >= LOBE_DISTANCE * radius + sqrt(one->n / pi) ||
-            25 * one->n <= best->n ||
-            from_middle(one->y, r->height) + from_middle(one->x, r->width) >=
-                4 * LOBE_MIDDLE * LOBE_MIDDLE)
+            25LL * one->n <= best->n ||
+            from_middle(y, r->height) + from_middle(x, r->width) >= 4 * LOBE_MIDDLE * LOBE_MIDDLE)
             continue;
-        for (int at = one->first; at < one->first + (int)one->n; at++) {
-            const int i = r->queue[at], y = r->scratch[at];
+        for (int at = one->first; at < one->first + one->n; at++) {
+            const int i = r->queue[at], row = r->scratch[at];
             if (!r->middle[i])
                 continue;
             area++;
-            down += y;
-            across += i - y * r->width;
+            down += row;
+            across += i - row * r->width;
             for (int c = 0; c < 3; c++)
                 levels[c][r->pixels[c][i]]++;
         }

@@ -228,7 +228,9 @@ class CanonicalForm:
     def _tables(self, background: np.ndarray, density: np.ndarray) -> np.ndarray:
         """Grey levels under this background and of this density, as the reference has them."""
         gain = [
-            min(max((math.exp(-wanted) - 1) / (math.exp(-max(own, 0.05)) - 1), _GAINS[0]), _GAINS[1])
+            min(
+                max((math.exp(-wanted) - 1) / (math.exp(-max(own, 0.05)) - 1), _GAINS[0]), _GAINS[1]
+            )
             for wanted, own in zip(self.density.tolist(), density.tolist(), strict=True)
         ]
         levels = _LEVELS / (background[:, None] + _OFFSET)
