@@ -1,4 +1,4 @@
-"""Canonical cells: the leukocyte of an image in the middle of a square, at one size and in one light.
+"""Canonical cells: the leukocyte of an image amid a square, at one size and in one light.
 
 What is on every stained leukocyte is the measure: the empty background gives the light, the nucleus
 the scale, the centre and the strength of the stain. Per image::
@@ -41,6 +41,7 @@ _GAINS = (0.5, 4.0)  # of contrast, at most
 _DARKEST = 12  # grey level of the brightest channel: darker is black, as beyond the edge of a field
 _LEAST_LIT = 0.99  # of the pixels; where fewer are, what is black becomes background
 _LEAST_BACKGROUND = 0.03  # of the lit pixels
+_LEAST_DENSITY = 0.05  # of a nucleus, mean of the channels: fainter is noise of the background
 _LEAST_LIGHT = 40  # grey level of the brightest channel of a background
 _MOST_NUCLEUS = 0.35  # of the lit pixels, where a background is there too
 _NUCLEUS_SIDES = (0.04, 0.8)  # square root of its area, over the image's shorter side
@@ -74,6 +75,11 @@ class Leukocyte(NamedTuple):
     area: float
     centre: tuple[float, float]
     density: tuple[float, float, float]
+
+    @property
+    def has_nucleus(self) -> bool:
+        """Whether the nucleus is one: found, and stained."""
+        return self.area > 0 and sum(self.density) >= 3 * _LEAST_DENSITY
 
     @property
     def has_background(self) -> bool:
@@ -148,7 +154,7 @@ class CanonicalForm:
             No images, or none with a leukocyte on a background.
         """
         found = [find_leukocyte(image) for image in images]
-        usable = [one for one in found if one.area > 0 and one.has_background]
+        usable = [one for one in found if one.has_nucleus and one.has_background]
         if not usable:
             raise ValueError(
                 f"canonical cells need images of one stained leukocyte each on a lit background; "
@@ -219,7 +225,8 @@ class CanonicalForm:
         short = min(height, width)
         y, x = (height - 1) / 2, (width - 1) / 2
         nucleus = math.sqrt(found.area)
-        if not _NUCLEUS_SIDES[0] * short <= nucleus <= _NUCLEUS_SIDES[1] * short:
+        likely = _NUCLEUS_SIDES[0] * short <= nucleus <= _NUCLEUS_SIDES[1] * short
+        if not (found.has_nucleus and likely):
             return y, x, NUCLEUS / (_EXPECTED * short), False
         down, across = found.centre[0] - y, found.centre[1] - x
         share = min(1.0, _FURTHEST * short / max(float(np.hypot(down, across)), 1e-6))
