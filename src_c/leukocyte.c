@@ -21,12 +21,18 @@
 #include <string.h>
 
 enum {
-    REDUCED_SIDE = 96,   /* px, about, of the shorter side of the reduced image */
+    REDUCED_SIDE = 96,      /* px, about, of the shorter side of the reduced image */
+    MOST_REDUCED = 1 << 28, /* px of the reduced image: three times as many fit an int */
+    MOST_FACTOR = 2896,  /* of reduction: 256 squares of it fit an int */
+    BAND = 128,          /* rows of bytes whose sum fits 16 bits */
     DARKEST = 12,        /* grey level of the brightest channel of what is black */
     DENSITY_UNIT = 1024,
     DENSITY_OFFSET = 4,  /* grey levels: noise of dark pixels weighs less */
+    TURNS = 4, /* histograms are counted in so many: a count is not read while it is written */
     OTSU_BINS = 64,
+    BIN_BITS = 52,
     MOST_COMPONENTS = 4096,
+    CLOSENESS_UNIT = 1 << 20,
     SMALLEST_NUCLEUS = 12, /* px of the reduced image */
     NEAR_BACKGROUND = 24,  /* grey levels, sum over channels, of what counts as background */
 };
@@ -35,119 +41,194 @@ static const double CENTRED = 0.35;      /* of the sides: where being in the mid
 static const double LOBE_MIDDLE = 0.3;   /* of the sides: where lobes lie */
 static const double LOBE_DISTANCE = 2.2; /* radii of the nucleus, beside that of the lobe */
 
+/* A pixel, three channels and what comes next: on its own, and summed up. */
+typedef int16_t pixel __attribute__((vector_size(8)));
+typedef int32_t pixel_sum __attribute__((vector_size(16)));
+
 typedef struct {
-    int height, width, factor;
-    uint8_t *pixels; /* height x width x 3 */
-    uint8_t *valid;  /* neither black nor beside black */
-    int16_t *density; /* height x width x 3 */
-    int32_t *stained, *scratch;
+    int first, n; /* its pixels in the queue */
+    int64_t down, across, closeness; /* sums: rows, columns, how near each is to the middle */
+} component;
+
+typedef struct {
+    int height, width, factor, n;
+    double *down, *across; /* of rows, of columns: distance from the middle, see from_middle */
+    component *components;
+    int32_t *stained, *scratch, *queue;
+    uint8_t *pixels[3]; /* of each channel */
+    uint8_t *valid;     /* neither black nor beside black */
+    uint8_t *middle;    /* near enough to the middle */
     uint8_t *mask, *eroded;
-    int32_t *component; /* 0: none */
-    int32_t *queue;
+    int16_t density[3][256]; /* of grey levels */
 } reduced;
 
-static int reduce(const uint8_t *image, int height, int width, reduced *r)
+static int allocate(reduced *r, int height, int width)
 {
     const int side = height < width ? height : width;
-    const int k = (side + REDUCED_SIDE / 2) / REDUCED_SIDE > 1 ? (side + REDUCED_SIDE / 2) / REDUCED_SIDE : 1;
+    const int nearest = (int)(((int64_t)side + REDUCED_SIDE / 2) / REDUCED_SIDE);
+    const int k = nearest < 1 ? 1 : nearest > MOST_FACTOR ? MOST_FACTOR : nearest;
     r->factor = k;
     r->height = height / k;
     r->width = width / k;
-    const size_t n = (size_t)r->height * r->width;
-    /* One block for all; n * 32 bytes. */
-    uint8_t *block = calloc(n, 32);
-    int32_t *sums = malloc(sizeof *sums * r->width * 3);
-    if (!block || !sums) {
-        free(block);
-        free(sums);
+    if ((int64_t)r->height * r->width > MOST_REDUCED)
         return WBC_OUT_OF_MEMORY;
-    }
-    r->stained = (int32_t *)block;
+    const size_t n = (size_t)r->height * r->width, edges = (size_t)r->height + r->width;
+    const size_t most = n < MOST_COMPONENTS ? n : MOST_COMPONENTS;
+    char *block = malloc(most * sizeof(component) + edges * sizeof(double) + n * (3 * 4 + 7));
+    if (!block)
+        return WBC_OUT_OF_MEMORY;
+    r->n = (int)n;
+    r->components = (component *)block;
+    r->down = (double *)(r->components + most);
+    r->across = r->down + r->height;
+    r->stained = (int32_t *)(r->across + r->width);
     r->scratch = r->stained + n;
-    r->component = r->scratch + n;
-    r->queue = r->component + n;
-    r->density = (int16_t *)(r->queue + n);
-    r->pixels = (uint8_t *)(r->density + 3 * n);
-    r->valid = r->pixels + 3 * n;
-    r->mask = r->valid + n;
+    r->queue = r->scratch + n;
+    uint8_t *bytes = (uint8_t *)(r->queue + n);
+    for (int c = 0; c < 3; c++, bytes += n)
+        r->pixels[c] = bytes;
+    r->valid = bytes;
+    r->middle = r->valid + n;
+    r->mask = r->middle + n;
     r->eroded = r->mask + n;
-    for (int y = 0; y < r->height; y++) {
-        memset(sums, 0, sizeof *sums * r->width * 3);
-        for (int dy = 0; dy < k; dy++) {
-            const uint8_t *row = image + ((size_t)y * k + dy) * width * 3;
-            for (int x = 0; x < r->width; x++)
-                for (int dx = 0; dx < k; dx++, row += 3)
-                    for (int c = 0; c < 3; c++)
-                        sums[3 * x + c] += row[c];
-        }
-        for (int i = 0; i < 3 * r->width; i++)
-            r->pixels[(size_t)y * r->width * 3 + i] = (uint8_t)((sums[i] + k * k / 2) / (k * k));
-    }
-    free(sums);
     return WBC_OK;
 }
 
-static int is_lit(const reduced *r, int y, int x)
+/* Sums of n <= BAND rows. */
+static void sum_rows(const uint8_t *restrict rows, size_t stride, int n, int width,
+                     int16_t *restrict sums)
 {
-    if (y < 0 || x < 0 || y >= r->height || x >= r->width)
-        return 1;
-    const uint8_t *p = r->pixels + ((size_t)y * r->width + x) * 3;
-    return p[0] > DARKEST || p[1] > DARKEST || p[2] > DARKEST;
+    for (int x = 0; x < width; x++)
+        sums[x] = rows[x];
+    for (int y = 1; y < n; y++) {
+        const uint8_t *restrict row = rows + y * stride;
+        for (int x = 0; x < width; x++)
+            sums[x] = (int16_t)(sums[x] + row[x]);
+    }
 }
 
+static int reduce(const uint8_t *image, int width, reduced *r)
+{
+    const int k = r->factor, n_bytes = r->width * k * 3;
+    const size_t stride = (size_t)width * 3;
+    pixel_sum *totals = malloc(sizeof *totals * r->width + sizeof(int16_t) * (n_bytes + 1));
+    if (!totals)
+        return WBC_OUT_OF_MEMORY;
+    int16_t *sums = (int16_t *)(totals + r->width);
+    sums[n_bytes] = 0;
+    /* (a * reciprocal) >> 56 is a / (k k) for every a < 256 k k. */
+    const int area = k * k;
+    const uint64_t reciprocal = (UINT64_C(1) << 56) / (uint64_t)area + 1;
+    for (int y = 0; y < r->height; y++) {
+        for (int x = 0; x < r->width; x++)
+            totals[x] = (pixel_sum){area / 2, area / 2, area / 2, 0};
+        for (int dy = 0; dy < k; dy += BAND) {
+            sum_rows(image + ((size_t)y * k + dy) * stride, stride, k - dy < BAND ? k - dy : BAND,
+                     n_bytes, sums);
+            const int16_t *sum = sums;
+            for (int x = 0; x < r->width; x++) {
+                pixel_sum total = totals[x];
+                for (int dx = 0; dx < k; dx++, sum += 3) {
+                    pixel one;
+                    memcpy(&one, sum, sizeof one);
+                    total += __builtin_convertvector(one, pixel_sum);
+                }
+                totals[x] = total;
+            }
+        }
+        for (int x = 0; x < r->width; x++)
+            for (int c = 0; c < 3; c++)
+                r->pixels[c][(size_t)y * r->width + x] = (uint8_t)((uint64_t)totals[x][c] * reciprocal >> 56);
+    }
+    free(totals);
+    return WBC_OK;
+}
+
+/* Four times the squared distance from the middle, in units of the sides, is the sum of two. */
+static double from_middle(double at, int side)
+{
+    const double offset = (2 * at - (side - 1)) / side;
+    return offset * offset;
+}
+
+static void measure_middle(reduced *r)
+{
+    for (int y = 0; y < r->height; y++)
+        r->down[y] = from_middle(y, r->height);
+    for (int x = 0; x < r->width; x++)
+        r->across[x] = from_middle(x, r->width);
+    for (int y = 0; y < r->height; y++) {
+        uint8_t *restrict middle = r->middle + (size_t)y * r->width;
+        const double *restrict across = r->across;
+        const double down = r->down[y];
+        for (int x = 0; x < r->width; x++)
+            middle[x] = down + across[x] < 4 * MIDDLE * MIDDLE;
+    }
+}
+
+
+/* Lit pixels whose eight neighbours are lit; what lies outside counts as lit. */
 static int find_valid(reduced *r)
 {
-    int n_black = 0;
-    for (int y = 0; y < r->height; y++)
-        for (int x = 0; x < r->width; x++)
-            n_black += !is_lit(r, y, x);
-    memset(r->valid, 1, (size_t)r->height * r->width);
-    int n_valid = r->height * r->width;
-    if (n_black > 0) {
-        n_valid = 0;
-        for (int y = 0; y < r->height; y++)
-            for (int x = 0; x < r->width; x++) {
-                int lit = 1;
-                for (int dy = -1; dy <= 1; dy++)
-                    for (int dx = -1; dx <= 1; dx++)
-                        lit &= is_lit(r, y + dy, x + dx);
-                r->valid[(size_t)y * r->width + x] = (uint8_t)lit;
-                n_valid += lit;
-            }
+    const int h = r->height, w = r->width, n = r->n;
+    const uint8_t *red = r->pixels[0], *green = r->pixels[1], *blue = r->pixels[2];
+    uint8_t *restrict valid = r->valid;
+    int n_lit = 0;
+    for (int i = 0; i < n; i++) {
+        valid[i] = (red[i] > DARKEST) | (green[i] > DARKEST) | (blue[i] > DARKEST);
+        n_lit += valid[i];
     }
+    if (n_lit == n)
+        return n;
+    uint8_t *restrict columns = r->eroded; /* those lit above and below too */
+    for (int y = 0; y < h; y++) {
+        const uint8_t *row = valid + (size_t)y * w;
+        const uint8_t *up = y > 0 ? row - w : row, *down = y < h - 1 ? row + w : row;
+        for (int x = 0; x < w; x++)
+            columns[(size_t)y * w + x] = row[x] & up[x] & down[x];
+    }
+    int n_valid = 0;
+    for (int y = 0; y < h; y++)
+        for (int x = 0; x < w; x++) {
+            const uint8_t *at = columns + (size_t)y * w + x;
+            const uint8_t lit = at[0] & at[x > 0 ? -1 : 0] & at[x < w - 1 ? 1 : 0];
+            valid[(size_t)y * w + x] = lit;
+            n_valid += lit;
+        }
     return n_valid;
 }
 
 /* Median of each channel over the brightest quarter, and the share of the pixels that are near it. */
 static double find_background(const reduced *r, int n_valid, uint8_t background[3])
 {
-    const int n = r->height * r->width;
-    int32_t brightness[3 * 256] = {0}, levels[3][256] = {{0}};
+    const int n = r->n;
+    const uint8_t *red = r->pixels[0], *green = r->pixels[1], *blue = r->pixels[2];
+    int32_t brightness[TURNS][3 * 255 + 1] = {{0}}, levels[3][256] = {{0}};
     for (int i = 0; i < n; i++)
-        if (r->valid[i])
-            brightness[r->pixels[3 * i] + r->pixels[3 * i + 1] + r->pixels[3 * i + 2]]++;
-    int least = 3 * 255, count = brightness[least];
+        brightness[i % TURNS][red[i] + green[i] + blue[i]] += r->valid[i];
+    for (int turn = 1; turn < TURNS; turn++)
+        for (int i = 0; i <= 3 * 255; i++)
+            brightness[0][i] += brightness[turn][i];
+    int least = 3 * 255, count = brightness[0][least];
     while (count * 4LL < n_valid)
-        count += brightness[--least];
-    for (int i = 0; i < n; i++) {
-        const uint8_t *p = r->pixels + 3 * i;
-        if (r->valid[i] && p[0] + p[1] + p[2] >= least)
-            for (int c = 0; c < 3; c++)
-                levels[c][p[c]]++;
-    }
+        count += brightness[0][--least];
+    for (int i = 0; i < n; i++)
+        if (r->valid[i] && red[i] + green[i] + blue[i] >= least) {
+            levels[0][red[i]]++;
+            levels[1][green[i]]++;
+            levels[2][blue[i]]++;
+        }
     for (int c = 0; c < 3; c++) {
         int value = 0;
         for (int below = levels[c][0]; 2LL * below < count;)
             below += levels[c][++value];
         background[c] = (uint8_t)value;
     }
+    const int r0 = background[0], g0 = background[1], b0 = background[2];
     int near = 0;
     for (int i = 0; i < n; i++) {
-        const uint8_t *p = r->pixels + 3 * i;
-        int difference = 0;
-        for (int c = 0; c < 3; c++)
-            difference += abs(p[c] - background[c]);
-        near += r->valid[i] && difference <= NEAR_BACKGROUND;
+        const int difference = abs(red[i] - r0) + abs(green[i] - g0) + abs(blue[i] - b0);
+        near += r->valid[i] & (difference <= NEAR_BACKGROUND);
     }
     return (double)near / n_valid;
 }
@@ -157,200 +238,222 @@ static void smooth(reduced *r)
 {
     const int h = r->height, w = r->width;
     for (int pass = 0; pass < 2; pass++) {
-        for (int y = 0; y < h; y++)
-            for (int x = 0; x < w; x++) {
-                const int32_t *row = r->stained + (size_t)y * w;
-                r->scratch[(size_t)y * w + x] =
-                    row[x > 0 ? x - 1 : 0] + 2 * row[x] + row[x < w - 1 ? x + 1 : w - 1];
-            }
-        for (int y = 0; y < h; y++)
+        for (int y = 0; y < h; y++) {
+            const int32_t *restrict row = r->stained + (size_t)y * w;
+            int32_t *restrict out = r->scratch + (size_t)y * w;
+            for (int x = 1; x < w - 1; x++)
+                out[x] = row[x - 1] + 2 * row[x] + row[x + 1];
+            out[0] = 3 * row[0] + row[w > 1 ? 1 : 0];
+            if (w > 1)
+                out[w - 1] = row[w - 2] + 3 * row[w - 1];
+        }
+        for (int y = 0; y < h; y++) {
+            const int32_t *restrict row = r->scratch + (size_t)y * w;
+            const int32_t *restrict up = y > 0 ? row - w : row;
+            const int32_t *restrict down = y < h - 1 ? row + w : row;
+            int32_t *restrict out = r->stained + (size_t)y * w;
             for (int x = 0; x < w; x++)
-                r->stained[(size_t)y * w + x] =
-                    r->scratch[(size_t)(y > 0 ? y - 1 : 0) * w + x] +
-                    2 * r->scratch[(size_t)y * w + x] +
-                    r->scratch[(size_t)(y < h - 1 ? y + 1 : h - 1) * w + x];
+                out[x] = up[x] + 2 * row[x] + down[x];
+        }
     }
 }
 
 static void measure_density(reduced *r, const uint8_t background[3])
 {
-    int16_t table[3][256];
+    double logarithm[256];
+    for (int v = 0; v < 256; v++)
+        logarithm[v] = log(v + DENSITY_OFFSET);
     for (int c = 0; c < 3; c++)
         for (int v = 0; v < 256; v++)
-            table[c][v] = v >= background[c]
-                              ? 0
-                              : (int16_t)lrint(DENSITY_UNIT * log((double)(background[c] + DENSITY_OFFSET) /
-                                                                  (v + DENSITY_OFFSET)));
-    const int n = r->height * r->width;
-    for (int i = 0; i < n; i++) {
-        int16_t *density = r->density + 3 * i;
-        for (int c = 0; c < 3; c++)
-            density[c] = r->valid[i] ? table[c][r->pixels[3 * i + c]] : 0;
-        r->stained[i] = 2 * density[0] + density[1] - density[2];
+            r->density[c][v] =
+                v >= background[c]
+                    ? 0
+                    : (int16_t)lrint(DENSITY_UNIT * (logarithm[background[c]] - logarithm[v]));
+    for (int i = 0; i < r->n; i++) {
+        const int stained = 2 * r->density[0][r->pixels[0][i]] + r->density[1][r->pixels[1][i]] -
+                            r->density[2][r->pixels[2][i]];
+        r->stained[i] = r->valid[i] ? stained : 0;
     }
     smooth(r);
 }
 
-/* Four times the squared distance from the middle, in units of the sides. */
-static double from_middle(const reduced *r, double y, double x)
+/* Least value of the upper class. INT32_MAX where all are equal. */
+static int32_t otsu(const int32_t *values, int n)
 {
-    const double dy = (2 * y - (r->height - 1)) / r->height, dx = (2 * x - (r->width - 1)) / r->width;
-    return dy * dy + dx * dx;
-}
-
-/* Least value of the upper class among those of the middle at or above `least`; the classes' sums
- * and counts. INT32_MAX where there are fewer than two values. */
-static int32_t otsu(const reduced *r, const uint8_t *middle, int32_t least, double sum[2], double count[2])
-{
-    const int n = r->height * r->width;
     int32_t low = INT32_MAX, high = INT32_MIN;
-    for (int i = 0; i < n; i++)
-        if (middle[i] && r->stained[i] >= least) {
-            low = r->stained[i] < low ? r->stained[i] : low;
-            high = r->stained[i] > high ? r->stained[i] : high;
-        }
+    for (int i = 0; i < n; i++) {
+        low = values[i] < low ? values[i] : low;
+        high = values[i] > high ? values[i] : high;
+    }
     if (low >= high)
         return INT32_MAX;
+    /* (a * reciprocal) >> BIN_BITS is a / range: range is below 2^23, a below OTSU_BINS times it. */
     const int64_t range = (int64_t)high - low + 1;
-    int64_t number[OTSU_BINS] = {0}, total[OTSU_BINS] = {0}, n_all = 0, moment = 0;
-    for (int i = 0; i < n; i++)
-        if (middle[i] && r->stained[i] >= least) {
-            const int bin = (int)(((int64_t)r->stained[i] - low) * OTSU_BINS / range);
-            number[bin]++;
-            total[bin] += r->stained[i];
-            n_all++;
-            moment += bin;
-        }
+    const uint64_t reciprocal = (UINT64_C(1) << BIN_BITS) / (uint64_t)range + 1;
+    int32_t number[TURNS][OTSU_BINS] = {{0}};
+    for (int i = 0; i < n; i++) {
+        const uint64_t above = (uint64_t)(values[i] - low) * OTSU_BINS;
+        number[i % TURNS][above * reciprocal >> BIN_BITS]++;
+    }
+    int64_t moment = 0;
+    for (int bin = 0; bin < OTSU_BINS; bin++) {
+        for (int turn = 1; turn < TURNS; turn++)
+            number[0][bin] += number[turn][bin];
+        moment += (int64_t)bin * number[0][bin];
+    }
     double best = -1;
     int split = 0;
     int64_t n_low = 0, m_low = 0;
     for (int bin = 0; bin < OTSU_BINS - 1; bin++) {
-        n_low += number[bin];
-        m_low += bin * number[bin];
-        if (n_low == 0 || n_low == n_all)
+        n_low += number[0][bin];
+        m_low += (int64_t)bin * number[0][bin];
+        if (n_low == 0 || n_low == n)
             continue;
-        const double apart = (double)moment * n_low - (double)m_low * n_all;
-        const double between = apart * apart / ((double)n_low * (n_all - n_low));
+        const double apart = (double)moment * n_low - (double)m_low * n;
+        const double between = apart * apart / ((double)n_low * (n - n_low));
         if (between > best) {
             best = between;
             split = bin;
         }
     }
-    sum[0] = sum[1] = count[0] = count[1] = 0;
-    for (int bin = 0; bin < OTSU_BINS; bin++) {
-        sum[bin > split] += (double)total[bin];
-        count[bin > split] += (double)number[bin];
-    }
     return (int32_t)(low + ((split + 1) * range + OTSU_BINS - 1) / OTSU_BINS);
+}
+
+/* What is stained like a nucleus becomes the mask. */
+static void find_stained(reduced *r)
+{
+    int32_t *restrict values = r->scratch;
+    int n = 0;
+    for (int i = 0; i < r->n; i++) {
+        values[n] = r->stained[i];
+        n += r->valid[i] & r->middle[i];
+    }
+    int32_t least = otsu(values, n);
+    if (least != INT32_MAX) {
+        int n_stained = 0, n_denser = 0;
+        for (int i = 0; i < n; i++) {
+            values[n_stained] = values[i];
+            n_stained += values[i] >= least;
+        }
+        const int32_t denser = otsu(values, n_stained);
+        int64_t sum = 0, sum_denser = 0;
+        for (int i = 0; i < n_stained; i++) {
+            sum += values[i];
+            sum_denser += values[i] >= denser ? values[i] : 0;
+            n_denser += values[i] >= denser;
+        }
+        if (denser != INT32_MAX && 2 * (double)sum_denser * (n_stained - n_denser) >
+                                       3 * (double)(sum - sum_denser) * n_denser)
+            least = denser;
+    }
+    const int32_t *restrict stained = r->stained;
+    const uint8_t *restrict valid = r->valid;
+    uint8_t *restrict mask = r->mask;
+    least = least < 1 ? 1 : least;
+    for (int i = 0; i < r->n; i++)
+        mask[i] = valid[i] & (stained[i] >= least);
 }
 
 /* Erosion and dilation by a cross; outside counts as empty. */
 static void open_mask(reduced *r)
 {
     const int h = r->height, w = r->width;
-    for (int dilate = 0; dilate < 2; dilate++) {
-        const uint8_t *from = dilate ? r->eroded : r->mask;
-        uint8_t *to = dilate ? r->mask : r->eroded;
-        for (int y = 0; y < h; y++)
-            for (int x = 0; x < w; x++) {
-                const size_t i = (size_t)y * w + x;
-                const int up = y > 0 && from[i - w], down = y < h - 1 && from[i + w];
-                const int left = x > 0 && from[i - 1], right = x < w - 1 && from[i + 1];
-                to[i] = dilate ? from[i] || up || down || left || right
-                               : from[i] && up && down && left && right;
-            }
+    for (int y = 0; y < h; y++) {
+        const uint8_t *restrict row = r->mask + (size_t)y * w;
+        uint8_t *restrict out = r->eroded + (size_t)y * w;
+        memset(out, 0, w);
+        if (y > 0 && y < h - 1)
+            for (int x = 1; x < w - 1; x++)
+                out[x] = row[x] & row[x - w] & row[x + w] & row[x - 1] & row[x + 1];
+    }
+    for (int y = 0; y < h; y++) {
+        const uint8_t *restrict row = r->eroded + (size_t)y * w;
+        const uint8_t *restrict up = y > 0 ? row - w : row, *restrict down = y < h - 1 ? row + w : row;
+        uint8_t *restrict out = r->mask + (size_t)y * w;
+        /* Nothing eroded lies in the first and the last column. */
+        out[0] = row[w > 1 ? 1 : 0];
+        out[w - 1] = row[w > 1 ? w - 2 : 0];
+        for (int x = 1; x < w - 1; x++)
+            out[x] = row[x] | up[x] | down[x] | row[x - 1] | row[x + 1];
     }
 }
 
-typedef struct {
-    double n, y, x, weight;
-} component;
-
-/* Components of the mask, four neighbours; returns how many. */
-static int find_components(reduced *r, component *found)
+/* Components of the mask, four neighbours, moved from there to the queue; returns how many. */
+static int find_components(reduced *r)
 {
     const int h = r->height, w = r->width;
-    int n = 0;
-    memset(r->component, 0, sizeof *r->component * h * w);
-    for (int start = 0; start < h * w && n < MOST_COMPONENTS; start++) {
-        if (!r->mask[start] || r->component[start])
+    int32_t *const rows = r->scratch; /* of the pixels in the queue */
+    uint8_t *const mask = r->mask;
+    int n = 0, at = 0, last = 0;
+    for (int start = 0; start < r->n && n < MOST_COMPONENTS; start++) {
+        if (!mask[start])
             continue;
-        component *one = found + n++;
-        *one = (component){0};
-        int first = 0, last = 0;
-        r->queue[last++] = start;
-        r->component[start] = n;
-        while (first < last) {
-            const int i = r->queue[first++], y = i / w, x = i % w;
-            const double closeness = 1 - from_middle(r, y, x) / (4 * CENTRED * CENTRED);
+        component *one = r->components + n++;
+        *one = (component){.first = last};
+        r->queue[last] = start;
+        rows[last++] = start / w;
+        mask[start] = 0;
+        for (; at < last; at++) {
+            const int i = r->queue[at], y = rows[at], x = i - y * w;
+            const double closeness = 1 - (r->down[y] + r->across[x]) / (4 * CENTRED * CENTRED);
             one->n++;
-            one->y += y;
-            one->x += x;
-            one->weight += closeness > 0 ? closeness : 0;
+            one->down += y;
+            one->across += x;
+            one->closeness += closeness > 0 ? lrint(CLOSENESS_UNIT * closeness) : 0;
             const int neighbours[4] = {y > 0 ? i - w : i, y < h - 1 ? i + w : i,
                                        x > 0 ? i - 1 : i, x < w - 1 ? i + 1 : i};
             for (int k = 0; k < 4; k++)
-                if (r->mask[neighbours[k]] && !r->component[neighbours[k]]) {
-                    r->component[neighbours[k]] = n;
-                    r->queue[last++] = neighbours[k];
+                if (mask[neighbours[k]]) {
+                    mask[neighbours[k]] = 0;
+                    r->queue[last] = neighbours[k];
+                    rows[last++] = y + (k == 1) - (k == 0);
                 }
         }
-        one->y /= one->n;
-        one->x /= one->n;
     }
     return n;
 }
 
-/* Leaves in the mask the component most in the middle and the lobes near it. */
-static void keep_nucleus(reduced *r, const component *found, int n, const uint8_t *middle)
+/* The component most in the middle, and the lobes near it. */
+static void measure_nucleus(const reduced *r, int n, wbc_leukocyte *found)
 {
     const double pi = 3.141592653589793;
-    uint8_t keep[MOST_COMPONENTS + 1] = {0};
-    int best = 0;
-    for (int i = 1; i < n; i++)
-        if (found[i].weight > found[best].weight)
-            best = i;
-    const double radius = sqrt(found[best].n / pi);
-    for (int i = 0; i < n; i++) {
-        const double dy = found[i].y - found[best].y, dx = found[i].x - found[best].x;
-        keep[i + 1] = sqrt(dy * dy + dx * dx) < LOBE_DISTANCE * radius + sqrt(found[i].n / pi) &&
-                      25 * found[i].n > found[best].n &&
-                      from_middle(r, found[i].y, found[i].x) < 4 * LOBE_MIDDLE * LOBE_MIDDLE;
-    }
-    const int size = r->height * r->width;
-    for (int i = 0; i < size; i++)
-        r->mask[i] = keep[r->component[i]] && middle[i];
-}
-
-static void measure_nucleus(const reduced *r, wbc_leukocyte *found)
-{
-    const int n = r->height * r->width;
+    const component *best = r->components;
+    for (int k = 1; k < n; k++)
+        if (r->components[k].closeness > best->closeness)
+            best = r->components + k;
+    const double radius = sqrt(best->n / pi);
+    const double best_y = (double)best->down / best->n, best_x = (double)best->across / best->n;
     int64_t area = 0, down = 0, across = 0;
-    for (int i = 0; i < n; i++)
-        if (r->mask[i]) {
+    int32_t levels[3][256] = {{0}};
+    for (const component *one = r->components; one < r->components + n; one++) {
+        const double y = (double)one->down / one->n, x = (double)one->across / one->n;
+        const double dy = y - best_y, dx = x - best_x;
+        if (sqrt(dy * dy + dx * dx) >= LOBE_DISTANCE * radius + sqrt(one->n / pi) ||
+            25LL * one->n <= best->n ||
+            from_middle(y, r->height) + from_middle(x, r->width) >= 4 * LOBE_MIDDLE * LOBE_MIDDLE)
+            continue;
+        for (int at = one->first; at < one->first + one->n; at++) {
+            const int i = r->queue[at], row = r->scratch[at];
+            if (!r->middle[i])
+                continue;
             area++;
-            down += i / r->width;
-            across += i % r->width;
+            down += row;
+            across += i - row * r->width;
+            for (int c = 0; c < 3; c++)
+                levels[c][r->pixels[c][i]]++;
         }
+    }
     if (area < SMALLEST_NUCLEUS)
         return;
     found->area = (double)area * r->factor * r->factor;
     found->y = ((double)down / area + 0.5) * r->factor - 0.5;
     found->x = ((double)across / area + 0.5) * r->factor - 0.5;
-    /* Lower median of each channel, by halving the range. */
+    /* Lower median of each channel's density, which falls with the grey level. */
     for (int c = 0; c < 3; c++) {
-        int low = 0, high = INT16_MAX;
-        while (low < high) {
-            const int half = (low + high) / 2;
-            int64_t below = 0;
-            for (int i = 0; i < n; i++)
-                below += r->mask[i] && r->density[3 * i + c] <= half;
-            if (2 * below >= area)
-                high = half;
-            else
-                low = half + 1;
-        }
-        found->density[c] = (double)low / DENSITY_UNIT;
+        int value = 255;
+        for (int64_t below = levels[c][255]; 2 * below < area;)
+            below += levels[c][--value];
+        found->density[c] = (double)r->density[c][value] / DENSITY_UNIT;
     }
 }
 
@@ -358,135 +461,172 @@ static int find_leukocyte(const uint8_t *image, int height, int width, wbc_leuko
 {
     memset(found, 0, sizeof *found);
     reduced r;
-    component *components = malloc(sizeof *components * MOST_COMPONENTS);
-    const int status = components ? reduce(image, height, width, &r) : WBC_OUT_OF_MEMORY;
-    if (status != WBC_OK) {
-        free(components);
+    int status = allocate(&r, height, width);
+    if (status != WBC_OK)
         return status;
-    }
-    const int n = r.height * r.width, n_valid = find_valid(&r);
-    found->lit_share = (double)n_valid / n;
+    status = reduce(image, width, &r);
+    const int n_valid = status == WBC_OK ? find_valid(&r) : 0;
+    found->lit_share = (double)n_valid / r.n;
     if (n_valid > 0) {
         found->background_share = find_background(&r, n_valid, found->background);
         measure_density(&r, found->background);
-        uint8_t *middle = r.eroded; /* until the mask is opened */
-        for (int i = 0; i < n; i++)
-            middle[i] = r.valid[i] && from_middle(&r, i / r.width, i % r.width) < 4 * MIDDLE * MIDDLE;
-        double sum[2], count[2];
-        int32_t least = otsu(&r, middle, INT32_MIN, sum, count);
-        const int32_t denser = least == INT32_MAX ? least : otsu(&r, middle, least, sum, count);
-        if (denser != INT32_MAX && 2 * sum[1] * count[0] > 3 * sum[0] * count[1])
-            least = denser;
-        for (int i = 0; i < n; i++)
-            r.mask[i] = r.valid[i] && r.stained[i] >= least && r.stained[i] > 0;
+        measure_middle(&r);
+        find_stained(&r);
         open_mask(&r);
-        const int n_components = find_components(&r, components);
-        for (int i = 0; i < n; i++)
-            middle[i] = from_middle(&r, i / r.width, i % r.width) < 4 * MIDDLE * MIDDLE;
-        if (n_components > 0) {
-            keep_nucleus(&r, components, n_components, middle);
-            measure_nucleus(&r, found);
-        }
+        const int n_components = find_components(&r);
+        if (n_components > 0)
+            measure_nucleus(&r, n_components, found);
     }
-    free(r.stained);
-    free(components);
-    return WBC_OK;
+    free(r.components);
+    return status;
 }
 
 enum { WEIGHT_BITS = 14, KEPT_BITS = 6 }; /* of weights; of a grey level after the first pass */
 
+/* Weights of `side` new pixels along one direction. */
 typedef struct {
-    int first, n;    /* pixels of the image that a new one is made of */
-    int outside;     /* weight of those that lie beyond its edge */
-} tap_range;
+    int most;         /* pixels of the image that a new one is made of, at most */
+    int *first, *n;   /* which, and how many */
+    int32_t *outside; /* weight of those that lie beyond its edge */
+    int32_t *weights; /* side x most */
+} taps;
 
-/* Weights of `side` new pixels, `distance` old ones apart, about `centre`: most x side. */
-static void make_taps(double centre, double distance, int side, int length, int most,
-                      tap_range *ranges, int16_t *weights)
+/* New pixels `distance` old ones apart, about `centre`. Returns WBC_OK or WBC_OUT_OF_MEMORY. */
+static int make_taps(double centre, double distance, int side, int length, taps *made)
 {
-    const double reach = distance > 1 ? distance : 1;
+    const double reach = distance > 1 ? distance : 1, widest = 2 * ceil(reach) + 2;
+    const int most = widest < length ? (int)widest : length;
+    made->most = most;
+    made->first = malloc(sizeof(int32_t) * side * (3 + (size_t)most));
+    if (!made->first)
+        return WBC_OUT_OF_MEMORY;
+    made->n = made->first + side;
+    made->outside = made->n + side;
+    made->weights = made->outside + side;
     for (int i = 0; i < side; i++) {
         const double at = centre + (i - (side - 1) / 2.0) * distance;
-        const int first = (int)ceil(at - reach), last = (int)floor(at + reach);
+        const double begin = ceil(at - reach), end = floor(at + reach);
+        int32_t *weights = made->weights + (size_t)i * most;
+        made->first[i] = made->n[i] = 0;
+        made->outside[i] = 1 << WEIGHT_BITS;
+        if (end < 0 || begin >= length)
+            continue;
         double sum = 0;
-        for (int j = first; j <= last; j++)
+        for (double j = begin; j <= end; j++)
             sum += 1 - fabs(j - at) / reach;
-        tap_range *range = ranges + i;
-        *range = (tap_range){first > 0 ? first : 0, 0, 1 << WEIGHT_BITS};
-        for (int j = range->first; j <= last && j < length && range->n < most; j++) {
-            const int weight = (int)lrint((1 - fabs(j - at) / reach) / sum * (1 << WEIGHT_BITS));
-            weights[(size_t)i * most + range->n++] = (int16_t)weight;
-            range->outside -= weight;
+        const int first = begin > 0 ? (int)begin : 0, past = end < length - 1 ? (int)end + 1 : length;
+        made->first[i] = first;
+        made->n[i] = past - first;
+        for (int j = first; j < past; j++) {
+            weights[j - first] = (int)lrint((1 - fabs(j - at) / reach) / sum * (1 << WEIGHT_BITS));
+            made->outside[i] -= weights[j - first];
         }
     }
+    return WBC_OK;
 }
 
-/* A row of 64ths of grey levels: the weighted sum of some rows of bytes. */
-static void add_rows(const uint8_t *restrict rows, size_t stride, int n, const int16_t *weights,
-                     const int32_t *restrict outside, int width, int32_t *restrict sums,
-                     int16_t *restrict out)
+/* sums += weighted sum of n rows of bytes. */
+static void add_rows(const uint8_t *restrict rows, size_t stride, int n,
+                     const int32_t *restrict weights, int width, int32_t *restrict sums)
 {
-    for (int x = 0; x < width; x++)
-        sums[x] = outside[x] + (1 << (WEIGHT_BITS - KEPT_BITS - 1));
-    for (int j = 0; j < n; j++) {
+    int j = 0;
+    for (; j + 2 <= n; j += 2) {
+        const uint8_t *restrict row = rows + j * stride, *restrict next = row + stride;
+        const int32_t weight = weights[j], weight_next = weights[j + 1];
+        for (int x = 0; x < width; x++)
+            sums[x] += weight * row[x] + weight_next * next[x];
+    }
+    for (; j < n; j++) {
         const uint8_t *restrict row = rows + j * stride;
         const int32_t weight = weights[j];
         for (int x = 0; x < width; x++)
             sums[x] += weight * row[x];
     }
+}
+
+/* Weighted sum of n pixels of a row. */
+static inline pixel_sum add_pixels(const int16_t *row, int n, const int32_t *restrict weights,
+                                   pixel_sum sum)
+{
+    for (int j = 0; j < n; j++) {
+        pixel one;
+        memcpy(&one, row + 3 * j, sizeof one);
+        sum += weights[j] * __builtin_convertvector(one, pixel_sum);
+    }
+    return sum;
+}
+
+/* The new pixels `first` to `past` of row i; the others are white. */
+static void resample_row(const wbc_square *job, const taps *down, const taps *across, int i, int first,
+                         int past, int32_t *restrict sums, int16_t *restrict row)
+{
+    int left = job->width, right = 0; /* columns that are read */
+    for (int k = first; k < past; k++)
+        if (across->n[k] > 0) {
+            left = across->first[k] < left ? across->first[k] : left;
+            right = across->first[k] + across->n[k] > right ? across->first[k] + across->n[k] : right;
+        }
+    const int width = right > left ? 3 * (right - left) : 0;
     for (int x = 0; x < width; x++)
-        out[x] = (int16_t)(sums[x] >> (WEIGHT_BITS - KEPT_BITS));
+        sums[x] = 1 << (WEIGHT_BITS - KEPT_BITS - 1);
+    if (down->outside[i] != 0)
+        for (int x = 0; x < width; x += 3)
+            for (int c = 0; c < 3; c++)
+                sums[x + c] += down->outside[i] * job->background[c];
+    if (width > 0)
+        add_rows(job->image + ((size_t)down->first[i] * job->width + left) * 3,
+                 (size_t)job->width * 3, down->n[i], down->weights + (size_t)i * down->most, width,
+                 sums);
+    for (int x = 0; x < width; x++)
+        row[x] = (int16_t)(sums[x] >> (WEIGHT_BITS - KEPT_BITS));
+    row[width] = 0; /* read, as a fourth channel */
+    const pixel_sum background = {job->background[0], job->background[1], job->background[2], 0};
+    for (int k = first; k < past; k++) {
+        pixel_sum total = across->outside[k] * (background << KEPT_BITS) +
+                           (1 << (WEIGHT_BITS + KEPT_BITS - 1));
+        if (across->n[k] > 0)
+            total = add_pixels(row + 3 * (across->first[k] - left), across->n[k],
+                               across->weights + (size_t)k * across->most, total);
+        total >>= WEIGHT_BITS + KEPT_BITS;
+        uint8_t *out = job->out + ((size_t)i * job->side + k) * 3;
+        const int fade = job->fade[(size_t)i * job->side + k];
+        for (int c = 0; c < 3; c++) {
+            const int sum = total[c] < 0 ? 0 : total[c] > 255 ? 255 : total[c];
+            const int level = job->tables[c * 256 + sum];
+            const int faded = job->white + (((level - job->white) * fade + 128) >> 8);
+            out[c] = (uint8_t)(fade == 256 ? level : faded);
+        }
+    }
 }
 
 static int resample_square(const wbc_square *job)
 {
     const double distance = 1 / job->scale;
-    const int side = job->side, most = 2 * (int)ceil(distance > 1 ? distance : 1) + 2;
-    tap_range *down = malloc(sizeof *down * 2 * side), *across = down + side;
-    int16_t *weights = calloc((size_t)2 * side * most, sizeof *weights);
-    int32_t *sums = malloc(sizeof *sums * job->width * 6);
-    int16_t *row = malloc(sizeof *row * job->width * 3);
-    const int enough = down && weights && sums && row;
-    if (enough) {
-        int16_t *across_weights = weights + (size_t)side * most;
-        make_taps(job->y, distance, side, job->height, most, down, weights);
-        make_taps(job->x, distance, side, job->width, most, across, across_weights);
-        int left = job->width, right = 0; /* columns that are read */
-        for (int i = 0; i < side; i++)
-            if (across[i].n > 0) {
-                left = across[i].first < left ? across[i].first : left;
-                right = across[i].first + across[i].n > right ? across[i].first + across[i].n : right;
-            }
-        if (right < left)
-            right = left = 0;
-        int32_t *outside = sums + job->width * 3;
+    const int side = job->side;
+    taps down = {0}, across = {0};
+    int32_t *sums = malloc(sizeof *sums * 3 * job->width);
+    int16_t *row = malloc(sizeof *row * (3 * (size_t)job->width + 1));
+    int status = sums && row ? WBC_OK : WBC_OUT_OF_MEMORY;
+    if (status == WBC_OK)
+        status = make_taps(job->y, distance, side, job->height, &down);
+    if (status == WBC_OK)
+        status = make_taps(job->x, distance, side, job->width, &across);
+    if (status == WBC_OK) {
+        memset(job->out, job->white, (size_t)side * side * 3);
         for (int i = 0; i < side; i++) {
-            for (int x = 0; x < (right - left); x++)
-                for (int c = 0; c < 3; c++)
-                    outside[3 * x + c] = down[i].outside * job->background[c];
-            add_rows(job->image + ((size_t)down[i].first * job->width + left) * 3,
-                     (size_t)job->width * 3, down[i].n, weights + (size_t)i * most, outside,
-                     3 * (right - left), sums, row);
-            for (int k = 0; k < side; k++) {
-                const int16_t *weight = across_weights + (size_t)k * most;
-                const int16_t *pixel = row + 3 * (across[k].first - left);
-                uint8_t *out = job->out + ((size_t)i * side + k) * 3;
-                const int fade = job->fade[(size_t)i * side + k];
-                for (int c = 0; c < 3; c++) {
-                    int32_t sum = across[k].outside * (job->background[c] << KEPT_BITS) +
-                                  (1 << (WEIGHT_BITS + KEPT_BITS - 1));
-                    for (int j = 0; j < across[k].n; j++)
-                        sum += weight[j] * pixel[3 * j + c];
-                    sum >>= WEIGHT_BITS + KEPT_BITS;
-                    const int level = job->tables[c * 256 + (sum < 0 ? 0 : sum > 255 ? 255 : sum)];
-                    out[c] = (uint8_t)(job->white + (((level - job->white) * fade + 128) >> 8));
-                }
-            }
+            const int16_t *fade = job->fade + (size_t)i * side;
+            int first = 0, past = side;
+            while (past > 0 && fade[past - 1] == 0)
+                past--;
+            while (first < past && fade[first] == 0)
+                first++;
+            if (first < past)
+                resample_row(job, &down, &across, i, first, past, sums, row);
         }
     }
-    free(down);
-    free(weights);
+    free(down.first);
+    free(across.first);
     free(sums);
     free(row);
-    return enough ? WBC_OK : WBC_OUT_OF_MEMORY;
+    return status;
 }

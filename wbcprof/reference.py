@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import ndimage
 
 from wbcprof.model.pooling import STATISTICS, Pooling
 
 _MEAN = Pooling()
+_NOWHERE = np.iinfo(np.int32).max
 
 
 def encode_pool(
@@ -197,3 +199,138 @@ def update_signatures(signatures: np.ndarray, A: np.ndarray, C: np.ndarray) -> N
         norm = np.linalg.norm(u)
         if norm > 0:
             signatures[j] = u / norm
+
+
+def find_leukocyte(
+    image: np.ndarray,
+) -> tuple[float, list[int], float, float, list[float], list[float]]:
+    """The leukocyte of an image (H, W, 3), uint8, in the whole numbers of ``leukocyte.c``.
+
+    Returns
+    -------
+    lit_share, background, background_share, area, centre, density
+        As `wbcprof.smear.canonical.Leukocyte` has them.
+    """
+    k = max(1, (min(image.shape[:2]) + 48) // 96)
+    height, width = image.shape[0] // k, image.shape[1] // k
+    squares = image[: height * k, : width * k].reshape(height, k, width, k, 3)
+    pixels = (squares.sum(axis=(1, 3), dtype=np.int64) + k * k // 2) // (k * k)
+    lit = ~ndimage.binary_dilation(pixels.max(axis=2) <= 12, np.ones((3, 3)))
+    n_lit = int(lit.sum())
+    if n_lit == 0:
+        return 0.0, [0, 0, 0], 0.0, 0.0, [0.0, 0.0], [0.0, 0.0, 0.0]
+
+    brightness = pixels.sum(axis=2)
+    least = np.sort(brightness[lit])[::-1][(n_lit - 1) // 4]
+    background = _lower_median(pixels[lit & (brightness >= least)])
+    near = lit & (np.abs(pixels - background).sum(axis=2) <= 24)
+    seen = n_lit / lit.size, background.tolist(), int(near.sum()) / n_lit
+
+    density = np.rint(1024 * (np.log(background + 4) - np.log(pixels + 4))).astype(np.int64)
+    density = np.maximum(density, 0) * lit[..., None]
+    stained = density @ np.array([2, 1, -1])
+    for axis in (1, 0, 1, 0):
+        stained = ndimage.correlate1d(stained, [1, 2, 1], axis, mode="nearest")
+
+    from_middle = _from_middle(np.arange(height), height)[:, None] + _from_middle(
+        np.arange(width), width
+    )
+    middle = from_middle < 4 * 0.42 * 0.42
+    values = stained[lit & middle]
+    threshold = _otsu(values)
+    values = values[values >= threshold]
+    denser = _otsu(values)
+    low, high = values[values < denser], values[values >= denser]
+    if 2 * high.sum() * len(low) > 3 * low.sum() * len(high):
+        threshold = denser
+    mask = lit & (stained >= max(threshold, 1)) & (threshold < _NOWHERE)
+
+    label, _ = ndimage.label(ndimage.binary_opening(mask))
+    label[label > 4096] = 0
+    n = np.bincount(label.ravel())[1:]
+    nucleus = np.zeros_like(mask)
+    if len(n):
+        of = np.arange(len(n)) + 1
+        y, x = (ndimage.sum_labels(at, label, of) / n for at in np.indices(mask.shape))
+        closeness = np.rint(2**20 * np.maximum(1 - from_middle / (4 * 0.35 * 0.35), 0))
+        best = np.argmax(ndimage.sum_labels(closeness, label, of))
+        distance = np.sqrt((y - y[best]) ** 2 + (x - x[best]) ** 2)
+        kept = (
+            (distance < 2.2 * np.sqrt(n[best] / np.pi) + np.sqrt(n / np.pi))
+            & (25 * n > n[best])
+            & (_from_middle(y, height) + _from_middle(x, width) < 4 * 0.3 * 0.3)
+        )
+        nucleus = middle & np.append(False, kept)[label]
+    rows, columns = np.nonzero(nucleus)
+    if len(rows) < 12:
+        return *seen, 0.0, [0.0, 0.0], [0.0, 0.0, 0.0]
+    return (
+        *seen,
+        float(len(rows) * k * k),
+        [(int(at.sum()) / len(rows) + 0.5) * k - 0.5 for at in (rows, columns)],
+        (_lower_median(density[nucleus]) / 1024).tolist(),
+    )
+
+
+def _lower_median(rows: np.ndarray) -> np.ndarray:
+    middle: np.ndarray = np.sort(rows, axis=0)[(len(rows) - 1) // 2]
+    return middle
+
+
+def _from_middle(at: np.ndarray, side: int) -> np.ndarray:
+    """Along one side; 1 at its ends."""
+    return ((2 * at - (side - 1)) / side) ** 2
+
+
+def _otsu(values: np.ndarray) -> int:
+    """Least value of the upper of the two classes that 64 bins part best."""
+    if len(values) == 0 or values.min() == values.max():
+        return _NOWHERE
+    low, span = int(values.min()), int(np.ptp(values)) + 1
+    number = np.bincount((values - low) * 64 // span, minlength=64)
+    n, moment = number.cumsum()[:-1], (np.arange(64) * number).cumsum()
+    m, n_all = moment[:-1], len(values)
+    apart = float(moment[-1]) * n - m.astype(float) * n_all
+    between = apart * apart / np.maximum(n.astype(float) * (n_all - n), 1)
+    return low + ((int(np.argmax(between)) + 1) * span + 63) // 64
+
+
+def resample_square(
+    image: np.ndarray,
+    y: float,
+    x: float,
+    scale: float,
+    background: np.ndarray,
+    tables: np.ndarray,
+    fade: np.ndarray,
+    white: int,
+) -> np.ndarray:
+    """The square (side, side, 3) about a point at another scale, through tables; `fade` has its
+    side. Weights are 2^14ths, rows in between 2^6ths of grey levels."""
+    pixels = image.astype(np.int64)
+    sides = zip((y, x), image.shape[:2], strict=True)
+    down, across = (_taps(at, 1 / scale, len(fade), length) for at, length in sides)
+    border = background.astype(np.int64)
+    outside = 2**14 - down.sum(axis=1)
+    rows = np.einsum("iy,yxc->ixc", down, pixels) + outside[:, None, None] * border
+    rows = (rows + 2**7) >> 8
+    outside = 2**14 - across.sum(axis=1)
+    levels = np.einsum("kx,ixc->ikc", across, rows) + outside[:, None] * (border << 6)
+    levels = np.clip((levels + 2**19) >> 20, 0, 255)
+    levels = np.stack([table[plane] for table, plane in zip(tables, levels.T, strict=True)]).T
+    result: np.ndarray = white + (((levels.astype(np.int64) - white) * fade[..., None] + 128) >> 8)
+    return result.astype(np.uint8)
+
+
+def _taps(centre: float, distance: float, side: int, length: int) -> np.ndarray:
+    """Weights (side, length) of old pixels in new ones; what is missing to 2^14 lies outside."""
+    reach = max(distance, 1)
+    weights = np.zeros((side, length), np.int64)
+    for i in range(side):
+        at = centre + (i - (side - 1) / 2) * distance
+        taps = np.arange(np.ceil(at - reach), np.floor(at + reach) + 1)
+        weight = 1 - np.abs(taps - at) / reach
+        weight = np.rint(weight / weight.cumsum()[-1] * 2**14)  # in order, as the kernel sums
+        inside = (taps >= 0) & (taps < length)
+        weights[i, taps[inside].astype(int)] = weight[inside]
+    return weights

@@ -1,4 +1,4 @@
-"""Canonical cells: the leukocyte of an image in the middle of a square, at one size and in one light.
+"""Canonical cells: the leukocyte of an image amid a square, at one size and in one light.
 
 What is on every stained leukocyte is the measure: the empty background gives the light, the nucleus
 the scale, the centre and the strength of the stain. Per image::
@@ -15,6 +15,7 @@ kernels are in ``src_c/leukocyte.c``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -35,10 +36,12 @@ _FADE = (1.0, 1.25)  # distance from the centre where the cell begins to fade an
 _WHITE = 246  # grey level of the background
 _LIGHT = 250.0
 _OFFSET = 4.0  # grey levels: that of the densities, see leukocyte.c
+_LEVELS = np.arange(256) + _OFFSET
 _GAINS = (0.5, 4.0)  # of contrast, at most
 _DARKEST = 12  # grey level of the brightest channel: darker is black, as beyond the edge of a field
 _LEAST_LIT = 0.99  # of the pixels; where fewer are, what is black becomes background
 _LEAST_BACKGROUND = 0.03  # of the lit pixels
+_LEAST_DENSITY = 0.05  # of a nucleus, mean of the channels: fainter is noise of the background
 _LEAST_LIGHT = 40  # grey level of the brightest channel of a background
 _MOST_NUCLEUS = 0.35  # of the lit pixels, where a background is there too
 _NUCLEUS_SIDES = (0.04, 0.8)  # square root of its area, over the image's shorter side
@@ -72,6 +75,11 @@ class Leukocyte(NamedTuple):
     area: float
     centre: tuple[float, float]
     density: tuple[float, float, float]
+
+    @property
+    def has_nucleus(self) -> bool:
+        """Whether the nucleus is one: found, and stained."""
+        return self.area > 0 and sum(self.density) >= 3 * _LEAST_DENSITY
 
     @property
     def has_background(self) -> bool:
@@ -146,7 +154,7 @@ class CanonicalForm:
             No images, or none with a leukocyte on a background.
         """
         found = [find_leukocyte(image) for image in images]
-        usable = [one for one in found if one.area > 0 and one.has_background]
+        usable = [one for one in found if one.has_nucleus and one.has_background]
         if not usable:
             raise ValueError(
                 f"canonical cells need images of one stained leukocyte each on a lit background; "
@@ -213,22 +221,36 @@ class CanonicalForm:
     def _place(self, image: np.ndarray, found: Leukocyte) -> tuple[float, float, float, bool]:
         """Row and column of the centre, scale, and whether there is a leukocyte of a likely size
         and place."""
-        short = min(image.shape[:2])
-        middle = np.array([(side - 1) / 2 for side in image.shape[:2]])
-        nucleus = float(np.sqrt(found.area))
-        if not _NUCLEUS_SIDES[0] * short <= nucleus <= _NUCLEUS_SIDES[1] * short:
-            return *middle, NUCLEUS / (_EXPECTED * short), False
-        off = np.array(found.centre) - middle
-        off *= min(1.0, _FURTHEST * short / max(float(np.hypot(*off)), 1e-6))
-        return *(middle + off), NUCLEUS / nucleus, True
+        height, width = image.shape[:2]
+        short = min(height, width)
+        y, x = (height - 1) / 2, (width - 1) / 2
+        nucleus = math.sqrt(found.area)
+        likely = _NUCLEUS_SIDES[0] * short <= nucleus <= _NUCLEUS_SIDES[1] * short
+        if not (found.has_nucleus and likely):
+            return y, x, NUCLEUS / (_EXPECTED * short), False
+        down, across = found.centre[0] - y, found.centre[1] - x
+        share = min(1.0, _FURTHEST * short / max(float(np.hypot(down, across)), 1e-6))
+        return y + down * share, x + across * share, NUCLEUS / nucleus, True
 
     def _tables(self, background: np.ndarray, density: np.ndarray) -> np.ndarray:
         """Grey levels under this background and of this density, as the reference has them."""
-        contrast = np.exp(-self.density) - 1, np.exp(-np.maximum(density, 0.05)) - 1
-        gain = np.clip(contrast[0] / contrast[1], *_GAINS)
-        light = (np.arange(256) + _OFFSET) / (background[:, None] + _OFFSET)
-        levels = _LIGHT * (1 + gain[:, None] * (np.minimum(light, 1.1) - 1)) - _OFFSET
-        return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+        gain = [
+            min(
+                max((math.exp(-wanted) - 1) / (math.exp(-max(own, 0.05)) - 1), _GAINS[0]), _GAINS[1]
+            )
+            for wanted, own in zip(self.density.tolist(), density.tolist(), strict=True)
+        ]
+        levels = _LEVELS / (background[:, None] + _OFFSET)
+        np.minimum(levels, 1.1, out=levels)
+        levels -= 1
+        levels *= np.array(gain)[:, None]
+        levels += 1
+        levels *= _LIGHT
+        levels -= _OFFSET
+        np.rint(levels, out=levels)
+        np.maximum(levels, 0, out=levels)
+        np.minimum(levels, 255, out=levels)
+        return levels.astype(np.uint8)
 
 
 @cache

@@ -233,8 +233,13 @@ def _to_bytes(levels: np.ndarray) -> np.ndarray:
 
 
 def check_image(image: np.ndarray) -> np.ndarray:
-    """The image, if it is (H, W, 3), uint8; ValueError of anything else."""
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
+    """The image, if it is (H, W, 3), uint8, and has pixels; ValueError of anything else."""
+    if (
+        not isinstance(image, np.ndarray)
+        or image.dtype != np.uint8
+        or image.shape[2:] != (3,)
+        or image.size == 0
+    ):
         got = (
             f"{image.dtype} of shape {image.shape}"
             if isinstance(image, np.ndarray)
