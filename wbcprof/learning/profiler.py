@@ -93,9 +93,9 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     learn_centre : float, default=0.67
         They come from the middle of the image, this fraction of its height and width.
     augment : int, default=3
-        Jittered copies of every image (see `wbcprof.smear.jitter`) that `wbcprof.train` learns types
-        from beside the image, so that they are known in other laboratories too; where there are
-        any, half of the images that signatures are learnt from are jittered as well. 0 is none.
+        Jittered copies of every image (see `wbcprof.smear.jitter`) that `wbcprof.train` learns
+        types from beside the image, so that they are known in other laboratories too; where there
+        are any, half of the images that signatures are learnt from are jittered as well. 0 is none.
     psd : PSD, optional
         How signatures and encoder of every layer are learnt; by default ``PSD(512)``. Its
         `random_state`, `n_threads`, `verbose` and `checkpoint` are those of the profiler.

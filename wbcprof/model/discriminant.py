@@ -147,13 +147,14 @@ class Gaussians:
 
     def distance(self, shift: np.ndarray) -> float:
         """Length of a shift in standard deviations of cells about the mean of their type."""
-        return float(np.sqrt(max(shift @ np.linalg.solve(self.covariance, shift), 0)))
+        squared = float(shift @ np.linalg.solve(self.covariance, shift))
+        return float(np.sqrt(max(squared, 0.0)))
 
 
 def shrink(covariance: np.ndarray, share: float) -> np.ndarray:
     """A covariance towards a sphere of the same mean variance."""
     n = len(covariance)
-    sphere = max(np.trace(covariance) / n, 1e-12)
+    sphere = max(float(np.trace(covariance)) / n, 1e-12)
     result: np.ndarray = (1 - share) * covariance + share * sphere * np.eye(n)
     return result
 

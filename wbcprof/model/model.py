@@ -462,7 +462,7 @@ class Model:
         codes = np.array([-1 if name is None else types.index(name) for name in names])
         places = machines.gaussians_.places(machines.standardise(profiles.values))
         gaussians, shift = machines.gaussians_.adapted(places, codes)
-        n_empty = source.converted["no leukocyte"]
+        n_empty = sum(n for lack, n in source.converted.items() if "no leukocyte" in lack)
         if len(profiles) < _FEW_CELLS or n_empty > len(profiles) / 2:
             warnings.warn(
                 f"the model was adapted to {len(profiles)} images, {n_empty} of which show no "
