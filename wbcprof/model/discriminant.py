@@ -69,11 +69,15 @@ class Gaussians:
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], n_types: int, n_features: int) -> Gaussians:
         """Those whose fields are given; ValueError where they do not fit."""
-        n_directions = len(arrays["basis"])
+        n_values = arrays["basis"].size if "basis" in arrays else 0
+        n_directions = max(1, n_values // max(1, n_features))
         check_arrays(arrays, {"basis": (n_directions, n_features)})
         shapes = {"means": (n_types, n_directions), "covariance": (n_directions, n_directions)}
         check_arrays(arrays, shapes, np.float64)
-        return cls(arrays["basis"], arrays["means"], arrays["covariance"])
+        covariance = arrays["covariance"]
+        if not np.linalg.eigvalsh((covariance + covariance.T) / 2).min() > 0:
+            raise ValueError("covariance is not positive definite")
+        return cls(arrays["basis"], arrays["means"], covariance)
 
     def places(self, scaled: np.ndarray) -> np.ndarray:
         """Where standardised profiles lie, (n, n_directions) float64."""
