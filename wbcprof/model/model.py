@@ -697,12 +697,15 @@ def read_cells(
     n_threads: int,
     before: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[Cell]:
-    """Cells of a source, in the form of a normaliser where there is one; `before` comes first."""
+    """Cells of a source, in the form of a normaliser where there is one; `before` comes first, but
+    where it leaves less than the source's least side."""
     if normaliser is None and before is None:
         return source.read(n_threads)
 
     def change(pixels: np.ndarray) -> tuple[np.ndarray, str]:
-        pixels = pixels if before is None else before(pixels)
+        made = pixels if before is None else before(pixels)
+        if min(made.shape[:2]) >= source.min_size:
+            pixels = made
         return (pixels, "") if normaliser is None else normaliser.change(pixels)
 
     return source.read(n_threads, change)
