@@ -57,10 +57,9 @@ def test_decisions_are_scikit_learns(n_per_type):
     decisions = peer.decision_function(gaussians.places(new))
     n = len(X)  # scikit-learn divides by n, we by the degrees of freedom
     expected = [(decisions[:, i] - decisions[:, j]) for i, j in combinations(range(N_TYPES), 2)]
+    expected = np.transpose(expected) * (n - N_TYPES) / n
     weights, intercept = gaussians.machines()
-    np.testing.assert_allclose(
-        new @ weights.T + intercept, np.transpose(expected) * (n - N_TYPES) / n, rtol=1e-6, atol=1e-6
-    )
+    np.testing.assert_allclose(new @ weights.T + intercept, expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(
         gaussians.likelihoods(gaussians.places(new)).argmax(axis=1),
         peer.predict(gaussians.places(new)),
