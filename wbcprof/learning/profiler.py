@@ -272,7 +272,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         >>> wbcprof.Profiler(patch_size=8, normalise=None).min_size
         8
         >>> wbcprof.Profiler(patch_size=8, normalise=None, stack=[{}]).min_size  # sees more
-        18
+        16
         """
         _, stack = self._check_parameters()
         side = smallest_side(
@@ -375,7 +375,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         >>> psd = wbcprof.PSD(8, max_iter=1)
         >>> profiler = wbcprof.Profiler(patch_size=8, n_patches=400, psd=psd)
         >>> profiler.fit(cells.images).get_feature_names_out()[[0, -1]].tolist()
-        ['Cells_Sqrt_Signature_0001_Centre33', 'Cells_Max_Signature_0008_Centre61']
+        ['Cells_Sqrt_Signature_0001_Centre33', 'Cells_Max_Signature_0008_Centre66']
         """
         check_is_fitted(self)
         return np.array(self.model_.feature_names, dtype=object)
