@@ -33,7 +33,7 @@ def main() -> None:
     pictures = {
         "signatures": figures.signature_mosaic(model.signatures, order[:DRAWN], n_framed=20),
         "reconstructions": figures.reconstructions(
-            cells.images[shown], rebuilt, cells.labels[shown]
+            [model.as_read(cells.images[i]) for i in shown], rebuilt, cells.labels[shown]
         ),
         "embedding": figures.embedding(embed(np.sqrt(values)), cells.labels),
     }

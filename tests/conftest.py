@@ -27,10 +27,10 @@ def cells():
 
 @pytest.fixture(scope="session")
 def model(cells):
-    """A small model of the generated cells."""
+    """A small model of the generated cells, as they are but for the light."""
     return wbcprof.fit(
         cells.images, n_signatures=24, patch_size=10, max_iter=4, n_patches=3000, alpha=0.05,
-        pools=("mean",), levels=(1,), centres=(),
+        pools=("mean",), levels=(1,), centres=(), normalise="background", augment=0,
     )  # fmt: skip
 
 

@@ -41,18 +41,18 @@ def test_fit_learns_and_trains_a_classifier(model_file, cells):
     assert model.classifier.classes_.tolist() == sorted(set(cells.labels))
 
 
-def test_fit_normalises_stain_as_told(folder, model_file, tmp_path, capsys):
-    def stain(path):
+def test_fit_normalises_as_told(folder, model_file, tmp_path, capsys):
+    def normaliser(path):
         assert main(["info", str(path)]) == 0
-        return capsys.readouterr().out.split("stain normalisation: ")[1].split()[0]
+        return capsys.readouterr().out.split("images are made: ")[1].split()[0]
 
-    assert stain(model_file) == Profiler().stain
+    assert normaliser(model_file) == Profiler().normalise
     for options, expected in (
-        (["--stain", "none"], "none"),
-        (["--preset", "paper", "--stain", "macenko"], "macenko"),
+        (["--normalise", "none"], "no"),
+        (["--preset", "paper", "--normalise", "macenko"], "macenko"),
     ):
         assert main(["fit", str(folder), "-o", str(tmp_path / "m"), *LEARN, *options]) == 0
-        assert stain(tmp_path / "m") == expected
+        assert normaliser(tmp_path / "m") == expected
 
 
 def test_fit_goes_on_from_its_checkpoint(folder, tmp_path, capsys):
@@ -134,17 +134,18 @@ def test_evaluate_with_a_given_model_says_so(folder, model_file, capsys):
 def test_evaluate_refuses_settings_that_a_given_model_makes_idle(folder, model_file, capsys):
     error = complain(["evaluate", folder, "--model", model_file, "--signatures", "99"], capsys)
     assert "leave out n_signatures" in error
-    error = complain(["evaluate", folder, "--model", model_file, "--stain", "none"], capsys)
-    assert "leave out stain" in error
+    error = complain(["evaluate", folder, "--model", model_file, "--normalise", "none"], capsys)
+    assert "leave out normalise" in error
 
 
-def test_evaluate_learns_with_the_stain_normalisation_told(folder, monkeypatch):
+def test_evaluate_learns_with_the_normalisation_told(folder, monkeypatch):
     evaluate = Mock(**{"return_value.to_text.return_value": ""})
     monkeypatch.setattr("wbcprof.analysis.evaluation.evaluate", evaluate)
-    for option in ([], ["--stain", "none"], ["--stain", "macenko"]):
+    for option in ([], ["--normalise", "none"], ["--normalise", "macenko"]):
         assert main(["evaluate", str(folder), *option]) == 0
     default, *told = (call.kwargs for call in evaluate.call_args_list)
-    assert "stain" not in default and [options["stain"] for options in told] == [None, "macenko"]
+    assert "normalise" not in default
+    assert [options["normalise"] for options in told] == [None, "macenko"]
 
 
 def test_groups_reach_fit_evaluate_and_report(folder, model_file, tmp_path, monkeypatch, capsys):
@@ -170,7 +171,8 @@ def test_groups_reach_fit_evaluate_and_report(folder, model_file, tmp_path, monk
     )
     arguments = ["fit", folder, "-o", tmp_path / "m", *LEARN, "--groups"]
     assert main([str(a) for a in [*arguments, table]]) == 0
-    assert given == [[f"p{n % 4}" for n in range(48)]]
+    n_copies = Profiler().augment
+    assert [them.tolist() for them in given] == [[f"p{n % 4}" for n in range(48)] * (1 + n_copies)]
     assert main([str(a) for a in [*arguments, "folder:1"]]) == 0
     assert (
         "FewImagesWarning: type atypical_lymphocyte is in too few groups" in capsys.readouterr().err

@@ -19,12 +19,13 @@ MODULES = ("analysis.compare", "analysis.figures", "datasets")
 MACHINERY = {
     "count_features", "find_regions", "for_workers", "from_arrays", "layer_settings", "metadata",
     "n_regions", "pool_codes", "profile_source", "read", "to_arrays", "to_layer", "Pooling.to_json",
-    "StainNormaliser.to_json",
+    "StainNormaliser.to_json", "CanonicalForm.to_json", "deciding_by", "standardise", "change",
+    "least_side",
 }  # fmt: skip
 # What functions return: attributes are promised, how they are made is not.
 RESULTS = {
     "Association", "DifferentialCount", "Differences", "Evaluation", "Leukocytes",
-    "ShardedProfiles", "StainNormaliser",
+    "ShardedProfiles", "StainNormaliser", "CanonicalForm",
 }  # fmt: skip
 STORED = Path(__file__).parent / "public_api.txt"
 

@@ -101,7 +101,7 @@ def _draw(
     pictures: dict[str, Any] = {
         "signatures": figures.signature_mosaic(model.signatures, order),
         "reconstructions": figures.reconstructions(
-            [images[i] for i in examples],
+            [model.as_read(images[i]) for i in examples],
             [model.reconstruct(images[i]) for i in examples],
             labels[examples],
         ),

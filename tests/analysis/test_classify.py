@@ -117,10 +117,14 @@ def test_splits_errors():
 # Classifier
 
 
+KERNELS = pytest.mark.parametrize("kernel", ["discriminant", "rbf", "linear"])
+
+
+@KERNELS
 @pytest.mark.parametrize("n_types", [2, 3, 6])
-def test_separable_types_are_named(n_types):
+def test_separable_types_are_named(n_types, kernel):
     X, y = blobs(n_types, distance=4)
-    classifier = TypeClassifier().fit(X[::2], y[::2])
+    classifier = TypeClassifier(kernel=kernel).fit(X[::2], y[::2])
     assert classifier.classes_.tolist() == sorted(set(y))
     np.testing.assert_array_equal(classifier.predict(X[1::2]), y[1::2])
     p = classifier.predict_proba(X[1::2])
@@ -150,13 +154,14 @@ def test_prediction_is_scikit_learns(n_types, distance, kernel):
     np.testing.assert_allclose(classifier.predict_proba(X[1::2]), p, atol=5e-3)
 
 
-def test_prediction_is_the_largest_decision():
+@KERNELS
+def test_prediction_is_the_largest_decision(kernel):
     X, y = blobs(6, distance=0.3)
-    classifier = TypeClassifier().fit(X, y)
+    classifier = TypeClassifier(kernel=kernel).fit(X, y)
     decision = classifier.decision_function(X)
     assert decision.shape == (len(X), 6)
     np.testing.assert_array_equal(classifier.predict(X), classifier.classes_[decision.argmax(1)])
-    binary = TypeClassifier().fit(*blobs(2, distance=0.3))
+    binary = TypeClassifier(kernel=kernel).fit(*blobs(2, distance=0.3))
     X, _ = blobs(2, distance=0.3)
     np.testing.assert_array_equal(
         binary.predict(X), binary.classes_[(binary.decision_function(X) > 0).astype(int)]
@@ -166,10 +171,11 @@ def test_prediction_is_the_largest_decision():
     )
 
 
-def test_probabilities_are_calibrated():
+@KERNELS
+def test_probabilities_are_calibrated(kernel):
     X, y = blobs(3, n_per_type=600, n_features=4, distance=1.0, seed=1)
     train = np.arange(len(y)) % 4 == 0
-    classifier = TypeClassifier().fit(X[train], y[train])
+    classifier = TypeClassifier(kernel=kernel).fit(X[train], y[train])
     p = classifier.predict_proba(X[~train])
     confidence = p.max(axis=1)
     right = classifier.predict(X[~train]) == y[~train]
@@ -180,10 +186,11 @@ def test_probabilities_are_calibrated():
     assert log_loss(y[~train], p) < 0.8 * np.log(3)
 
 
-def test_random_labels_give_chance_and_flat_probabilities():
+@KERNELS
+def test_random_labels_give_chance_and_flat_probabilities(kernel):
     X, _ = blobs(1, n_per_type=400)
     y = np.random.default_rng(5).choice(["a", "b"], 400)
-    classifier = TypeClassifier().fit(X[:200], y[:200])
+    classifier = TypeClassifier(kernel=kernel).fit(X[:200], y[:200])
     assert 0.35 < (classifier.predict(X[200:]) == y[200:]).mean() < 0.65
     assert classifier.predict_proba(X[200:]).max() < 0.8
 
@@ -195,15 +202,16 @@ def test_chosen_C_follows_the_scale_of_the_problem():
     # Every feature four times over: the same profiles, squared norm times four.
     wide = np.tile(X, 4)
     assert TypeClassifier(kernel="linear").fit(wide, y).C_ == pytest.approx(C / 4, rel=1e-3)
-    one, other = TypeClassifier(C=10.0).fit(X, y), TypeClassifier(C=10.0).fit(wide, y)
+    one, other = (TypeClassifier(C=10.0, kernel="rbf").fit(values, y) for values in (X, wide))
     np.testing.assert_allclose(one.predict_proba(X), other.predict_proba(wide), atol=1e-3)
 
 
-def test_fit_is_deterministic_and_leaves_inputs_alone():
+@KERNELS
+def test_fit_is_deterministic_and_leaves_inputs_alone(kernel):
     X, y = blobs(4, distance=0.5)
     before = X.copy(), y.copy()
     X.setflags(write=False)
-    one, other = TypeClassifier().fit(X, y), TypeClassifier().fit(X, y)
+    one, other = (TypeClassifier(kernel=kernel).fit(X, y) for _ in range(2))
     np.testing.assert_array_equal(one.coef_, other.coef_)
     assert one.slope_ == other.slope_
     np.testing.assert_array_equal(X, before[0])
@@ -220,18 +228,22 @@ def test_constant_features_are_harmless():
     )
 
 
-def test_few_images_of_a_type():
+@pytest.mark.parametrize(("kernel", "C"), [("discriminant", 1), ("rbf", 10), ("linear", 1)])
+def test_few_images_of_a_type(kernel, C):
     X, y = blobs(3, n_per_type=5, distance=4)
-    classifier = TypeClassifier().fit(X[:12], y[:12])  # 5, 5 and 2: two folds
+    classifier = TypeClassifier(kernel=kernel).fit(X[:12], y[:12])  # 5, 5 and 2: two folds
     assert classifier.calibrated_
     np.testing.assert_array_equal(classifier.predict(X), y)
-    with pytest.warns(FewImagesWarning, match="has one image: C is not chosen .* at least 2"):
-        classifier = TypeClassifier().fit(X[:11], y[:11])
-    assert classifier.C_ == 10 and not classifier.calibrated_
+    not_chosen = "" if kernel == "discriminant" else "C is not chosen and "
+    with pytest.warns(
+        FewImagesWarning, match=f"has one image: {not_chosen}probabilities .* at least 2"
+    ):
+        classifier = TypeClassifier(kernel=kernel).fit(X[:11], y[:11])
+    assert classifier.C_ == C and not classifier.calibrated_
     np.testing.assert_array_equal(classifier.predict(X), y)
     np.testing.assert_allclose(classifier.predict_proba(X).sum(axis=1), 1)
     with pytest.warns(FewImagesWarning, match="has one image: probabilities are not calibrated"):
-        TypeClassifier(C=0.2).fit(X[:11], y[:11])
+        TypeClassifier(C=0.2, kernel=kernel).fit(X[:11], y[:11])
 
 
 @pytest.mark.parametrize(
@@ -260,7 +272,8 @@ def test_bad_C(C):
 
 
 def test_kernel_must_be_known():
-    with pytest.raises(ValueError, match=r"kernel must be one of \('rbf', 'linear'\), got 'poly'"):
+    known = r"\('discriminant', 'rbf', 'linear'\)"
+    with pytest.raises(ValueError, match=rf"kernel must be one of {known}, got 'poly'"):
         TypeClassifier(kernel="poly").fit(*blobs())
 
 
@@ -278,7 +291,7 @@ def test_predict_errors():
 def test_scikit_learn_conventions():
     classifier = TypeClassifier(C=0.3, random_state=8)
     assert clone(classifier).get_params() == {
-        "C": 0.3, "kernel": "rbf", "random_state": 8,
+        "C": 0.3, "kernel": "discriminant", "random_state": 8,
     }  # fmt: skip
     X, y = blobs(distance=4)
     assert classifier.fit(X, y) is classifier
@@ -288,13 +301,14 @@ def test_scikit_learn_conventions():
 # Storage
 
 
+@KERNELS
 @pytest.mark.parametrize("labels", [str, int])
 @pytest.mark.parametrize("n_types", [2, 4])
-def test_arrays_round_trip(n_types, labels):
+def test_arrays_round_trip(n_types, labels, kernel):
     X, y = blobs(n_types, distance=0.5)
     if labels is int:
         y = np.unique(y, return_inverse=True)[1]
-    classifier = TypeClassifier(random_state=3).fit(X, y)
+    classifier = TypeClassifier(random_state=3, kernel=kernel).fit(X, y)
     arrays, parameters = classifier.to_arrays()
     stored = {k: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape) for k, a in arrays.items()}
     again = TypeClassifier.from_arrays(stored, json.loads(json.dumps(parameters)))
@@ -341,7 +355,7 @@ def test_damaged_arrays(name, value, message):
 
 @pytest.mark.parametrize("name", ["support_vectors", "coef", "scale"])
 def test_decisions_that_overflow_are_refused(name):
-    arrays, parameters = TypeClassifier(C=0.1).fit(*blobs()).to_arrays()
+    arrays, parameters = TypeClassifier(C=0.1, kernel="rbf").fit(*blobs()).to_arrays()
     huge = np.finfo(arrays[name].dtype).max
     arrays[name][...] = 1 / huge if name == "scale" else huge
     classifier = TypeClassifier.from_arrays(arrays, parameters)

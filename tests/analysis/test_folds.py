@@ -133,22 +133,23 @@ def test_what_is_kept_together():
 def test_the_classifier_is_calibrated_on_patients_left_out():
     images, y, groups = patients()
     X = Colours().profile(images).values
-    alone, whole = TypeClassifier().fit(X, y), TypeClassifier().fit(X, y, groups)
+    alone, whole = (TypeClassifier(kernel="rbf").fit(X, y, them) for them in (None, groups))
     assert alone.predict_proba(X).max(axis=1).mean() > 0.9  # of patients that it knows
     # Of new patients it knows nothing, and so it says.
     new, _, _ = patients(seed=1)
     sure = whole.predict_proba(Colours().profile(new).values).max(axis=1).mean()
     assert sure < 0.65 < alone.predict_proba(Colours().profile(new).values).max(axis=1).mean()
-    again = TypeClassifier().fit(X, y, [f"patient {g:02d}" for g in groups])
+    again = TypeClassifier(kernel="rbf").fit(X, y, [f"patient {g:02d}" for g in groups])
     np.testing.assert_array_equal(again.coef_, whole.coef_)
 
 
 def test_types_in_too_few_groups_are_not_calibrated():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(12, 3)), ["a"] * 6 + ["b"] * 6
-    with pytest.warns(FewImagesWarning, match="type b is in too few groups: C is not chosen .* at"):
-        classifier = TypeClassifier().fit(X, y, [1, 2, 3, 4, 5, 6] + [7] * 6)
-    assert not classifier.calibrated_ and classifier.C_ == 10
+    for kernel, C, not_chosen in (("rbf", 10, "C is not chosen and "), ("discriminant", 1, "")):
+        with pytest.warns(FewImagesWarning, match=f"b is in too few groups: {not_chosen}prob.* at"):
+            few = TypeClassifier(kernel=kernel).fit(X, y, [1, 2, 3, 4, 5, 6] + [7] * 6)
+        assert not few.calibrated_ and few.C_ == C
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert TypeClassifier().fit(X, y, [1, 1, 1, 2, 2, 2] * 2).calibrated_  # two folds
@@ -164,17 +165,17 @@ def test_types_in_too_few_groups_are_not_calibrated():
 
 
 def test_leakage_between_patients_inflates_the_score_and_groups_remove_it():
-    images, y, groups = patients()
+    images, y, groups = patients(16)
     leaky = evaluate(images, y, model=Colours(), repeats=4)
     honest = evaluate(images, y, groups=groups, model=Colours(), repeats=4)
     assert leaky.macro_f1 > 0.9 and leaky.baseline["macro_f1"] > 0.9
     assert honest.macro_f1 < 0.65 and honest.baseline["macro_f1"] < 0.65
-    assert (leaky.n_groups, honest.n_groups) == (None, 24)
-    assert honest.to_dict()["n_groups"] == 24
+    assert (leaky.n_groups, honest.n_groups) == (None, 16)
+    assert honest.to_dict()["n_groups"] == 16
     assert "cells of one patient may lie in\nboth halves" in leaky.to_text()
     text = honest.to_text()
     assert "whole groups, near to 50 % of each type, drawn for training" in text
-    assert text.endswith("Groups: 24, none of which lies in both halves of a repeat.")
+    assert text.endswith("Groups: 16, none of which lies in both halves of a repeat.")
     assert (
         honest.to_dict() == evaluate(images, y, groups=groups, model=Colours(), repeats=4).to_dict()
     )

@@ -41,7 +41,7 @@ def write_models(folder):
     settings = {"patch_size": 3, "step": 2, "n_patches": 200, "max_iter": 1, "levels": (1,)}
     signed = {"positive": False, "nonlinearity": "soft_threshold", "preprocessing": "contrast"}
     for name, extra in {
-        "plain": {"pools": ("mean",), "centres": (), "stain": "macenko"},
+        "plain": {"pools": ("mean",), "centres": (), "normalise": "macenko"},
         "whitened": {"whiten": True, "centres": (0.5,), **signed},
         "stacked": {"stack": [{"n_signatures": 4, "region": 2, "n_patches": 100}], "centres": ()},
     }.items():

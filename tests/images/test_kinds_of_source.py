@@ -496,12 +496,16 @@ def test_pixels_are_changed_once_their_size_is_known(stack, n_threads):
 
     def change(pixels):
         names.append(threading.current_thread().name)
-        return pixels - pixels.min()
+        return pixels - pixels.min(), "no sky"
 
     source = open_images([stack[0], stack[0, :0], stack[1, :5], stack[2]], min_size=6)
-    with pytest.warns(ImageWarning, match="2 of 4 images were skipped; first: .* 0x30 px"):
+    with (
+        pytest.warns(ImageWarning, match="2 of 4 images were skipped; first: .* 0x30 px"),
+        pytest.warns(ImageWarning, match="2 images were taken as expected .*: 2 no sky"),
+    ):
         pixels = [cell.pixels for cell in source.read(n_threads, change)]
     np.testing.assert_array_equal(pixels, [image - image.min() for image in stack[[0, 2]]])
+    assert source.converted == {"no sky": 2}
     assert len(names) == 2 and ("MainThread" in names) == (n_threads == 1)
 
 
@@ -588,6 +592,7 @@ def test_profiling_and_learning_read_ahead(folder, reads, model):
     np.testing.assert_array_equal(profiles.values, model.profile(folder, n_threads=1).values)
 
     options = {"n_signatures": 8, "patch_size": 8, "n_patches": 200, "max_iter": 1}
+    options["normalise"] = None  # these are noise
     learnt = [wbcprof.fit(folder, n_threads=n, **options) for n in (1, 2)]
     np.testing.assert_array_equal(*[each.layers[0].signatures for each in learnt])
     assert background() == []

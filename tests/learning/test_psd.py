@@ -393,7 +393,7 @@ def test_checkpoint_that_learning_could_not_go_on_from_is_refused(
 
 
 def stream(images, n_patches, memory_budget):
-    drawn = LayerInput((), None, PIXEL_INPUT, None, 1.0, 3, n_patches, 0)
+    drawn = LayerInput((), None, False, PIXEL_INPUT, None, 1.0, 3, n_patches, 0)
     return PatchStream(lambda: iter(images), len(images), drawn, memory_budget)
 
 

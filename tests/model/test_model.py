@@ -13,6 +13,7 @@ from wbcprof.model.model import ToleranceWarning
 from wbcprof.model.pooling import STATISTICS
 from wbcprof.model.preprocessing import PIXEL_INPUTS, pixel_table, to_grey_levels, windows
 from wbcprof.model.regions import find_regions
+from wbcprof.smear.canonical import SIDE
 
 
 def small(cells, **parameters):
@@ -53,7 +54,7 @@ def test_every_nonlinearity_profiles(cells, nonlinearity):
 
 
 def test_several_pools_and_a_pyramid_are_laid_out_as_named(cells):
-    model = small(cells, pools=tuple(STATISTICS), levels=(1, 2))
+    model = small(cells, pools=tuple(STATISTICS), levels=(1, 2), normalise=None)
     values = model.profile(cells.images[:3]).values
     assert values.shape == (3, 5 * 5 * 12) and len(model.feature_names) == 5 * 5 * 12
     for image, row in zip(cells.images, values, strict=False):
@@ -99,7 +100,7 @@ def test_a_stacked_layer_reads_the_code_maps_of_the_first(cells):
     values = model.profile(cells.images[:4]).values
     assert values.shape == (4, 9) and values.std(axis=0).max() > 0
     codes = model.codes(cells.images[0])
-    read = model.stain.normalise(cells.images[0])
+    read = model.normaliser.normalise(cells.images[0])
     first = model.layers[0].encoder().encode_map(read[None], 3)[0]
     np.testing.assert_allclose(first[1, 2], codes[3:6, 6:9].max(axis=(0, 1)), atol=1e-5)
 
@@ -140,7 +141,7 @@ def test_reconstruction_has_the_size_of_the_image_and_resembles_it(model, cells,
     image = cells.images[9][: shape[0], : shape[1]]
     rebuilt = model.reconstruct(image, inference=inference)
     assert rebuilt.shape == image.shape and rebuilt.dtype == np.uint8
-    read = model.stain.normalise(image).astype(float)
+    read = model.normaliser.normalise(image).astype(float)
     error = np.sqrt(np.mean((rebuilt - read) ** 2))
     assert error < 0.8 * read.std() or error < 30
 
@@ -160,7 +161,7 @@ def test_optimal_codes_reach_a_lower_objective_than_predicted_ones(model, cells)
 
 
 def test_optimal_and_predicted_codes_rebuild_the_image(model, cells):
-    image = model.stain.normalise(cells.images[9]).astype(float)
+    image = model.normaliser.normalise(cells.images[9]).astype(float)
     errors = {
         inference: np.mean((model.reconstruct(cells.images[9], inference=inference) - image) ** 2)
         for inference in ("feedforward", "sparse")
@@ -298,8 +299,13 @@ def test_a_model_is_asked_for_clearly(model, cells):
 
 
 def test_small_images_are_rebuilt_by_the_first_layer_of_a_stack(cells):
-    model = small(cells, stack=[{"n_signatures": 5, "region": 3, "n_patches": 200}])
+    stack = [{"n_signatures": 5, "region": 3, "n_patches": 200}]
+    model = small(cells, stack=stack, normalise=None)
     assert model.reconstruct(cells.images[0][:9, :9]).shape == (9, 9, 3)
+    model = small(cells, stack=stack)
+    assert model.reconstruct(cells.images[0][:24, :24]).shape == (112, 112, 3)
+    with pytest.raises(ValueError, match="23x72 px, smaller than the 24x24 px"):
+        model.reconstruct(cells.images[0][:23])
 
 
 def test_constant_images_have_a_profile(model):
@@ -308,40 +314,44 @@ def test_constant_images_have_a_profile(model):
 
 
 def test_learning_from_constant_images_is_refused():
-    for stain, message in (("reinhard", "stained pixels"), (None, "hold no signal")):
+    for normalise, message in (
+        ("canonical", "stained leukocyte each on a lit background; found one in 0 of 3"),
+        ("reinhard", "stained pixels"),
+        (None, "hold no signal"),
+    ):
         with pytest.raises(ValueError, match=message):
             wbcprof.fit(
                 np.full((3, 30, 30, 3), 255, np.uint8), n_signatures=4, patch_size=8,
-                n_patches=100, stain=stain,
+                n_patches=100, normalise=normalise, augment=0,
             )  # fmt: skip
 
 
 def test_profiles_are_of_the_colours_learnt_from(cells):
     darker = np.rint(cells.images * np.array([0.8, 0.7, 0.75])).astype(np.uint8)
-    model = small(cells, stain="reinhard")
+    model = small(cells, normalise="reinhard")
     values, others = model.profile(cells.images).values, model.profile(darker).values
-    plain = small(cells, stain=None)
-    assert plain.stain is None
+    plain = small(cells, normalise=None)
+    assert plain.normaliser is None
 
     def distance(a, b):
         return np.linalg.norm(a - b) / np.linalg.norm(b)
 
     unnormalised = plain.profile(cells.images).values
     assert distance(others, values) < 0.3 * distance(plain.profile(darker).values, unnormalised)
-    read = np.stack([model.stain.normalise(image) for image in cells.images])
-    model.stain = None
+    read = np.stack([model.normaliser.normalise(image) for image in cells.images])
+    model.normaliser = None
     np.testing.assert_array_equal(model.profile(read).values, values)
 
 
 def test_default_profiles_pool_over_central_discs(cells):
     model = wbcprof.fit(cells.images[:6], n_signatures=8, max_iter=1, n_patches=600)
     names = model.feature_names
-    assert len(names) == 3 * 2 * 8 and names[8] == "Cells_Sqrt_Signature_0001_Centre61"
+    assert len(names) == 3 * 2 * 8 and names[8] == "Cells_Sqrt_Signature_0001_Centre66"
     for inference in ("feedforward", "sparse"):
         values = model.profile(cells.images[:2], inference=inference).values
         assert values.shape == (2, 48)
         codes = model.codes(cells.images[1], inference=inference)
-        regions = find_regions(*cells.images[1].shape[:2], 6, 3, (1,), (0.61,))
+        regions = find_regions(SIDE, SIDE, 6, 2, (1,), (0.66,))
         inside = codes[regions.masks[1]]
         np.testing.assert_allclose(values[1, 24:32], inside.std(axis=0), atol=2e-4)
 

@@ -120,7 +120,10 @@ def test_foreign_files_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format=3), "model format 3.*reads formats up to 2.*newer one"),
+        (lambda d: d.update(format=4), "model format 4.*reads formats up to 3.*newer one"),
+        (lambda d: d.pop("normaliser") and None, "not a usable wbcprof model"),
+        (lambda d: d["normaliser"].update(method="vahadane"), "the method must be one of"),
+        (lambda d: d["normaliser"].update(method="canonical"), "not a usable wbcprof model"),
         (lambda d: d.pop("layers") and None, "not a usable wbcprof model"),
         (lambda d: d.update(layers=[]), "no layers"),
         (

@@ -17,20 +17,21 @@ from wbcprof.datasets import make_leukocytes
 from wbcprof.model.storage import FORMAT_VERSION
 
 MODELS = {
+    "canonical": {"n_signatures": 12},
     "discs": {
         "n_signatures": 24, "patch_size": 6, "pools": ("sqrt", "std", "max", "active"),
-        "stain": "reinhard",
+        "normalise": "reinhard",
     },
     "paper": {"preset": "paper", "n_signatures": 20, "patch_size": 12},
     "stacked": {
         "n_signatures": 16, "patch_size": 4, "step": 2, "preprocessing": "contrast",
         "whiten": True, "nonlinearity": "soft_threshold", "positive": False,
         "pools": ("mean", "std"),
-        "levels": (1, 2), "centres": (), "stain": "macenko",
+        "levels": (1, 2), "centres": (), "normalise": "macenko",
         "stack": [{"n_signatures": 12, "n_patches": 2000}],
     },
 }  # fmt: skip
-KERNELS = {"discs": "linear", "paper": "rbf", "stacked": "linear"}
+KERNELS = {"canonical": "discriminant", "discs": "linear", "paper": "rbf", "stacked": "linear"}
 
 
 def main() -> None:

@@ -178,7 +178,7 @@ def test_learning_on_a_cluster_reaches_what_one_machine_does(client, cells, smal
     here = [wbcprof.fit(cells.images, random_state=seed, **longer) for seed in range(3)]
     there = wbcprof.fit(cells.images, client=client, **longer)
     source = open_images(make_leukocytes(4, size=72, random_state=1).images)
-    drawn = LayerInput((), there.stain, "inverted", None, 0.67, 8, 2000, 0)
+    drawn = LayerInput((), there.normaliser, True, "inverted", None, 0.67, 8, 2000, 0)
     unseen = drawn.read(source, n_threads=1)  # as learning reads images
     patches = drawn.table[sample_patches(unseen, source.n_hint, 8, 2000, 0)]
     expected = np.max([objective(one.layers[0], patches) for one in here], axis=0)
@@ -187,7 +187,7 @@ def test_learning_on_a_cluster_reaches_what_one_machine_does(client, cells, smal
 
 
 def test_stacked_layers_and_a_checkpoint_on_a_cluster(client, cells, small_blocks, tmp_path):
-    stacked = {**LEARNING, "stain": "background", "max_iter": 2}
+    stacked = {**LEARNING, "normalise": "background", "max_iter": 2}
     file = tmp_path / "state"
     wbcprof.fit(cells.images, client=client, checkpoint=file, **{**stacked, "max_iter": 1})
     stacked["stack"] = ({"n_signatures": 12, "n_patches": 700},)

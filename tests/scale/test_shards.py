@@ -148,7 +148,7 @@ def test_going_on_with_something_else_is_refused_by_name(model, cells, tmp_path)
             profile_to_shards(model, images, folder, **{**go, **changed})
         assert contents(folder) | done == before | done
 
-    refused("of another run: step was 3, now it is 5", step=5)
+    refused("of another run: step was 2, now it is 5", step=5)
     refused("inference was feedforward, now it is sparse", inference="sparse")
     refused("shard_size was 5, now it is 6", shard_size=6)
     refused("model was .*, now it is ", model=other)
@@ -268,7 +268,7 @@ def test_the_command_tells_what_it_made_and_goes_on(model_file, images, tmp_path
     assert main(command(model_file, images, folder)) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("part-*")} == made
     assert main([*command(model_file, images, folder), "--step", "7"]) == 1
-    assert "step was 3, now it is 7" in capsys.readouterr().err
+    assert "step was 2, now it is 7" in capsys.readouterr().err
 
 
 def test_options_that_do_not_go_together_are_refused(model_file, images, tmp_path, capsys):

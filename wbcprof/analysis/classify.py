@@ -8,7 +8,7 @@ left out. Learning of the machines is scikit-learn's; what is learnt is plain ar
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from wbcprof.analysis.folds import Split, groups_per_type, stratified_folds
 from wbcprof.checks import Integer, check, one_known_label_each
-from wbcprof.images.groups import one_group_each
+from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import ImageSource, ImageWarning, open_images
 from wbcprof.model.discriminant import Gaussians
 from wbcprof.model.machines import (
@@ -63,13 +63,15 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
     kernel : {"discriminant", "rbf", "linear"}
         "discriminant" takes types for Gaussians of one covariance: nearly as good at home as the
         support vector machines, better in another laboratory, and it can be adapted to one (see
-        `wbcprof.Model.adapt`). The others are support vector machines. "rbf" has gamma = 0.25 / q, where q, the mean squared norm of the standardised profiles, is
-        the number of features.
+        `wbcprof.Model.adapt`). The others are support vector machines. "rbf" has
+        gamma = 0.25 / q, where q, the mean squared norm of the standardised profiles, is the number
+        of features.
     C : float or "auto"
         Inverse strength of regularisation on standardised profiles. "auto" takes the best
         macro-F1 in a stratified cross-validation of the training profiles (5 folds, fewer if a
         type has fewer images or is in fewer groups; the smallest of equals) over 1, 3.2, 10 ...
-        1000 for "rbf", over 0.1, 0.32, 1 ... 1000 divided by q for "linear". "discriminant" has none.
+        1000 for "rbf", over 0.1, 0.32, 1 ... 1000 divided by q for "linear"; "discriminant" has
+        none.
     random_state : int
         Seed of the folds.
 
@@ -162,8 +164,10 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
             )
 
         scaler = StandardScaler().fit(X)
-        if self.kernel == "discriminant":
-            scaler.scale_ = np.maximum(scaler.scale_, _LEAST_SCALE * np.median(scaler.scale_))
+        varies = scaler.var_ > 0
+        if self.kernel == "discriminant" and varies.any():
+            least = _LEAST_SCALE * np.median(scaler.scale_[varies])
+            scaler.scale_ = np.maximum(scaler.scale_, least)
         scaled = scaler.transform(X).astype(np.float32)
         machines = self.kernel != "discriminant"
         squared_norm = float(np.einsum("ij,ij->", scaled, scaled, dtype=np.float64)) / len(X)
@@ -289,16 +293,27 @@ def train(
     threads = resolve_threads(n_threads)
     source = open_images(images, labels, min_size=model.min_size)
     if source.n_hint is None:
-        held = [(cell.pixels, cell.label) for cell in source.read(threads)]
-        source = open_images(*map(list, zip(*held, strict=True)), min_size=model.min_size)
+        held = list(source.read(threads))
+        if groups is not None:
+            offered = len(held) + len(source.skipped)
+            groups = groups_of(
+                groups, [cell.image_id for cell in held], [cell.place for cell in held], offered
+            )
+        source = open_images(
+            [cell.pixels for cell in held],
+            [cell.label for cell in held],
+            min_size=model.min_size,
+        )
     cells = model.profile_source(source, Coding(), threads)
     names = cells.labels or [None] * len(cells)
     known = [index for index, name in enumerate(names) if name is not None]
     if not known:
         raise ValueError("a classifier is learnt from images with labels, and none has one")
-    if groups is not None and not isinstance(groups, Mapping):
-        groups = dict(zip(source.ids(), one_group_each(groups, source.n, "images"), strict=True))
-    together = None if groups is None else np.array([groups[cells.ids[i]] for i in known])
+    together = None
+    if groups is not None:
+        ids = [cells.ids[index] for index in known]
+        place = {image_id: index for index, image_id in enumerate(source.ids())}
+        together = groups_of(groups, ids, [place[image_id] for image_id in ids], source.n)
     copies = jittered_profiles(model, source, augment, random_state, threads)
     return TypeClassifier(random_state=random_state).fit(
         *with_copies(

@@ -409,7 +409,7 @@ def evaluate(
             )
             learnt = profiler.fit([pixels[i] for i in train]).model_
             profiles = _profiles(learnt, pixels, n_threads)
-        source = open_images([pixels[i] for i in train])
+        source = open_images([pixels[i] for i in train], min_size=learnt.min_size)
         jittered = jittered_profiles(learnt, source, None, split_seed, threads)
         score = _score(profiles, y, together, train, test, split_seed, types, jittered)
         runs.append(score)

@@ -216,7 +216,8 @@ def reconstructions(
     >>> cells = make_leukocytes(2, size=48)  # generated
     >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
     >>> rebuilt = [model.reconstruct(image) for image in cells.images]
-    >>> ax = wbcprof.figures.reconstructions(cells.images, rebuilt, cells.labels, n_per_type=2)
+    >>> read = [model.as_read(image) for image in cells.images]
+    >>> ax = wbcprof.figures.reconstructions(read, rebuilt, cells.labels, n_per_type=2)
     >>> [tick.get_text() for tick in ax.get_yticklabels()][:3]
     ['atypical_lymphocyte', 'reconstruction', 'basophil']
     """
@@ -646,7 +647,7 @@ def response_map(
     >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
     >>> image, layer = cells.images[0], model.layers[0]
     >>> codes = model.codes(image)[:, :, 0]
-    >>> ax = wbcprof.figures.response_map(image, codes, layer.patch_size, layer.step)
+    >>> ax = wbcprof.figures.response_map(model.as_read(image), codes, layer.patch_size, layer.step)
     >>> len(ax.images)  # the cell, and its codes over it
     2
     """

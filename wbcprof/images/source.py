@@ -73,7 +73,8 @@ _CPU_DEVICES = (1, 3, 11, 13)  # of DLPack: CPU; CUDA host, ROCm host and CUDA m
 Change = Callable[[np.ndarray], tuple[np.ndarray, str]]
 """What `ImageSource.read` does to pixels; what it lacked, such as "no background", or ""."""
 
-_Changed = Outcome | tuple[np.ndarray, str, str]
+_Loaded = tuple[np.ndarray, str, str] | Unusable
+"""Pixels, what they were converted from, what they lacked."""
 
 
 class ImageWarning(UserWarning):
@@ -193,8 +194,8 @@ class ImageSource:
                         raise ValueError(f"Image '{image_id}': {outcome}") from outcome
                     skipped.append(SkippedImage(image_id, str(outcome)))
                     continue
-                pixels, *said = outcome
-                converted.update(filter(None, said))
+                pixels, kind, lacked = outcome
+                converted.update(filter(None, (kind, lacked)))
                 label = None if self.labels is None else self.labels[index]
                 yield Cell(pixels, image_id, label, index)
 
@@ -352,21 +353,19 @@ class ImageSource:
         self,
         block: _File | _Array | _Rows,
         change: Change | None,
-    ) -> list[_Changed]:
-        outcomes: list[_Changed] = list(block.load())
-        for index, outcome in enumerate(outcomes):
-            if isinstance(outcome, Unusable):
-                continue
-            pixels, kind, *_ = outcome
-            height, width = pixels.shape[:2]
-            if min(height, width) < self.min_size:
-                patch = f"{self.min_size}x{self.min_size}"
-                reason = f"{height}x{width} px, smaller than the {patch} px patch"
-                outcomes[index] = Unusable(reason)
-            elif change is not None:
-                changed, note = change(pixels)
-                outcomes[index] = changed, kind, note
-        return outcomes
+    ) -> list[_Loaded]:
+        return [
+            outcome if isinstance(outcome, Unusable) else self._change(*outcome, change)
+            for outcome in block.load()
+        ]
+
+    def _change(self, pixels: np.ndarray, kind: str, change: Change | None) -> _Loaded:
+        height, width = pixels.shape[:2]
+        if min(height, width) < self.min_size:
+            patch = f"{self.min_size}x{self.min_size}"
+            return Unusable(f"{height}x{width} px, smaller than the {patch} px patch")
+        pixels, lacked = (pixels, "") if change is None else change(pixels)
+        return pixels, kind, lacked
 
 
 def open_images(
@@ -639,10 +638,10 @@ class _Stream:
 
 def _outcomes(
     blocks: Iterator[_File | _Array | _Rows],
-    load: Callable[[_File | _Array | _Rows], list[Outcome]],
+    load: Callable[[_File | _Array | _Rows], list[_Loaded]],
     n_threads: int,
     changed: bool,
-) -> Generator[tuple[str, Outcome], None, None]:
+) -> Generator[tuple[str, _Loaded], None, None]:
     """Id and pixels of every image, in order, whatever order threads finish in; arrays in memory
     go to threads only if they are changed."""
     if n_threads == 1:
@@ -650,7 +649,7 @@ def _outcomes(
             yield from zip(block.ids, load(block), strict=True)
         return
 
-    pending: deque[tuple[_File | _Array | _Rows, Callable[[], list[Outcome]]]] = deque()
+    pending: deque[tuple[_File | _Array | _Rows, Callable[[], list[_Loaded]]]] = deque()
     ahead = 0
     pool = failure = None
     more = True
@@ -665,7 +664,7 @@ def _outcomes(
                 if coming is None:
                     more = False
                     continue
-                wait: Callable[[], list[Outcome]] = partial(load, coming)
+                wait: Callable[[], list[_Loaded]] = partial(load, coming)
                 if changed or not coming.in_memory:
                     if pool is None:
                         from concurrent.futures import ThreadPoolExecutor

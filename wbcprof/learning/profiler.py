@@ -96,9 +96,9 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     learn_centre : float, default=0.67
         They come from the middle of the image, this fraction of its height and width.
     augment : int, default=3
-        Jittered copies of every image (see `wbcprof.smear.jitter`) that `wbcprof.train` learns types
-        from beside the image, so that they are known in other laboratories too; where there are
-        any, half of the images that signatures are learnt from are jittered as well. 0 is none.
+        Jittered copies of every image (see `wbcprof.smear.jitter`) that `wbcprof.train` learns
+        types from beside the image, so that they are known in other laboratories too; where there
+        are any, half of the images that signatures are learnt from are jittered as well. 0 is none.
     pixel_size : float, optional
         Micrometres for each pixel, for what the model says of its instrument; by default measured,
         see `wbcprof.smear.measure_instrument`.
@@ -281,7 +281,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         >>> wbcprof.Profiler(patch_size=8, normalise=None).min_size
         8
         >>> wbcprof.Profiler(patch_size=8, normalise=None, stack=[{}]).min_size  # sees more
-        18
+        16
         """
         _, stack = self._check_parameters()
         side = smallest_side(
@@ -384,7 +384,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         >>> psd = wbcprof.PSD(8, max_iter=1)
         >>> profiler = wbcprof.Profiler(patch_size=8, n_patches=400, psd=psd)
         >>> profiler.fit(cells.images).get_feature_names_out()[[0, -1]].tolist()
-        ['Cells_Sqrt_Signature_0001_Centre33', 'Cells_Max_Signature_0008_Centre61']
+        ['Cells_Sqrt_Signature_0001_Centre33', 'Cells_Max_Signature_0008_Centre66']
         """
         check_is_fitted(self)
         return np.array(self.model_.feature_names, dtype=object)

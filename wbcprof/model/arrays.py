@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def _short_integer(digits: str) -> int:
 
 
 def check_arrays(
-    arrays: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], dtype: Any = np.float32
+    arrays: dict[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32
 ) -> None:
     """Raise ValueError unless there is each of these arrays, of its shape, `dtype` and finite."""
     for name, shape in shapes.items():

@@ -69,11 +69,15 @@ class Gaussians:
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], n_types: int, n_features: int) -> Gaussians:
         """Those whose fields are given; ValueError where they do not fit."""
-        n_directions = len(arrays["basis"])
+        n_values = arrays["basis"].size if "basis" in arrays else 0
+        n_directions = max(1, n_values // max(1, n_features))
         check_arrays(arrays, {"basis": (n_directions, n_features)})
         shapes = {"means": (n_types, n_directions), "covariance": (n_directions, n_directions)}
         check_arrays(arrays, shapes, np.float64)
-        return cls(arrays["basis"], arrays["means"], arrays["covariance"])
+        covariance = arrays["covariance"]
+        if not np.linalg.eigvalsh((covariance + covariance.T) / 2).min() > 0:
+            raise ValueError("covariance is not positive definite")
+        return cls(arrays["basis"], arrays["means"], covariance)
 
     def places(self, scaled: np.ndarray) -> np.ndarray:
         """Where standardised profiles lie, (n, n_directions) float64."""
@@ -147,13 +151,14 @@ class Gaussians:
 
     def distance(self, shift: np.ndarray) -> float:
         """Length of a shift in standard deviations of cells about the mean of their type."""
-        return float(np.sqrt(max(shift @ np.linalg.solve(self.covariance, shift), 0)))
+        squared = float(shift @ np.linalg.solve(self.covariance, shift))
+        return float(np.sqrt(max(squared, 0.0)))
 
 
 def shrink(covariance: np.ndarray, share: float) -> np.ndarray:
     """A covariance towards a sphere of the same mean variance."""
     n = len(covariance)
-    sphere = max(np.trace(covariance) / n, 1e-12)
+    sphere = max(float(np.trace(covariance)) / n, 1e-12)
     result: np.ndarray = (1 - share) * covariance + share * sphere * np.eye(n)
     return result
 

@@ -2,8 +2,8 @@
 
 On standardised profiles x^ = (x - mean) / scale, for types i < j::
 
-    d_ij = w_ij . phi(x^) + b_ij     phi(x^) = x^ (discriminant, linear), or exp(-gamma ||x^ - s||^2)
-                                     of the support vectors s (rbf); d_ij >= 0 speaks for i,
+    d_ij = w_ij . phi(x^) + b_ij     phi(x^) = x^ (discriminant, linear), or of the support vectors
+                                     s exp(-gamma ||x^ - s||^2) (rbf); d_ij >= 0 speaks for i,
                                      d_ji = -d_ij
     p_i ~ product over j of 1 / (1 + exp(-slope d_ij))
 

@@ -12,7 +12,6 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from wbcprof._version import __version__
 from wbcprof.files import naming
 from wbcprof.images.source import Cell, ImageSource, open_images
 from wbcprof.model.approximation import approximate
@@ -233,7 +232,7 @@ class Model:
         ...     cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1
         ... )
         >>> model.min_size
-        8
+        24
         >>> sum(min(image.shape[:2]) >= model.min_size for image in cells.images)
         12
         """
@@ -476,7 +475,7 @@ class Model:
         codes = np.array([-1 if name is None else types.index(name) for name in names])
         places = machines.gaussians_.places(machines.standardise(profiles.values))
         gaussians, shift = machines.gaussians_.adapted(places, codes)
-        n_empty = source.converted["no leukocyte"]
+        n_empty = sum(n for lack, n in source.converted.items() if "no leukocyte" in lack)
         if len(profiles) < _FEW_CELLS or n_empty > len(profiles) / 2:
             warnings.warn(
                 f"the model was adapted to {len(profiles)} images, {n_empty} of which show no "
@@ -484,6 +483,8 @@ class Model:
                 AdaptationWarning,
                 stacklevel=2,
             )
+        from wbcprof._version import __version__  # reads the distribution's metadata
+
         adapted = {
             "n_cells": len(profiles),
             "n_labelled": int((codes >= 0).sum()),
@@ -545,7 +546,7 @@ class Model:
         inference: Inference = "feedforward",
         n_threads: int | None = None,
     ) -> np.ndarray:
-        """First-layer codes of every window of one image.
+        """First-layer codes of every window of one image, in the form that `as_read` gives.
 
         Parameters
         ----------
@@ -565,9 +566,9 @@ class Model:
         >>> model = wbcprof.fit(
         ...     cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1
         ... )
-        >>> codes = model.codes(cells.images[0])  # 14 x 14 windows, 3 px apart
+        >>> codes = model.codes(cells.images[0])  # 53 x 53 windows of 8 px, 2 px apart, of 112 px
         >>> codes.shape
-        (14, 14, 8)
+        (53, 53, 8)
         >>> optimal = model.codes(cells.images[0], inference="sparse")
         >>> bool((optimal == 0).mean() > 0.25)  # sparse: many codes are zero
         True
@@ -601,9 +602,10 @@ class Model:
 
         Returns
         -------
-        ndarray of shape (H, W, 3), uint8
-            In the colours that the model reads. A strip narrower than the step at the right and
-            bottom edge, which no window covers, is covered by windows moved inward.
+        ndarray, uint8
+            Of the shape and in the colours of what `as_read` gives. A strip narrower than the step
+            at the right and bottom edge, which no window covers, is covered by windows moved
+            inward.
 
         Examples
         --------
@@ -615,8 +617,9 @@ class Model:
         ... )
         >>> rebuilt = [model.reconstruct(image) for image in cells.images[:3]]
         >>> rebuilt[0].shape, rebuilt[0].dtype.name
-        ((48, 48, 3), 'uint8')
-        >>> ax = wbcprof.figures.reconstructions(cells.images[:3], rebuilt)
+        ((112, 112, 3), 'uint8')
+        >>> read = [model.as_read(image) for image in cells.images[:3]]
+        >>> ax = wbcprof.figures.reconstructions(read, rebuilt)
         """
         layer = self.layers[0]
         coding = Coding(step, inference)
@@ -644,7 +647,32 @@ class Model:
                     count[region][y : y + size, x : x + size] += 1
         return to_grey_levels(total / count, layer.pixel_input or "raw")
 
+    def as_read(self, image: np.ndarray) -> np.ndarray:
+        """One image in the form that the layers read: its canonical cell, or in other colours.
+
+        Parameters
+        ----------
+        image : ndarray of shape (H, W, 3), uint8
+
+        Returns
+        -------
+        ndarray, uint8
+            Of shape (112, 112, 3) for canonical cells, else that of the image.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=72)  # generated
+        >>> model = wbcprof.fit(cells.images, n_signatures=8, n_patches=400, max_iter=1)
+        >>> model.as_read(cells.images[0]).shape
+        (112, 112, 3)
+        """
+        return self._one_image(image, 1)
+
     def _one_image(self, image: np.ndarray, min_size: int) -> np.ndarray:
+        if self.normaliser is not None:
+            min_size = self.normaliser.least_side(min_size)
         (cell,) = self.read(open_images([image], min_size=min_size, on_error="raise"), 1)
         return cell.pixels
 
@@ -712,12 +740,15 @@ def read_cells(
     n_threads: int,
     before: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[Cell]:
-    """Cells of a source, in the form of a normaliser where there is one; `before` comes first."""
+    """Cells of a source, in the form of a normaliser where there is one; `before` comes first, but
+    where it leaves less than the source's least side."""
     if normaliser is None and before is None:
         return source.read(n_threads)
 
     def change(pixels: np.ndarray) -> tuple[np.ndarray, str]:
-        pixels = pixels if before is None else before(pixels)
+        made = pixels if before is None else before(pixels)
+        if min(made.shape[:2]) >= source.min_size:
+            pixels = made
         return (pixels, "") if normaliser is None else normaliser.change(pixels)
 
     return source.read(n_threads, change)

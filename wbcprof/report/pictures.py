@@ -100,11 +100,11 @@ def _of_cells(subject: Subject) -> Iterator[Picture]:
     yield Picture(
         "reconstructions",
         "Cells rebuilt from their signatures",
-        "Upper row of each type: the images. Lower row: rebuilt from predicted codes alone. What "
-        "is missing below, the profile does not know.",
+        "Upper row of each type: the cells as the model reads them. Lower row: rebuilt from "
+        "predicted codes alone. What is missing below, the profile does not know.",
         f"{len(examples)} cells, each above its reconstruction.",
         lambda: figures.reconstructions(
-            [cells.examples[i] for i in examples],
+            [model.as_read(cells.examples[i]) for i in examples],
             [model.reconstruct(cells.examples[i], n_threads=subject.n_threads) for i in examples],
             labels[examples],
             EXAMPLES,
@@ -161,7 +161,7 @@ def _of_responses(subject: Subject) -> Iterator[Picture]:
         def respond(cell: int = cell, signature: int = signature) -> Any:
             layer, image = model.layers[0], cells.examples[cell]
             codes = model.codes(image, n_threads=subject.n_threads)[..., signature]
-            return figures.response_map(image, codes, layer.patch_size, layer.step)
+            return figures.response_map(model.as_read(image), codes, layer.patch_size, layer.step)
 
         yield Picture(
             f"response_{number}",

@@ -10,7 +10,6 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.smear.instrument import AcquisitionWarning as AcquisitionWarning
     from wbcprof.smear.instrument import Instrument as Instrument
     from wbcprof.smear.instrument import measure_instrument as measure_instrument
-    from wbcprof.smear.jitter import jitter as jitter
     from wbcprof.smear.stain import StainNormaliser as StainNormaliser
 
 __getattr__, __dir__, __all__ = attach(
@@ -18,7 +17,6 @@ __getattr__, __dir__, __all__ = attach(
     {
         "canonical": ["CanonicalForm", "find_leukocyte"],
         "instrument": ["AcquisitionWarning", "Instrument", "measure_instrument"],
-        "jitter": ["jitter"],
         "stain": ["StainNormaliser"],
     },
 )

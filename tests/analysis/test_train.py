@@ -1,0 +1,153 @@
+"""Types learnt from images and their jittered copies, alone and in the protocol."""
+
+import numpy as np
+import pytest
+
+import wbcprof
+from wbcprof.analysis import classify
+from wbcprof.analysis.classify import FewImagesWarning, TypeClassifier, with_copies
+from wbcprof.analysis.evaluation import evaluate
+from wbcprof.images.source import ImageWarning
+from wbcprof.smear.jitter import jitter
+
+SMALL = {"n_signatures": 8, "n_patches": 600, "max_iter": 1}
+
+
+@pytest.fixture(scope="module")
+def learnt(cells):
+    return wbcprof.fit(cells.images, augment=2, **SMALL)
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """What classifiers are fitted to: profiles, types, groups."""
+    given = []
+    fit = TypeClassifier.fit
+
+    def keep(self, X, y, groups=None):
+        given.append((np.asarray(X), np.asarray(y), groups))
+        return fit(self, X, y, groups)
+
+    monkeypatch.setattr(TypeClassifier, "fit", keep)
+    return given
+
+
+def test_without_copies_it_is_a_plain_fit(learnt, cells):
+    trained = wbcprof.train(learnt, cells.images, cells.labels, augment=0, random_state=3)
+    plain = TypeClassifier(random_state=3).fit(learnt.profile(cells.images), cells.labels)
+    assert trained.get_params() == plain.get_params()
+    np.testing.assert_array_equal(trained.coef_, plain.coef_)
+    assert trained.slope_ == plain.slope_
+    assert learnt.classifier is None
+
+
+def test_copies_are_those_of_jitter_and_never_parted(learnt, cells, fitted):
+    images, labels = cells.images[::3], cells.labels[::3]
+    wbcprof.train(learnt, images, labels, random_state=5)
+    values, types, groups = fitted[0]
+    n = len(images)
+    assert len(values) == 3 * n  # as many copies as the signatures were learnt with
+    np.testing.assert_array_equal(values[:n], learnt.profile(images))
+    for copy in (1, 2):
+        jittered = [jitter(image, 5, copy) for image in images]
+        np.testing.assert_array_equal(values[copy * n : (copy + 1) * n], learnt.profile(jittered))
+    assert types.tolist() == list(labels) * 3
+    assert groups.tolist() == list(range(n)) * 3
+
+
+def test_groups_in_order_or_by_id_reach_the_classifier(learnt, cells, fitted):
+    images, labels = cells.images[::3], list(cells.labels[::3])
+    groups = [f"patient {i % 5}" for i in range(len(images))]  # two or three of each type
+    by_id = {f"image_{i:06d}": group for i, group in enumerate(groups)}
+    for given in (groups, by_id):
+        wbcprof.train(learnt, images, labels, groups=given, augment=1)
+        assert fitted.pop()[2].tolist() == groups * 2
+    labels[1] = None
+    wbcprof.train(learnt, images, labels, groups=groups, augment=1)
+    assert fitted.pop()[2].tolist() == [groups[0], *groups[2:]] * 2
+    with pytest.raises(ValueError, match="Length of groups"):
+        wbcprof.train(learnt, images, labels, groups=groups[1:])
+    del by_id["image_000003"]
+    with pytest.raises(ValueError, match="no group for 1 of 15 images, first 'image_000003'"):
+        wbcprof.train(learnt, images, labels, groups=by_id)
+
+
+def test_an_iterator_with_an_image_that_is_skipped(learnt, cells, fitted):
+    images, labels = [np.zeros((5, 5, 3), np.uint8), *cells.images[::3]], ["x", *cells.labels[::3]]
+    groups = [i % 4 for i in range(len(images))]
+    for given in (images, iter(images)):
+        with pytest.warns(ImageWarning, match="1 of 17 images was skipped"):
+            wbcprof.train(learnt, given, labels, groups=groups, augment=1)
+    (values, types, found), (others, other_types, other_found) = fitted
+    np.testing.assert_array_equal(values, others)
+    assert types.tolist() == other_types.tolist() == labels[1:] * 2
+    assert found.tolist() == other_found.tolist() == groups[1:] * 2
+
+
+def test_images_without_labels_are_left_out(learnt, cells, fitted):
+    labels = [label if i % 2 else None for i, label in enumerate(cells.labels)]
+    trained = wbcprof.train(learnt, cells.images, labels, augment=1)
+    values, types, _ = fitted[0]
+    assert types.tolist() == [label for label in labels if label] * 2 and len(values) == len(types)
+    assert trained.classes_.tolist() == sorted(set(cells.labels))
+    with pytest.raises(ValueError, match="from images with labels, and none has one"):
+        wbcprof.train(learnt, cells.images)
+    with pytest.raises(ValueError, match="augment must be an integer of at least 0"):
+        wbcprof.train(learnt, cells.images, cells.labels, augment=-1)
+
+
+def test_one_image_and_its_copies_do_not_calibrate(learnt, cells):
+    few = [0, 8, 9, 10, 16, 17, 18]
+    with pytest.warns(FewImagesWarning, match="probabilities are not calibrated"):
+        trained = wbcprof.train(learnt, cells.images[few], cells.labels[few], augment=2)
+    assert not trained.calibrated_
+
+
+def test_training_is_deterministic(learnt, cells):
+    images, labels = cells.images[::3], cells.labels[::3]
+    one, other = (wbcprof.train(learnt, images, labels, n_threads=n) for n in (1, 2))
+    np.testing.assert_array_equal(one.coef_, other.coef_)
+    assert one.slope_ == other.slope_
+
+
+def test_copies_too_small_for_the_layers_are_not_taken(cells):
+    """Half as large, these are less than what a third layer reads."""
+    stack = [{"n_signatures": 6, "n_patches": 200}] * 2
+    settings = {"patch_size": 8, "normalise": None, "augment": 1, "stack": stack, **SMALL}
+    images = cells.images[:, 6:66, 6:66]
+    model = wbcprof.fit(images, **settings)
+    assert 32 < model.min_size <= 60
+    trained = wbcprof.train(model, images, cells.labels)
+    assert np.isfinite(trained.coef_).all()
+
+
+def test_with_copies_of_nothing_is_as_given():
+    values, labels = np.ones((3, 2)), ["a", "b", "a"]
+    got, types, groups = with_copies(values, labels, None, [])
+    assert got.shape == (3, 2) and types.tolist() == labels and groups is None
+    _, types, groups = with_copies(values, labels, np.array([4, 4, 5]), [values + 1])
+    assert types.tolist() == labels * 2 and groups.tolist() == [4, 4, 5] * 2
+
+
+def test_the_protocol_learns_types_from_copies_of_the_training_half(cells, monkeypatch):
+    rounds = []
+    jittered = classify.jittered_profiles
+
+    def keep(model, source, augment, random_state, n_threads):
+        found = jittered(model, source, augment, random_state, n_threads)
+        rounds.append([len(values) for values in found])
+        return found
+
+    monkeypatch.setattr("wbcprof.analysis.evaluation.jittered_profiles", keep)
+    images, labels = cells.images, cells.labels
+    options = {"repeats": 2, "baseline": False, **SMALL}
+    copied = evaluate(images, labels, augment=2, **options)
+    assert rounds == [[24, 24]] * 2 and copied.parameters["augment"] == 2
+    assert copied.to_dict() == evaluate(images, labels, augment=2, **options).to_dict()
+    rounds.clear()
+    plain = evaluate(images, labels, augment=0, **options)
+    assert rounds == [[]] * 2 and plain.runs != copied.runs
+    rounds.clear()
+    model = wbcprof.fit(images, augment=1, **SMALL)
+    evaluate(images, labels, model=model, repeats=1, baseline=False)
+    assert rounds == [[24]]
