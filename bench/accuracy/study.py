@@ -28,7 +28,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import wbcprof
-from wbcprof.analysis.classify import TypeClassifier, jittered_profiles, with_copies
+from wbcprof.analysis.classify import TypeClassifier, jittered_profiles
 from wbcprof.analysis.evaluation import evaluation_metrics, half_half_splits
 from wbcprof.files import replacing
 from wbcprof.images.source import open_images
@@ -128,9 +128,7 @@ class Study:
         copies = [features[name] for name in sorted(features) if name.startswith("copies.")]
         kernel = "discriminant" if run["features"] == "profile" else "rbf"  # what suits each
         settings = {"random_state": seed, "kernel": kernel, **run.get("classifier", {})}
-        return TypeClassifier(**settings).fit(
-            *with_copies(values[train], self.labels[train], None, copies)
-        )
+        return TypeClassifier(**settings).fit(values[train], self.labels[train], None, copies)
 
     def network(self, run, train, seed):
         """Function from images to probabilities of a network trained on `train`."""

@@ -196,50 +196,37 @@ def difference(truth, one, other):
 
 
 def tiers(name, found):
-    """What every tier names each target's cells: {target: {tier: [(indices, names)]}}."""
+    """What every tier names each target's cells: {target: (truth, {tier: [(rows, names)]}, how sure
+    tier 0 is)}."""
     kernel = ROWS[name][1].get("kernel", "discriminant")
-    train, labels = found["train"], found["labels"]
-    n = len(train) // len(labels)
-    groups = np.tile(np.arange(len(labels)), n) if n > 1 else None
+    labels = found["labels"]
+    values, *copies = np.split(found["train"], len(found["train"]) // len(labels))
     learnt = {
-        kind: TypeClassifier(kernel=kind).fit(train, np.tile(labels, n), groups)
+        kind: TypeClassifier(kernel=kind).fit(values, labels, None, copies)
         for kind in {kernel, "discriminant"}
     }
     first, machines = learnt[kernel], learnt["discriminant"]
-    types, gaussians = machines.classes_, machines.gaussians_
-    result = {}
+    types, result = machines.classes_, {}
     for target in ("home", "tecom", "chula"):
         values, truth = found[target], found[f"{target}.labels"]
         everything = np.arange(len(truth))
-        own = found.get(f"{target}.own")
-        p = first.predict_proba(values) if own is None else own
-        places = gaussians.places(machines.standardise(values))
-
-        def called(adapted, rows, places=places):
-            return types[adapted.likelihoods(places[rows]).argmax(axis=1)]
-
+        p = found.get(f"{target}.own", first.predict_proba(values))
         told = {"0": [(everything, types[p.argmax(axis=1)])]}
-        told["1"] = [(everything, called(gaussians.adapted(places, None)[0], everything))]
+        told["1"] = [(everything, machines.adapted(values, None)[0].predict(values))]
         told["1, 50 cells"], drawn = [], {k: [] for k in LABELS}
         for draw in range(DRAWS):
             rng = np.random.default_rng(draw)
             some = np.sort(rng.permutation(len(truth))[:BATCH])
-            told["1, 50 cells"].append(
-                (some, called(gaussians.adapted(places[some], None)[0], some))
-            )
+            there = machines.adapted(values[some], None)[0]
+            told["1, 50 cells"].append((some, there.predict(values[some])))
             for k in LABELS:
-                chosen = np.concatenate(
-                    [
-                        rng.permutation(np.flatnonzero(truth == t))[
-                            : min(k, (truth == t).sum() // 2)
-                        ]
-                        for t in np.unique(truth)
-                    ]
-                )
+                of_type = [rng.permutation(np.flatnonzero(truth == t)) for t in np.unique(truth)]
+                chosen = np.concatenate([rows[: min(k, len(rows) // 2)] for rows in of_type])
                 codes = np.full(len(truth), -1)
                 codes[chosen] = np.searchsorted(types, truth[chosen])
                 rest = np.setdiff1d(everything, chosen)
-                drawn[k].append((rest, called(gaussians.adapted(places, codes)[0], rest)))
+                there = machines.adapted(values, codes)[0]
+                drawn[k].append((rest, there.predict(values[rest])))
         told |= {f"2, {k} a type": some for k, some in drawn.items()}
         result[target] = (truth, told, float(p.max(axis=1).mean()))
     return result
@@ -343,10 +330,9 @@ def corrupt(options):
     rows = {}
     for name in options.only:
         row = Row(ROWS[name][1], images, labels, options.threads)
-        n = 1 + row.copies
-        groups = np.tile(np.arange(len(labels)), n) if n > 1 else None
+        values, *copies = np.split(row.training(images), 1 + row.copies)
         classifier = TypeClassifier(kernel=row.kernel)
-        rows[name] = row, classifier.fit(row.training(images), np.tile(labels, n), groups)
+        rows[name] = row, classifier.fit(values, labels, None, copies)
     record = {name: {} for name in rows}
     for recipe, severities in recipes().items():
         for how in severities:

@@ -46,6 +46,7 @@ RELATIVE_C = np.logspace(-1, 3, 9)
 
 RBF_C = np.logspace(0, 3, 7)
 _RELATIVE_GAMMA = 0.25
+_REACH = 0.9  # of the cells left out, that are within reach
 _LEAST_SCALE = 0.1  # of the median scale
 
 MAX_FOLDS = 5
@@ -93,6 +94,12 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         From decisions on pairs of types to log-probabilities.
     C_ : float
         The C that was used; 1 for "discriminant".
+    far_ : TypeClassifier or None
+        What names cells that are unlike those learnt from; of "discriminant" with copies.
+    reach_ : float
+        Squared Mahalanobis distance from the nearest type, beyond which it does.
+    foreign_ : bool
+        Whether it names all: after an adaptation to cells most of which are unlike.
     gaussians_ : wbcprof.model.discriminant.Gaussians or None
         The types as "discriminant" learnt them.
     calibrated_ : bool
@@ -114,7 +121,7 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
     (1, 2)
     """
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, groups: Any = None, copies: Sequence[Any] = ()) -> Self:
         """Learn from profiles X of shape (n_images, n_features) and their types y.
 
         Parameters
@@ -124,6 +131,11 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         groups : array-like of shape (n_images,), optional
             Such as patients or slides. C is chosen, and probabilities are calibrated, on groups
             that were left out as a whole.
+        copies : sequence of array-like of shape (n_images, n_features)
+            Profiles of jittered copies of the same images; see `wbcprof.train`. Machines of "rbf"
+            and "linear" learn from all together. "discriminant" learns from the images alone what
+            names cells like them, and from all together what names the others: those further
+            from every type than nine in ten cells were that were left out.
 
         Raises
         ------
@@ -154,6 +166,11 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         y = one_known_label_each(y, len(X), "profiles")
         if groups is not None:
             groups = one_group_each(groups, len(X), "profiles")
+        everything = (X, y, groups)
+        if copies:
+            everything = with_copies(X, y, groups, [check_profiles(copy) for copy in copies])
+            if self.kernel != "discriminant":
+                X, y, groups = everything
         classes, counts = np.unique(y, return_counts=True)
         if len(classes) < 2:
             raise ValueError(f"expected at least two types, got one only: {classes[0]!s}")
@@ -195,7 +212,21 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
             self._learn_machines(scaled, codes, folds, squared_norm)
         else:
             self._learn_gaussians(scaled, codes, folds)
+        self.far_, self.reach_, self.foreign_ = None, np.inf, False
+        if copies and folds and not machines:
+            self.far_ = TypeClassifier(self.C, self.random_state).fit(*everything)
+            self.reach_ = self._find_reach(scaled, codes, folds)
         return self
+
+    def _find_reach(self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split]) -> float:
+        """Distance within which most cells that were left out lie from the nearest type."""
+        gaussians = self.gaussians_
+        assert gaussians is not None
+        places, distance = gaussians.places(scaled), np.zeros(len(scaled))
+        for train, test in folds:
+            learnt = Gaussians.at(places[train], codes[train], gaussians.basis)
+            distance[test] = learnt.nearest(places[test])
+        return float(np.quantile(distance, _REACH))
 
     def _learn_gaussians(self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split]) -> None:
         gaussians = Gaussians.learn(scaled, codes)
@@ -316,12 +347,10 @@ def train(
         together = groups_of(groups, ids, [place[image_id] for image_id in ids], source.n)
     copies = jittered_profiles(model, source, augment, random_state, threads)
     return TypeClassifier(random_state=random_state).fit(
-        *with_copies(
-            cells.values[known],
-            [names[index] for index in known],
-            together,
-            [copy[known] for copy in copies],
-        )
+        cells.values[known],
+        [names[index] for index in known],
+        together,
+        [copy[known] for copy in copies],
     )
 
 

@@ -30,6 +30,7 @@ Six samples, of three patients and three controls; the second feature is larger 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import permutations
 from math import factorial
@@ -511,6 +512,18 @@ def explain_calls(classifier: Any, values: Any) -> tuple[np.ndarray, np.ndarray,
     >>> print(classifier.classes_[called[-1]], "because of feature", contribution[-1].argmax())
     neutrophil because of feature 2
     """
+    if classifier.far_ is not None:
+        far, values = classifier.is_far(values), np.asarray(values, np.float64)
+        near = copy(classifier)
+        near.far_ = None
+        called, rival = np.empty((2, len(values)), dtype=np.intp)
+        contribution = np.empty(values.shape)
+        for rows, machines in ((~far, near), (far, classifier.far_)):
+            if rows.any():
+                called[rows], rival[rows], contribution[rows] = explain_calls(
+                    machines, values[rows]
+                )
+        return called, rival, contribution
     decision = classifier.decision_function(values)
     x = (np.asarray(values, np.float64) - classifier.mean_) / classifier.scale_
     if decision.ndim == 1:

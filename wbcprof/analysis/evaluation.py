@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
-from wbcprof.analysis.classify import TypeClassifier, jittered_profiles, with_copies
+from wbcprof.analysis.classify import TypeClassifier, jittered_profiles
 from wbcprof.analysis.folds import draw_half, groups_per_type, keep_together
 from wbcprof.checks import Integer, one_known_label_each
 from wbcprof.files import replacing
@@ -459,7 +459,7 @@ def _score(
 ) -> dict[str, Any]:
     groups = None if together is None else together[train]
     classifier = TypeClassifier(random_state=seed, kernel=kernel)
-    classifier.fit(*with_copies(values[train], y[train], groups, copies))
+    classifier.fit(values[train], y[train], groups, copies)
     return evaluation_metrics(y[test], classifier.predict(values[test]), types)
 
 

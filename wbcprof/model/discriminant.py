@@ -22,8 +22,8 @@ import numpy as np
 
 from wbcprof.model.arrays import check_arrays
 
-N_DIRECTIONS = 160
-SHRINKAGE = 0.03
+N_DIRECTIONS = 200
+SHRINKAGE = 0.05
 """Of a covariance towards a sphere of the same mean variance."""
 
 _SHRINKAGE_OWN = 0.4  # of the covariance of few cells
@@ -103,6 +103,15 @@ class Gaussians:
         logits = places @ solved - 0.5 * np.einsum("ij,ji->i", self.means, solved)
         share = np.exp(logits - logits.max(axis=1, keepdims=True))
         result: np.ndarray = share / share.sum(axis=1, keepdims=True)
+        return result
+
+    def nearest(self, places: np.ndarray) -> np.ndarray:
+        """Squared Mahalanobis distance to the nearest type, (n,)."""
+        between = []
+        for mean in self.means:
+            apart = places - mean
+            between.append(np.einsum("ij,ji->i", apart, np.linalg.solve(self.covariance, apart.T)))
+        result: np.ndarray = np.min(between, axis=0)
         return result
 
     def moved(self, shift: np.ndarray) -> Gaussians:

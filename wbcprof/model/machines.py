@@ -18,12 +18,13 @@ from typing import Any, Self
 import numpy as np
 
 from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, shown
-from wbcprof.model.arrays import check_arrays
+from wbcprof.model.arrays import check_arrays, prefixed, under
 from wbcprof.model.discriminant import Gaussians
 
 RULES = {"C": NamedOr("auto", Real(above=0)), "kernel": Choice(("discriminant", "rbf", "linear"))}
 """What the parameters of a classifier may be."""
 
+_FAR = "far."
 _GAUSSIANS = ("basis", "means", "covariance")
 _ARRAYS = ("mean", "scale", "support_vectors", "coef", "intercept")
 _VALUES = ("classes", "kernel", "C", "random_state", "C_used", "gamma", "slope", "calibrated")
@@ -48,6 +49,9 @@ class TypeMachines:
     calibrated_: bool
     n_features_in_: int
     gaussians_: Gaussians | None
+    far_: TypeMachines | None
+    reach_: float
+    foreign_: bool
 
     def __init__(
         self, C: float | str = "auto", random_state: int = 0, *, kernel: str = "discriminant"
@@ -67,7 +71,52 @@ class TypeMachines:
             raise ValueError(
                 "the classifier's decisions overflow; the profiles or the model file may be damaged"
             )
-        return log_products(pairs, len(self.classes_))
+        logits = log_products(pairs, len(self.classes_))
+        if self.far_ is not None and (far := self.is_far(X)).any():
+            logits[far] = self.far_._logits(np.asarray(X)[far])
+        return logits
+
+    def is_far(self, X: Any) -> np.ndarray:
+        """Which profiles are unlike those learnt from, (n_images,) bool, and named by `far_`: those
+        further than `reach_` from every type, or all of a laboratory adapted to that was so."""
+        if self.far_ is None or self.gaussians_ is None or self.foreign_:
+            return np.full(len(X), self.far_ is not None)
+        places = self.gaussians_.places(self.standardise(X))
+        result: np.ndarray = self.gaussians_.nearest(places) > self.reach_
+        return result
+
+    def adapted(self, X: Any, codes: np.ndarray | None) -> tuple[Self, float]:
+        """These machines for the laboratory of profiles X, and how far it is from that learnt from,
+        in standard deviations of cells about the mean of their type.
+
+        The machines that name far cells are adapted, where there are such, else these. They name
+        all cells of a laboratory most of whose cells are far.
+        """
+        base = self if self.far_ is None else self.far_
+        if base.gaussians_ is None:
+            raise ValueError(
+                f"only kernel 'discriminant' can be adapted, got {base.kernel!r}; "
+                "wbcprof.train learns it"
+            )
+        places = base.gaussians_.places(base.standardise(X))
+        gaussians, shift = base.gaussians_.adapted(places, codes)
+        other = copy(self) if self.far_ is None else copy(self.far_)
+        other.coef_, other.intercept_ = gaussians.machines()
+        apart = base.gaussians_.distance(shift)
+        if self.far_ is None:
+            return other, apart
+        near = copy(self)
+        near.far_, near.foreign_ = other, bool(self.is_far(X).mean() > 0.5)
+        return near, apart
+
+    def unadapted(self) -> Self:
+        """These machines as they were learnt."""
+        other = copy(self)
+        if other.far_ is not None:
+            other.far_, other.foreign_ = other.far_.unadapted(), False
+        elif other.gaussians_ is not None:
+            other.coef_, other.intercept_ = other.gaussians_.machines()
+        return other
 
     def standardise(self, X: Any) -> np.ndarray:
         """Profiles (n_images, n_features) less the mean of the training profiles, over their
@@ -141,17 +190,16 @@ class TypeMachines:
         share: np.ndarray = relative / relative.sum(axis=1, keepdims=True)
         return share
 
-    def deciding_by(self, gaussians: Gaussians) -> Self:
-        """A copy that decides by other Gaussians; `gaussians_` stay those that were learnt."""
-        other = copy(self)
-        other.coef_, other.intercept_ = gaussians.machines()
-        return other
-
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """For a file: the arrays learnt, and types and settings that JSON can hold."""
         arrays = {name: getattr(self, f"{name}_") for name in _ARRAYS}
         if self.gaussians_ is not None:
             arrays |= {name: getattr(self.gaussians_, name) for name in _GAUSSIANS}
+        far = None
+        if self.far_ is not None:
+            own, values = self.far_.to_arrays()
+            arrays |= prefixed(_FAR, own)
+            far = {"machines": values, "reach": self.reach_, "foreign": self.foreign_}
         return arrays, {
             "classes": self.classes_.tolist(),
             "kernel": self.kernel,
@@ -161,6 +209,7 @@ class TypeMachines:
             "gamma": self.gamma_,
             "slope": self.slope_,
             "calibrated": self.calibrated_,
+            "far": far,
         }
 
     @classmethod
@@ -217,6 +266,18 @@ class TypeMachines:
         machines.gaussians_ = None
         if kernel == "discriminant":
             machines.gaussians_ = Gaussians.from_arrays(arrays, len(classes), n_features)
+        machines.far_, machines.reach_, machines.foreign_ = None, np.inf, False
+        if (far := document.get("far")) is not None:
+            machines.far_ = cls.from_arrays(under(_FAR, arrays), far["machines"])
+            machines.reach_ = Real(least=0).check("reach", far["reach"])
+            machines.foreign_ = Flag().check("foreign", far["foreign"])
+            same = machines.far_.classes_.tolist() == classes
+            if (
+                machines.gaussians_ is None
+                or machines.far_.n_features_in_ != n_features
+                or not same
+            ):
+                raise ValueError("the machines of far cells do not fit the others")
         machines.classes_ = np.array(classes)
         machines.C_ = Real(above=0).check("C_used", document["C_used"])
         machines.gamma_, machines.slope_ = gamma, slope

@@ -473,8 +473,7 @@ class Model:
                 f"{', '.join(foreign)}: learn a new classifier for other types"
             )
         codes = np.array([-1 if name is None else types.index(name) for name in names])
-        places = machines.gaussians_.places(machines.standardise(profiles.values))
-        gaussians, shift = machines.gaussians_.adapted(places, codes)
+        classifier, apart = machines.adapted(profiles.values, codes)
         n_empty = sum(n for lack, n in source.converted.items() if "no leukocyte" in lack)
         if len(profiles) < _FEW_CELLS or n_empty > len(profiles) / 2:
             warnings.warn(
@@ -488,21 +487,20 @@ class Model:
         adapted = {
             "n_cells": len(profiles),
             "n_labelled": int((codes >= 0).sum()),
-            "apart": round(machines.gaussians_.distance(shift), 2),
+            "apart": round(apart, 2),
             "instrument": instrument.to_json(),
             "wbcprof": __version__,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         provenance = {**self.provenance, "adapted": adapted}
-        return replace(self, classifier=machines.deciding_by(gaussians), provenance=provenance)
+        return replace(self, classifier=classifier, provenance=provenance)
 
     def unadapted(self) -> Model:
         """The model as it was learnt, before `adapt`."""
-        if self.classifier is None or self.classifier.gaussians_ is None:
+        if self.classifier is None:
             return self
         provenance = {name: v for name, v in self.provenance.items() if name != "adapted"}
-        learnt = self.classifier.deciding_by(self.classifier.gaussians_)
-        return replace(self, classifier=learnt, provenance=provenance)
+        return replace(self, classifier=self.classifier.unadapted(), provenance=provenance)
 
     def metadata(self, coding: Coding) -> dict[str, Any]:
         """What profiles of this model, so coded, say of themselves."""
