@@ -85,7 +85,7 @@ class TypeMachines:
         result: np.ndarray = self.gaussians_.nearest(places) > self.reach_
         return result
 
-    def adapted(self, X: Any, codes: np.ndarray | None) -> tuple[Self, float]:
+    def adapted(self, X: Any, codes: np.ndarray | None) -> tuple[TypeMachines, float]:
         """These machines for the laboratory of profiles X, and how far it is from that learnt from,
         in standard deviations of cells about the mean of their type.
 
