@@ -7,16 +7,18 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 import wbcprof
 from wbcprof import PSD, Profiler
 from wbcprof.cli import main
-from wbcprof.datasets import write_folder
+from wbcprof.datasets import make_leukocytes, write_folder
 from wbcprof.images.source import open_images
 from wbcprof.learning.profiler import DEFAULT_SIGNATURES
 
@@ -351,3 +353,83 @@ def test_warnings_are_shown_as_before_when_a_command_has_run(tmp_path, capsys):
     shown = warnings.showwarning
     assert main(["info", str(tmp_path / "nowhere")]) == 1
     assert warnings.showwarning is shown
+
+
+# ---- another laboratory ----
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """Folder of another laboratory's cells: out of focus."""
+    cells = make_leukocytes(4, size=72, random_state=1)
+    blurred = gaussian_filter(cells.images.astype(float), (0, 1.5, 1.5, 0)).astype(np.uint8)
+    return write_folder(
+        replace(cells, images=blurred), tmp_path_factory.mktemp("elsewhere") / "cells"
+    )
+
+
+def labels_file(path, rows):
+    path.write_text("\n".join(["image,label", *(f"{image},{label}" for image, label in rows)]))
+    return path
+
+
+def adapt(*arguments):
+    return main(["adapt", *map(str, arguments)])
+
+
+def test_adapt_without_labels(model_file, elsewhere, tmp_path, capsys):
+    assert adapt(model_file, elsewhere, "-o", tmp_path / "there") == 0
+    said = re.search(
+        r"adapted to 24 cells, 0 of them labelled, (\d+\.\d+) standard deviations",
+        capsys.readouterr().err,
+    )
+    learnt, adapted = wbcprof.load(model_file), wbcprof.load(tmp_path / "there")
+    assert adapted.provenance["adapted"]["apart"] == float(said[1]) > 1
+    assert adapted.provenance["adapted"]["n_labelled"] == 0  # the folders' names are not looked at
+    expected = learnt.adapt(elsewhere, [None] * 24)
+    np.testing.assert_array_equal(adapted.classifier.coef_, expected.classifier.coef_)
+    assert np.abs(adapted.classifier.intercept_ - learnt.classifier.intercept_).max() > 0.1
+
+
+def test_adapt_with_labels_some_of_them_empty(model_file, elsewhere, tmp_path, capsys):
+    ids = open_images(elsewhere).ids()
+    types = [name.split("/")[0] for name in ids]
+    known = [name if n % 4 < 2 else "" for n, name in enumerate(types)]
+    table = labels_file(tmp_path / "l.csv", zip(ids[4:], known[4:], strict=True))
+    assert adapt(model_file, elsewhere, "--labels", table, "-o", tmp_path / "there") == 0
+    assert "adapted to 24 cells, 10 of them labelled" in capsys.readouterr().err
+    given = [None] * 4 + [name or None for name in known[4:]]
+    expected = wbcprof.load(model_file).adapt(elsewhere, given)
+    adapted = wbcprof.load(tmp_path / "there")
+    np.testing.assert_array_equal(adapted.classifier.coef_, expected.classifier.coef_)
+
+
+def test_adapt_refuses_labels_of_strange_images_and_types(model_file, elsewhere, tmp_path, capsys):
+    ids = open_images(elsewhere).ids()
+
+    def refused(rows):
+        table = labels_file(tmp_path / "l.csv", rows)
+        arguments = ["adapt", model_file, elsewhere, "--labels", table, "-o", tmp_path / "there"]
+        return complain(arguments, capsys)
+
+    error = refused([(ids[0], "basophil"), ("who.png", "basophil")])
+    assert "1 of 2 images are not among the 24 given, first 'who.png'" in error and ids[0] in error
+    error = refused([(ids[0], "smudge")])
+    assert "labels must be types of the model, atypical_lymphocyte" in error and "smudge" in error
+    assert "expected rows with the columns image and label" in refused([])
+    (tmp_path / "other.csv").write_text(f"cell,type\n{ids[0]},basophil\n")
+    arguments = ["adapt", model_file, elsewhere, "--labels", tmp_path / "other.csv"]
+    assert "columns image and label" in complain([*arguments, "-o", tmp_path / "there"], capsys)
+    assert not (tmp_path / "there").exists()
+
+
+def test_adapt_warns_of_few_cells_and_needs_a_classifier(
+    model, model_file, elsewhere, tmp_path, capsys
+):
+    few = elsewhere / "basophil"
+    assert adapt(model_file, few, "-o", tmp_path / "there") == 0
+    assert "AdaptationWarning: the model was adapted to 4 images" in capsys.readouterr().err
+    model.save(tmp_path / "none.wbcprof")
+    arguments = ["adapt", tmp_path / "none.wbcprof", elsewhere, "-o", tmp_path / "nowhere"]
+    assert "only a model with a classifier of kernel 'discriminant'" in complain(arguments, capsys)
+    assert not (tmp_path / "nowhere").exists()

@@ -1,4 +1,4 @@
-"""Stain variation simulated on real test images, and what stain normalisation buys.
+"""Stain variation simulated on real test images, and what each normaliser buys.
 
     python bench/accuracy/robustness.py
 
@@ -21,7 +21,7 @@ from wbcprof.analysis.evaluation import colour_histograms, evaluation_metrics, h
 from wbcprof.images.source import open_images
 from wbcprof.learning.profiler import Profiler
 from wbcprof.learning.sample import crop_centre
-from wbcprof.smear.stain import STAINS, StainNormaliser
+from wbcprof.smear.normalise import NORMALISERS, learn_normaliser
 
 CHANGES = {
     "hue, degrees": (-20, -10, 0, 10, 20),
@@ -68,11 +68,11 @@ def main() -> None:
     trained, tested = [images[i] for i in train], [images[i] for i in test]
 
     preparations = {"": None} | {
-        f", {method}": StainNormaliser.learn(trained, method).normalise for method in STAINS
+        f", {method}": learn_normaliser(trained, method).normalise for method in NORMALISERS
     }
     models = {
         suffix: Profiler(
-            stain=suffix[2:] or None, random_state=seed, n_threads=options.threads
+            normalise=suffix[2:] or None, random_state=seed, n_threads=options.threads
         ).fit(trained).model_
         for suffix in preparations
     }  # fmt: skip
@@ -88,7 +88,9 @@ def main() -> None:
         )
 
     classifiers = {
-        name: TypeClassifier(random_state=seed).fit(values, labels[train])
+        name: TypeClassifier(
+            random_state=seed, kernel="discriminant" if name.startswith("profile") else "rbf"
+        ).fit(values, labels[train])
         for suffix in preparations
         for name, values in features(trained, suffix)
     }
