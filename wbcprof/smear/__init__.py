@@ -7,14 +7,12 @@ from wbcprof._lazy import attach
 if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.smear.canonical import CanonicalForm as CanonicalForm
     from wbcprof.smear.canonical import find_leukocyte as find_leukocyte
-    from wbcprof.smear.jitter import jitter as jitter
     from wbcprof.smear.stain import StainNormaliser as StainNormaliser
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "canonical": ["CanonicalForm", "find_leukocyte"],
-        "jitter": ["jitter"],
         "stain": ["StainNormaliser"],
     },
 )
