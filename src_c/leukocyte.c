@@ -4,10 +4,10 @@
  * finds the same:
  *
  *     background   median of the brightest quarter of the pixels that are not black
- *     density      -log of light against the background, of each channel: 1024 log((b + 4) / (v + 4))
+ *     density      of each channel over the background: 1024 log((b + 4) / (v + 4))
  *     stained      2 red + green - blue, smoothed: nuclei take up red light most in every stain
- *     nucleus      above Otsu's threshold of the middle, and above a second one among these where it
- *                  parts them well (cytoplasm from nucleus); opened; the component most in the
+ *     nucleus      above Otsu's threshold of the middle, and above a second one among these where
+ *                  it parts them well (cytoplasm from nucleus); opened; the component most in the
  *                  middle, and the lobes near it
  *
  * resample_square is a triangle filter as wide as the distance of the new pixels, at least that of
@@ -23,17 +23,17 @@
 enum {
     REDUCED_SIDE = 96,      /* px, about, of the shorter side of the reduced image */
     MOST_REDUCED = 1 << 28, /* px of the reduced image: three times as many fit an int */
-    MOST_FACTOR = 2896,  /* of reduction: 256 squares of it fit an int */
-    BAND = 128,          /* rows of bytes whose sum fits 16 bits */
-    DARKEST = 12,        /* grey level of the brightest channel of what is black */
+    MOST_FACTOR = 2896,     /* of reduction: 256 squares of it fit an int */
+    BAND = 128,             /* rows of bytes whose sum fits 16 bits */
+    DARKEST = 12,           /* grey level of the brightest channel of what is black */
     DENSITY_UNIT = 1024,
-    DENSITY_OFFSET = 4,  /* grey levels: noise of dark pixels weighs less */
-    TURNS = 4, /* histograms are counted in so many: a count is not read while it is written */
+    DENSITY_OFFSET = 4,     /* grey levels: noise of dark pixels weighs less */
+    TURNS = 4,              /* histograms are counted in so many, lest a count wait for itself */
     OTSU_BINS = 64,
     BIN_BITS = 52,
     MOST_COMPONENTS = 4096,
     CLOSENESS_UNIT = 1 << 20,
-    SMALLEST_NUCLEUS = 12, /* px of the reduced image */
+    SMALLEST_NUCLEUS = 12,  /* px of the reduced image */
     NEAR_BACKGROUND = 24,  /* grey levels, sum over channels, of what counts as background */
 };
 static const double MIDDLE = 0.42;       /* of the sides: where a leukocyte is looked for */
@@ -136,9 +136,10 @@ static int reduce(const uint8_t *image, int width, reduced *r)
                 totals[x] = total;
             }
         }
+        const size_t start = (size_t)y * r->width;
         for (int x = 0; x < r->width; x++)
             for (int c = 0; c < 3; c++)
-                r->pixels[c][(size_t)y * r->width + x] = (uint8_t)((uint64_t)totals[x][c] * reciprocal >> 56);
+                r->pixels[c][start + x] = (uint8_t)((uint64_t)totals[x][c] * reciprocal >> 56);
     }
     free(totals);
     return WBC_OK;
@@ -198,7 +199,7 @@ static int find_valid(reduced *r)
     return n_valid;
 }
 
-/* Median of each channel over the brightest quarter, and the share of the pixels that are near it. */
+/* Median of each channel over the brightest quarter, and the share of pixels that are near it. */
 static double find_background(const reduced *r, int n_valid, uint8_t background[3])
 {
     const int n = r->n;
@@ -287,7 +288,7 @@ static int32_t otsu(const int32_t *values, int n)
     }
     if (low >= high)
         return INT32_MAX;
-    /* (a * reciprocal) >> BIN_BITS is a / range: range is below 2^23, a below OTSU_BINS times it. */
+    /* (a * reciprocal) >> BIN_BITS is a / range: that is below 2^23, a below OTSU_BINS times it. */
     const int64_t range = (int64_t)high - low + 1;
     const uint64_t reciprocal = (UINT64_C(1) << BIN_BITS) / (uint64_t)range + 1;
     int32_t number[TURNS][OTSU_BINS] = {{0}};
@@ -368,7 +369,8 @@ static void open_mask(reduced *r)
     }
     for (int y = 0; y < h; y++) {
         const uint8_t *restrict row = r->eroded + (size_t)y * w;
-        const uint8_t *restrict up = y > 0 ? row - w : row, *restrict down = y < h - 1 ? row + w : row;
+        const uint8_t *restrict up = y > 0 ? row - w : row;
+        const uint8_t *restrict down = y < h - 1 ? row + w : row;
         uint8_t *restrict out = r->mask + (size_t)y * w;
         /* Nothing eroded lies in the first and the last column. */
         out[0] = row[w > 1 ? 1 : 0];
@@ -514,7 +516,8 @@ static int make_taps(double centre, double distance, int side, int length, taps 
         double sum = 0;
         for (double j = begin; j <= end; j++)
             sum += 1 - fabs(j - at) / reach;
-        const int first = begin > 0 ? (int)begin : 0, past = end < length - 1 ? (int)end + 1 : length;
+        const int first = begin > 0 ? (int)begin : 0;
+        const int past = end < length - 1 ? (int)end + 1 : length;
         made->first[i] = first;
         made->n[i] = past - first;
         for (int j = first; j < past; j++) {
@@ -557,14 +560,15 @@ static inline pixel_sum add_pixels(const int16_t *row, int n, const int32_t *res
 }
 
 /* The new pixels `first` to `past` of row i; the others are white. */
-static void resample_row(const wbc_square *job, const taps *down, const taps *across, int i, int first,
-                         int past, int32_t *restrict sums, int16_t *restrict row)
+static void resample_row(const wbc_square *job, const taps *down, const taps *across, int i,
+                         int first, int past, int32_t *restrict sums, int16_t *restrict row)
 {
     int left = job->width, right = 0; /* columns that are read */
     for (int k = first; k < past; k++)
         if (across->n[k] > 0) {
+            const int end = across->first[k] + across->n[k];
             left = across->first[k] < left ? across->first[k] : left;
-            right = across->first[k] + across->n[k] > right ? across->first[k] + across->n[k] : right;
+            right = end > right ? end : right;
         }
     const int width = right > left ? 3 * (right - left) : 0;
     for (int x = 0; x < width; x++)

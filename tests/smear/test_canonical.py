@@ -258,7 +258,7 @@ def test_white_surround(form):
 
 
 def test_cut_out_on_black(form):
-    """No background: the reference's light. The nucleus stays dark, what was black is background."""
+    """Under the reference's light the nucleus stays dark; what was black is background."""
     image = smear()
     y, x = np.mgrid[:240, :240] - 119.5
     image[np.hypot(y, x) > 0.2 * 240] = 0
