@@ -19,13 +19,14 @@ MODULES = ("analysis.compare", "analysis.figures", "datasets")
 MACHINERY = {
     "count_features", "find_regions", "for_workers", "from_arrays", "layer_settings", "metadata",
     "n_regions", "pool_codes", "profile_source", "read", "to_arrays", "to_layer", "Pooling.to_json",
-    "StainNormaliser.to_json", "CanonicalForm.to_json", "deciding_by", "standardise", "change",
-    "least_side",
+    "StainNormaliser.to_json", "CanonicalForm.to_json", "Instrument.to_json", "standardise",
+    "TypeClassifier.adapted", "TypeClassifier.unadapted", "is_far", "change", "least_side",
+    "stated_pixel_size",
 }  # fmt: skip
 # What functions return: attributes are promised, how they are made is not.
 RESULTS = {
     "Association", "DifferentialCount", "Differences", "Evaluation", "Leukocytes",
-    "ShardedProfiles", "StainNormaliser", "CanonicalForm",
+    "ShardedProfiles", "StainNormaliser", "CanonicalForm", "Instrument",
 }  # fmt: skip
 STORED = Path(__file__).parent / "public_api.txt"
 

@@ -158,22 +158,20 @@ def test_stored_and_read_it_decides_by_the_same_bits(classifier):
         np.testing.assert_array_equal(
             getattr(again.gaussians_, name), getattr(classifier.gaussians_, name)
         )
-    relearnt = again.deciding_by(again.gaussians_)
+    relearnt = again.unadapted()
     np.testing.assert_array_equal(relearnt.coef_, classifier.coef_)
     np.testing.assert_array_equal(relearnt.intercept_, classifier.intercept_)
 
 
-def test_deciding_by_others_keeps_what_was_learnt(classifier, other_laboratory):
+def test_adapted_machines_keep_what_was_learnt(classifier, other_laboratory):
     before = classifier.coef_.copy(), classifier.intercept_.copy()
     X, _ = clouds(20, seed=5, shift=other_laboratory)
-    gaussians, _ = classifier.gaussians_.adapted(
-        classifier.gaussians_.places(classifier.standardise(X)), np.full(len(X), -1)
-    )
-    other = classifier.deciding_by(gaussians)
+    other, apart = classifier.adapted(X, np.full(len(X), -1))
+    assert apart > 1
     assert np.abs(other.intercept_ - before[1]).max() > 0.1
     assert other.gaussians_ is classifier.gaussians_
     np.testing.assert_array_equal(classifier.coef_, before[0])
-    back = other.deciding_by(other.gaussians_)
+    back = other.unadapted()
     np.testing.assert_array_equal(back.coef_, before[0])
     np.testing.assert_array_equal(back.intercept_, before[1])
 

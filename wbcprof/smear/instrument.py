@@ -81,7 +81,7 @@ class Instrument:
         >>> from wbcprof.smear import measure_instrument
         >>> images = make_leukocytes(1, size=240).images  # generated
         >>> print(measure_instrument(images).describe())
-        0.12 um per pixel (by red cells), background neutral, sharp
+        0.13 um per pixel (by red cells), background warm, soft
         """
         if self.pixel_size is None:
             parts = ["pixel size unknown (no red cells to measure)"]
