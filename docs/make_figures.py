@@ -27,7 +27,8 @@ def main() -> None:
     cells = make_leukocytes(N_PER_TYPE)
     model = wbcprof.fit(cells.images, **LEARNING)
     values = model.profile(cells.images).values
-    order, _ = rank_signatures(values, cells.labels)
+    features, _ = rank_signatures(values, cells.labels)
+    order = list(dict.fromkeys((features % len(model.signatures)).tolist()))
     shown = [N_PER_TYPE * type_ + i for type_ in EXAMPLES for i in range(PER_TYPE)]
     rebuilt = [model.reconstruct(cells.images[i]) for i in shown]
     pictures = {

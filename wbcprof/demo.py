@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 N_PER_TYPE = 40
 LEARNING: dict[str, Any] = {
     "n_signatures": 256,
-    "patch_size": 16,
+    "patch_size": 8,
     "step": 4,
     "n_patches": 15_000,
     "max_iter": 6,
@@ -38,7 +38,7 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     say : callable
         Receives one line per stage.
     """
-    from wbcprof.analysis.classify import TypeClassifier, rank_signatures
+    from wbcprof.analysis.classify import rank_signatures, train
     from wbcprof.analysis.evaluation import evaluate
     from wbcprof.datasets import make_leukocytes
     from wbcprof.learning.profiler import fit
@@ -53,7 +53,7 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     model = fit(images, n_threads=n_threads, **LEARNING)
     profiles = model.profile(images, labels=labels, n_threads=n_threads)
     profiles.ids = list(cells.ids)
-    model.classifier = TypeClassifier().fit(profiles.values, labels)
+    model.classifier = train(model, images, labels, n_threads=n_threads)
     model.save(folder / "model.wbcprof")
     profiles.save(folder / "profiles.csv")
 
