@@ -496,7 +496,19 @@ class Model:
         return replace(self, classifier=classifier, provenance=provenance)
 
     def unadapted(self) -> Model:
-        """The model as it was learnt, before `adapt`."""
+        """The model as it was learnt, before `adapt`; itself where there is nothing to undo.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(10, size=72, types=["lymphocyte", "neutrophil"])  # generated
+        >>> model = wbcprof.fit(cells.images, n_signatures=8, n_patches=400, max_iter=1)
+        >>> model.classifier = wbcprof.train(model, cells.images, cells.labels, augment=0)
+        >>> there = model.adapt(cells.images)
+        >>> "adapted" in there.provenance, "adapted" in there.unadapted().provenance
+        (True, False)
+        """
         if self.classifier is None:
             return self
         provenance = {name: v for name, v in self.provenance.items() if name != "adapted"}
