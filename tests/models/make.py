@@ -43,7 +43,11 @@ def main() -> None:
             raise SystemExit(f"{path} is stored already, and stays")
         model = wbcprof.fit(cells.images, **parameters, n_patches=4000, max_iter=3)
         profiles = model.profile(cells.images)
-        model.classifier = wbcprof.TypeClassifier(kernel=KERNELS[name]).fit(profiles, cells.labels)
+        if KERNELS[name] == "discriminant":  # with another one for far cells
+            model.classifier = wbcprof.train(model, cells.images, cells.labels, augment=1)
+        else:
+            classifier = wbcprof.TypeClassifier(kernel=KERNELS[name])
+            model.classifier = classifier.fit(profiles, cells.labels)
         model.save(path.with_suffix(".wbcprof"))
         values = profiles.values[shown]
         np.savez_compressed(

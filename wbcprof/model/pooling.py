@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,12 +122,9 @@ class Pooling:
         >>> Pooling("mean", levels=(2,)).feature_names(256)[-1]
         'Cells_Mean_Signature_0256_L2R1C1'
         """
-        return [
-            f"Cells_{pool.capitalize()}_Signature_{index:04d}{region}"
-            for pool in self.pools
-            for region in region_names(self.levels, self.centres)
-            for index in range(1, n_signatures + 1)
-        ]
+        return list(
+            _names(tuple(self.pools), tuple(self.levels), tuple(self.centres), n_signatures)
+        )
 
     def find_regions(self, height: int, width: int, patch_size: int, step: int) -> Regions:
         """Regions of an image of height x width pixels; see `wbcprof.model.regions`."""
@@ -144,3 +142,15 @@ class Pooling:
     def to_json(self) -> dict[str, Any]:
         """The arguments that make it again, as JSON has them."""
         return asdict(self)
+
+
+@lru_cache(maxsize=8)  # as long to make as a cell to profile
+def _names(
+    pools: tuple[str, ...], levels: tuple[int, ...], centres: tuple[float, ...], n_signatures: int
+) -> tuple[str, ...]:
+    return tuple(
+        f"Cells_{pool.capitalize()}_Signature_{index:04d}{region}"
+        for pool in pools
+        for region in region_names(levels, centres)
+        for index in range(1, n_signatures + 1)
+    )
