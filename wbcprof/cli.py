@@ -496,7 +496,7 @@ def _classify(options: argparse.Namespace) -> None:
 
 
 def _adapt(options: argparse.Namespace) -> None:
-    from wbcprof.files import check_output, from_csv_text
+    from wbcprof.files import check_output
     from wbcprof.images.source import open_images
     from wbcprof.model.model import load
 
@@ -504,11 +504,7 @@ def _adapt(options: argparse.Namespace) -> None:
     ids = open_images(options.images).ids()
     known: dict[str, str] = {}
     if options.labels is not None:
-        with open(options.labels, newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-        if not rows or not {"image", "label"} <= rows[0].keys():
-            raise ValueError(f"{options.labels}: expected rows with the columns image and label")
-        known = {from_csv_text(row["image"]) or "": row["label"] for row in rows}
+        known = _by_image(options.labels, "label")
         strange = sorted(known.keys() - set(ids))
         if strange:
             raise ValueError(
@@ -560,18 +556,24 @@ def _evaluate(options: argparse.Namespace) -> None:
         evaluation.to_json(options.json)
 
 
-def _report(options: argparse.Namespace) -> None:
+def _by_image(path: str, column: str) -> dict[str, str]:
+    """What a column of a CSV file says of each image."""
     from wbcprof.files import from_csv_text
+
+    with open(path, newline="", encoding="utf-8-sig") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows or not {"image", column} <= rows[0].keys():
+        raise ValueError(f"{path}: expected rows with the columns image and {column}")
+    return {from_csv_text(row["image"]) or "": row[column] for row in rows}
+
+
+def _report(options: argparse.Namespace) -> None:
     from wbcprof.model.model import load
     from wbcprof.report.page import write_report
 
     samples = None
     if options.samples is not None:
-        with open(options.samples, newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-        if not rows or not {"image", "sample"} <= rows[0].keys():
-            raise ValueError(f"{options.samples}: expected rows with the columns image and sample")
-        samples = {from_csv_text(row["image"]) or "": row["sample"] for row in rows}
+        samples = _by_image(options.samples, "sample")
     write_report(
         load(options.model),
         options.images,

@@ -61,6 +61,17 @@ def source_digest(names) -> str:
     return digest([hashlib.sha256(f.read_bytes()).hexdigest() for f in files])
 
 
+def cached(path, make):
+    """Arrays by name, from the file or made and kept there."""
+    if path.exists():
+        with np.load(path) as arrays:
+            return dict(arrays)
+    arrays = make()
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, **arrays)
+    return arrays
+
+
 class Study:
     def __init__(self, rows, options):
         self.options = options
@@ -74,14 +85,7 @@ class Study:
         self.baseline_sources = hashlib.sha256((HERE / "baselines.py").read_bytes()).hexdigest()
 
     def cached(self, key, make):
-        path = self.options.cache / f"{key}.npz"
-        if path.exists():
-            with np.load(path) as arrays:
-                return dict(arrays)
-        arrays = make()
-        with replacing(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, **arrays)
-        return arrays
+        return cached(self.options.cache / f"{key}.npz", make)
 
     def extractor(self, run, train, seed):
         """Function from images to features, and features of jittered copies of `train`, which a

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 from robustness import change
 from sklearn.metrics import f1_score
-from study import digest, source_digest
+from study import cached, digest, source_digest
 
 import wbcprof
 from wbcprof.analysis.classify import TypeClassifier
@@ -139,16 +139,6 @@ class Row:
     def own(self, images):
         """Probabilities that the row gives itself, or None."""
         return self.network(images)[0] if self.spec["features"] == "cnn" else None
-
-
-def cached(path, make):
-    if path.exists():
-        with np.load(path) as arrays:
-            return dict(arrays)
-    arrays = make()
-    with replacing(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, **arrays)
-    return arrays
 
 
 def features(name, options):
@@ -293,6 +283,7 @@ def table(results, reference="default", rival="cnn-jitter"):
 
 def recipes():
     """Changes of an image, by name: a function for each severity."""
+    np.fromstring = np.frombuffer  # they were written for NumPy 1
     from medmnistc.corruptions.registry import CORRUPTIONS_DS
 
     def by_recipe(image, how, severity):

@@ -216,6 +216,14 @@ class ImageSource:
                 if not isinstance(outcome, Unusable):
                     yield outcome[0]
 
+    def kept(self, n_threads: int | None = None) -> ImageSource:
+        """The same images as often as one likes: those of an iterator, decoded, held in memory."""
+        if self.n_hint is not None:
+            return self
+        cells = list(self.read(n_threads))
+        labels = None if self.labels is None else [cell.label for cell in cells]
+        return self._with(_Listed([_Array(c.pixels, c.image_id) for c in cells]), labels)
+
     def stated_pixel_size(self) -> float | None:
         """Micrometres for each pixel, where the first files all state the same, as TIFF files of
         microscopes do."""

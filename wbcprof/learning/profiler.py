@@ -225,10 +225,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         pooling, stack = self._check_parameters()
         threads = resolve_threads(self.n_threads)
         min_size = self.min_size
-        source = open_images(images, min_size=min_size)
-        if source.n_hint is None:
-            held = [cell.pixels for cell in source.read(threads)]
-            source = open_images(held, min_size=min_size)
+        source = open_images(images, min_size=min_size).kept(threads)
         normaliser = None
         if self.normalise is not None:
             normaliser = self._learn_normaliser(source, self.normalise, threads)

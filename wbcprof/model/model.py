@@ -457,11 +457,8 @@ class Model:
                 "wbcprof.train learns it; this one has "
                 + ("none" if machines is None else f"one of kernel {machines.kernel!r}")
             )
-        source = open_images(images, labels, min_size=self.min_size)
         threads = resolve_threads(n_threads)
-        if source.n_hint is None:
-            held = list(source.read(threads))
-            source = open_images([c.pixels for c in held], [c.label for c in held])
+        source = open_images(images, labels, min_size=self.min_size).kept(threads)
         instrument = measure_instrument(source, pixel_size=pixel_size, n_threads=threads)
         profiles = self.profile_source(source, Coding(), threads, progress)
         names = profiles.labels or [None] * len(profiles)

@@ -55,6 +55,14 @@ class Instrument:
         Blur, px: standard deviation of a Gaussian.
     falloff : float or None
         Of the light over an image, as a share; 0 is even.
+
+    Examples
+    --------
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> from wbcprof.smear import measure_instrument
+    >>> instrument = measure_instrument(make_leukocytes(1, size=240).images)  # generated
+    >>> instrument.n_red_cells > 10, 0.11 < instrument.pixel_size < 0.15
+    (True, True)
     """
 
     pixel_size: float | None
@@ -139,9 +147,7 @@ def measure_instrument(
     """
     pixel_size = RULE.check("pixel_size", pixel_size)
     threads = resolve_threads(n_threads)
-    source = open_images(images)
-    if source.n_hint is None:
-        source = open_images([cell.pixels for cell in source.read(threads)])
+    source = open_images(images).kept(threads)
     parts = [measure(image) for image in source.sample(_MOST_IMAGES, threads)]
     return _instrument(parts, pixel_size, source)
 
