@@ -354,7 +354,7 @@ def main() -> None:
     parser.add_argument("--corrupt", action="store_true")
     parser.add_argument("--test-per-type", type=int, default=40, help="of --corrupt")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--cache", type=Path, default=HERE / "cache")
+    parser.add_argument("--cache", type=Path, default=HERE / ".cache")
     parser.add_argument("--output", type=Path, default=HERE / "results")
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
