@@ -60,6 +60,8 @@ def test_a_laboratory_that_is_far_is_named_by_the_adapted_machines_alone(learnt)
     assert there.foreign_ and there.is_far(cells(5, 7)[0]).all() and apart > 1
     at_home, apart = learnt.adapted(cells(30, 8)[0], None)
     assert not at_home.foreign_ and apart < 1
+    home_again, _ = there.adapted(cells(30, 8)[0], None)  # from the machines as learnt
+    assert not home_again.foreign_
     back = there.unadapted()
     new = np.concatenate([cells(9, 9)[0], X])
     np.testing.assert_array_equal(back.decision_function(new), learnt.decision_function(new))

@@ -72,17 +72,21 @@ class TypeMachines:
                 "the classifier's decisions overflow; the profiles or the model file may be damaged"
             )
         logits = log_products(pairs, len(self.classes_))
-        if self.far_ is not None and (far := self.is_far(X)).any():
+        if self.far_ is not None and (far := self.foreign_ | self._is_beyond(scaled)).any():
             logits[far] = self.far_._logits(np.asarray(X)[far])
         return logits
 
     def is_far(self, X: Any) -> np.ndarray:
         """Which profiles are unlike those learnt from, (n_images,) bool, and named by `far_`: those
         further than `reach_` from every type, or all of a laboratory adapted to that was so."""
-        if self.far_ is None or self.gaussians_ is None or self.foreign_:
-            return np.full(len(X), self.far_ is not None)
-        places = self.gaussians_.places(self.standardise(X))
-        result: np.ndarray = self.gaussians_.nearest(places) > self.reach_
+        return self.foreign_ | self._is_beyond(self.standardise(X))
+
+    def _is_beyond(self, scaled: np.ndarray) -> np.ndarray:
+        """Which standardised profiles are beyond `reach_` of every type, (n_images,) bool."""
+        if self.far_ is None or self.gaussians_ is None:
+            return np.zeros(len(scaled), dtype=bool)
+        distance = self.gaussians_.nearest(self.gaussians_.places(scaled))
+        result: np.ndarray = distance > self.reach_
         return result
 
     def adapted(self, X: Any, codes: np.ndarray | None) -> tuple[TypeMachines, float]:
@@ -106,7 +110,8 @@ class TypeMachines:
         if self.far_ is None:
             return other, apart
         near = copy(self)
-        near.far_, near.foreign_ = other, bool(self.is_far(X).mean() > 0.5)
+        near.far_ = other
+        near.foreign_ = bool(self._is_beyond(self.standardise(X)).mean() > 0.5)
         return near, apart
 
     def unadapted(self) -> Self:
