@@ -18,4 +18,5 @@ const wbc_kernels CONCAT(wbc_kernels_, WBC_ISA) = {
     .sparse_code = sparse_code,
     .find_leukocyte = find_leukocyte,
     .resample_square = resample_square,
+    .match_focus = match_focus,
 };

@@ -108,6 +108,14 @@ typedef struct {
     uint8_t *out; /* OUT side x side x 3 */
 } wbc_square;
 
+/* One call of match_focus. */
+typedef struct {
+    uint8_t *cell; /* IN and OUT height x width x 3 */
+    int height, width;
+    const int16_t *fade; /* IN height x width: where it is 256, sharpness is measured */
+    double wanted;       /* IN how blurred it is to be, px^2 */
+} wbc_focus;
+
 /* One row of the table: everything that is compiled once per instruction set. */
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */
@@ -125,9 +133,10 @@ typedef struct {
                        int32_t *index, float *value, int32_t *count, float *gap, int n_threads,
                        wbc_interrupted interrupted);
 
-    /* Both take a fraction of a millisecond and are not interrupted. */
+    /* These take a fraction of a millisecond and are not interrupted. */
     int (*find_leukocyte)(const uint8_t *image, int height, int width, wbc_leukocyte *found);
     int (*resample_square)(const wbc_square *job);
+    int (*match_focus)(const wbc_focus *job);
 } wbc_kernels;
 
 /* The kernels in use: the best that this CPU runs, or the level set by wbc_cap. */

@@ -81,6 +81,12 @@ cdef extern from "wbcprof.h" nogil:
         int side
         uint8_t *out
 
+    ctypedef struct wbc_focus:
+        uint8_t *cell
+        int height, width
+        const int16_t *fade
+        double wanted
+
     ctypedef struct wbc_kernels:
         const char *name
         int (*encode_pool)(
@@ -95,6 +101,7 @@ cdef extern from "wbcprof.h" nogil:
         int (*find_leukocyte)(
             const uint8_t *image, int height, int width, wbc_leukocyte *found) noexcept nogil
         int (*resample_square)(const wbc_square *job) noexcept nogil
+        int (*match_focus)(const wbc_focus *job) noexcept nogil
 
     const wbc_kernels *wbc_active()
     const char *wbc_level_name(int index)
@@ -383,3 +390,20 @@ def resample_square(
     with nogil:
         status = wbc_active().resample_square(&job)
     check(status, "resample_square")
+
+
+def match_focus(
+    uint8_t[:, :, ::1] cell,         # IN and OUT (height, width, 3)
+    const int16_t[:, ::1] fade,      # IN (height, width)
+    double wanted,
+):
+    """Blurs a cell that is sharper than wanted; see leukocyte.c."""
+    cdef wbc_focus job
+    job.cell = &cell[0, 0, 0]
+    job.height, job.width = <int>cell.shape[0], <int>cell.shape[1]
+    job.fade = &fade[0, 0]
+    job.wanted = wanted
+    cdef int status
+    with nogil:
+        status = wbc_active().match_focus(&job)
+    check(status, "match_focus")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import ndimage
@@ -319,6 +321,28 @@ def resample_square(
     levels = np.clip((levels + 2**19) >> 20, 0, 255)
     levels = np.stack([table[plane] for table, plane in zip(tables, levels.T, strict=True)]).T
     result: np.ndarray = white + (((levels.astype(np.int64) - white) * fade[..., None] + 128) >> 8)
+    return result.astype(np.uint8)
+
+
+def match_focus(cell: np.ndarray, fade: np.ndarray, wanted: float) -> np.ndarray:
+    """A cell (H, W, 3), uint8, blurred to a variance of `wanted` px squared where it is sharper;
+    `fade` (H, W) is 256 where sharpness is measured. Weights are 2^8ths."""
+    green = cell[..., 1].astype(np.int64)
+    inner = green[1:-1, 1:-1]
+    left, right, up, down = green[1:-1, :-2], green[1:-1, 2:], green[:-2, 1:-1], green[2:, 1:-1]
+    whole = fade[1:-1, 1:-1] == 256
+    slopes = ((right - left) ** 2 + (down - up) ** 2)[whole].sum()
+    curves = ((left + right + up + down - 4 * inner) ** 2)[whole].sum()
+    lacking = 0.7 * (wanted - slopes / (4 * curves)) if curves else -np.inf
+    if lacking < 0.02:
+        return cell.copy()
+    bell = [math.exp(-k * k / (2 * min(lacking, 2))) for k in range(5)]
+    total = bell[0] + 2 * bell[1] + 2 * bell[2] + 2 * bell[3] + 2 * bell[4]
+    side = [round(value / total * 256) for value in bell[1:]]
+    weights = np.array([*side[::-1], 256 - 2 * sum(side), *side])
+    result = cell.astype(np.int64)
+    for axis in (0, 1):
+        result = (ndimage.correlate1d(result, weights, axis, mode="nearest") + 128) >> 8
     return result.astype(np.uint8)
 
 

@@ -17,8 +17,11 @@ import argparse
 import csv
 import fnmatch
 import json
+import sys
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import baselines
 import numpy as np
@@ -44,6 +47,18 @@ _OLD = {"normalise": "background", "step": 3, "centres": (0.33, 0.61)}
 ROWS = {
     "default": ("profile, defaults", {"features": "profile"}),
     "rbf": ("- RBF machine for the discriminant", {"features": "profile", "kernel": "rbf"}),
+    "no-focus": (
+        "- without matching focus",
+        {"features": "profile", "constants": {"smear.canonical._FOCUS": 0.0}},
+    ),
+    "no-floor": (
+        "- without a floor of the scale",
+        {"features": "profile", "late": {"analysis.classify._LEAST_SCALE": 0.0}},
+    ),
+    "uncalibrated": (
+        "- without calibration",
+        {"features": "profile", "late": {"analysis.classify._calibrate": lambda *folds: 1.0}},
+    ),
     "no-jitter": ("- without jittered copies", {"features": "profile", "augment": 0}),
     "no-canonical": (
         "- without the canonical form (background alone)",
@@ -91,6 +106,15 @@ def targets():
         "tecom": read(DATA / "labs/tecom"),
         "chula": read(DATA / "labs/chula"),
     }
+
+
+@contextmanager
+def constants(values):
+    """Constants of the package, by their names in it, as they are given."""
+    with ExitStack() as stack:
+        for name, value in values.items():
+            stack.enter_context(patch(f"wbcprof.{name}", value))
+        yield
 
 
 class Row:
@@ -143,10 +167,13 @@ class Row:
 
 def features(name, options):
     """Features of the training cells, and features and own probabilities of every target's."""
-    spec = ROWS[name][1]
-    sources = source_digest(("model", "smear", "learning"))
-    spec = {k: v for k, v in spec.items() if k != "kernel"}
-    key = digest(spec, sources, (HERE / "baselines.py").read_text())
+    spec = {k: v for k, v in ROWS[name][1].items() if k not in ("kernel", "late")}
+    if spec["features"] == "profile":
+        sources = source_digest(("model", "smear", "learning"))
+    else:
+        sources = Path(sys.modules[jitter.__module__].__file__).read_text()
+        sources += (HERE / "baselines.py").read_text()
+    key = digest(spec, sources)
 
     def make():
         images, labels = learn_from()
@@ -159,7 +186,8 @@ def features(name, options):
                 found[f"{target}.own"] = own
         return found
 
-    return cached(options.cache / f"travel-{key}.npz", make)
+    with constants(spec.get("constants", {})):
+        return cached(options.cache / f"travel-{key}.npz", make)
 
 
 def recalls(truth, named):
@@ -367,7 +395,9 @@ def main() -> None:
         results = {}
         for row in options.only:
             print(row, flush=True)
-            results[row] = tiers(row, features(row, options))
+            found = features(row, options)
+            with constants(ROWS[row][1].get("late", {})):
+                results[row] = tiers(row, found)
         name, (text, record) = "travel", table(results)
     print(text)
     with replacing(options.output / f"{name}.md") as temporary:

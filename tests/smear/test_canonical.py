@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 
 from wbcprof import _core, reference
 from wbcprof.datasets import make_leukocytes
@@ -173,6 +174,48 @@ def test_a_square_of_one_colour_stays():
         assert (out == GREYS).all()
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    height=st.integers(1, 90), width=st.integers(1, 90), kind=st.sampled_from(KINDS),
+    sharper=st.floats(-1, 6), seed=st.integers(0, 999),
+)  # fmt: skip
+def test_any_cell_is_blurred_as_by_the_twin(height, width, kind, sharper, seed):
+    rng = np.random.default_rng(seed)
+    cell = hostile(kind, height, width, rng)
+    fade = rng.choice(np.array([255, 256], np.int16), (height, width))
+    expected = reference.match_focus(cell, fade, sharper)
+    _core.match_focus(cell, fade, sharper)
+    np.testing.assert_array_equal(cell, expected)
+
+
+def test_blurred_as_by_the_twin(instruction_set):
+    rng = np.random.default_rng(0)
+    for size in ((1, 1), (3, 3), (112, 112), (33, 130)):
+        for wanted in (0.3, 1.5, 9.0):
+            cell = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            fade = np.full(size, 256, np.int16)
+            expected = reference.match_focus(cell, fade, wanted)
+            _core.match_focus(cell, fade, wanted)
+            np.testing.assert_array_equal(cell, expected)
+
+
+def test_sharper_edges_are_blurred_to_what_is_wanted_and_others_left():
+    """Discs blurred by a Gaussian: variances of what comes out are alike, whatever came in."""
+    y, x = np.mgrid[:96, :96] - 47.5
+    disc = np.where(np.hypot(y, x) < 25, 60.0, 240.0)
+    fade = np.full(disc.shape, 256, np.int16)
+    left = []
+    for sigma in (0.4, 0.6, 0.8, 2.5):
+        grey = ndimage.gaussian_filter(disc, sigma)
+        before = np.repeat(np.rint(grey)[..., None], 3, axis=2).astype(np.uint8)
+        cell = before.copy()
+        _core.match_focus(cell, fade, 2.0)
+        left.append(np.abs(np.gradient(cell[48, :, 1].astype(float))).max())
+        assert (cell == before).all() == (sigma == 2.5)
+    steepest = np.abs(np.gradient(ndimage.gaussian_filter(disc, 0.4)[48])).max()
+    assert max(left[:3]) / min(left[:3]) < 1.2 and max(left) < 0.75 * steepest
+
+
 # The same cell, taken otherwise
 
 
@@ -217,7 +260,11 @@ def test_place_and_scale_are_those_of_the_nucleus(form):
             assert found.centre == pytest.approx([240 * at - 0.5 for at in place], abs=1)
             assert np.sqrt(found.area) == pytest.approx(240 * radius * np.sqrt(np.pi), rel=0.11)
             cell = form.normalise(smear(240, [place], radius)).astype(int)
-            dark = np.argwhere(cell.sum(axis=2) < 450)
+            grey = cell.sum(axis=2)
+            middle = SIDE // 2
+            nucleus = grey[middle - 4 : middle + 4, middle - 4 : middle + 4].mean()
+            cytoplasm = grey[middle, middle + 26 : middle + 29].mean()
+            dark = np.argwhere(grey < (nucleus + cytoplasm) / 2)
             assert dark.mean(axis=0) == pytest.approx((SIDE - 1) / 2, abs=1)
             assert np.sqrt(len(dark)) == pytest.approx(NUCLEUS, rel=0.13)
 
