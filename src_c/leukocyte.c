@@ -40,7 +40,9 @@ enum {
     MOST_COMPONENTS = 4096,
     CLOSENESS_UNIT = 1 << 20,
     SMALLEST_NUCLEUS = 12,  /* px of the reduced image */
-    NEAR_BACKGROUND = 24,  /* grey levels, sum over channels, of what counts as background */
+    OTHERS = 3,             /* components that are no smaller than a third of the nucleus */
+    CLIPPED = 254,          /* grey level of a channel that may have been brighter */
+    NEAR_BACKGROUND = 24,   /* grey levels, sum over channels, of what counts as background */
 };
 static const double MIDDLE = 0.42;       /* of the sides: where a leukocyte is looked for */
 static const double CENTRED = 0.35;      /* of the sides: where being in the middle counts */
@@ -205,9 +207,11 @@ static int find_valid(reduced *r)
     return n_valid;
 }
 
-/* Median of each channel over the brightest quarter, and the share of pixels that are near it. */
-static double find_background(const reduced *r, int n_valid, uint8_t background[3])
+/* Median of each channel over the brightest quarter, the share of pixels that are near it, and of
+ * those of which a channel is clipped. */
+static void find_background(const reduced *r, int n_valid, wbc_leukocyte *found)
 {
+    uint8_t *background = found->background;
     const int n = r->n;
     const uint8_t *red = r->pixels[0], *green = r->pixels[1], *blue = r->pixels[2];
     int32_t brightness[TURNS][3 * 255 + 1] = {{0}}, levels[3][256] = {{0}};
@@ -232,12 +236,15 @@ static double find_background(const reduced *r, int n_valid, uint8_t background[
         background[c] = (uint8_t)value;
     }
     const int r0 = background[0], g0 = background[1], b0 = background[2];
-    int near = 0;
+    int near = 0, clipped = 0;
     for (int i = 0; i < n; i++) {
         const int difference = abs(red[i] - r0) + abs(green[i] - g0) + abs(blue[i] - b0);
         near += r->valid[i] & (difference <= NEAR_BACKGROUND);
+        clipped += r->valid[i] &
+                   ((red[i] >= CLIPPED) | (green[i] >= CLIPPED) | (blue[i] >= CLIPPED));
     }
-    return (double)near / n_valid;
+    found->background_share = (double)near / n_valid;
+    found->clipped_share = (double)clipped / n_valid;
 }
 
 /* 1, 2, 1 twice along the rows, then along the columns; edges are repeated. 256 times the mean. */
@@ -421,7 +428,7 @@ static int find_components(reduced *r)
     return n;
 }
 
-/* The component most in the middle, and the lobes near it. */
+/* The component most in the middle, and the lobes near it; others as large are no part of it. */
 static void measure_nucleus(const reduced *r, int n, wbc_leukocyte *found)
 {
     const double pi = 3.141592653589793;
@@ -431,15 +438,17 @@ static void measure_nucleus(const reduced *r, int n, wbc_leukocyte *found)
             best = r->components + k;
     const double radius = sqrt(best->n / pi);
     const double best_y = (double)best->down / best->n, best_x = (double)best->across / best->n;
-    int64_t area = 0, down = 0, across = 0;
+    int64_t area = 0, down = 0, across = 0, others = 0;
     int32_t levels[3][256] = {{0}};
     for (const component *one = r->components; one < r->components + n; one++) {
         const double y = (double)one->down / one->n, x = (double)one->across / one->n;
         const double dy = y - best_y, dx = x - best_x;
         if (sqrt(dy * dy + dx * dx) >= LOBE_DISTANCE * radius + sqrt(one->n / pi) ||
             25LL * one->n <= best->n ||
-            from_middle(y, r->height) + from_middle(x, r->width) >= 4 * LOBE_MIDDLE * LOBE_MIDDLE)
+            from_middle(y, r->height) + from_middle(x, r->width) >= 4 * LOBE_MIDDLE * LOBE_MIDDLE) {
+            others += OTHERS * (int64_t)one->n >= best->n ? one->n : 0;
             continue;
+        }
         for (int at = one->first; at < one->first + one->n; at++) {
             const int i = r->queue[at], row = r->scratch[at];
             if (!r->middle[i])
@@ -454,6 +463,7 @@ static void measure_nucleus(const reduced *r, int n, wbc_leukocyte *found)
     if (area < SMALLEST_NUCLEUS)
         return;
     found->area = (double)area * r->factor * r->factor;
+    found->others = (double)others * r->factor * r->factor;
     found->y = ((double)down / area + 0.5) * r->factor - 0.5;
     found->x = ((double)across / area + 0.5) * r->factor - 0.5;
     /* Lower median of each channel's density, which falls with the grey level. */
@@ -476,7 +486,7 @@ static int find_leukocyte(const uint8_t *image, int height, int width, wbc_leuko
     const int n_valid = status == WBC_OK ? find_valid(&r) : 0;
     found->lit_share = (double)n_valid / r.n;
     if (n_valid > 0) {
-        found->background_share = find_background(&r, n_valid, found->background);
+        find_background(&r, n_valid, found);
         measure_density(&r, found->background);
         measure_middle(&r);
         find_stained(&r);
@@ -646,7 +656,7 @@ static const double FOCUS_SLOPE = 0.7; /* variance of the blur that raises the r
 static const double MOST_FOCUS = 2.0;    /* variance of the blur */
 static const double LEAST_FOCUS = 0.02;
 
-/* Energy of slopes over that of curvature, px^2. */
+/* Energy of slopes over that of curvature, px^2; infinite where all is flat. */
 static double measure_focus(const wbc_focus *job)
 {
     const int w = job->width;
@@ -681,9 +691,10 @@ static void blur_row(const uint8_t *restrict row, ptrdiff_t apart, int n,
 }
 
 /* Each pixel beyond an edge is that at the edge. */
-static int match_focus(const wbc_focus *job)
+static int match_focus(wbc_focus *job)
 {
-    const double lacking = FOCUS_SLOPE * (job->wanted - measure_focus(job));
+    job->found = measure_focus(job);
+    const double lacking = FOCUS_SLOPE * (job->wanted - job->found);
     if (!(lacking >= LEAST_FOCUS))
         return WBC_OK;
     const double variance = lacking < MOST_FOCUS ? lacking : MOST_FOCUS;

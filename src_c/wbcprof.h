@@ -90,7 +90,9 @@ typedef struct {
     double lit_share;        /* of the pixels: those that are neither black nor beside black */
     uint8_t background[3];   /* grey levels; 0 where nothing is lit */
     double background_share; /* of the lit pixels: those of about this colour */
+    double clipped_share;    /* of the lit pixels: those at the upper end of a channel */
     double area, y, x;       /* of the nucleus, px^2, and its centre; area 0 where there is none */
+    double others;           /* area of what is stained alike, and no part of it, px^2 */
     double density[3];       /* its median optical density over the background, natural logarithm */
 } wbc_leukocyte;
 
@@ -114,6 +116,7 @@ typedef struct {
     int height, width;
     const int16_t *fade; /* IN height x width: where it is 256, sharpness is measured */
     double wanted;       /* IN how blurred it is to be, px^2 */
+    double found;        /* OUT how blurred it was */
 } wbc_focus;
 
 /* One row of the table: everything that is compiled once per instruction set. */
@@ -136,7 +139,7 @@ typedef struct {
     /* These take a fraction of a millisecond and are not interrupted. */
     int (*find_leukocyte)(const uint8_t *image, int height, int width, wbc_leukocyte *found);
     int (*resample_square)(const wbc_square *job);
-    int (*match_focus)(const wbc_focus *job);
+    int (*match_focus)(wbc_focus *job);
 } wbc_kernels;
 
 /* The kernels in use: the best that this CPU runs, or the level set by wbc_cap. */

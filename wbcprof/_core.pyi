@@ -106,8 +106,10 @@ def find_leukocyte(
     tuple[int, int, int],
     float,
     float,
+    float,
     tuple[float, float],
     tuple[float, float, float],
+    float,
 ]: ...
 def resample_square(
     image: NDArray[np.uint8],
@@ -120,4 +122,4 @@ def resample_square(
     white: int,
     out: NDArray[np.uint8],
 ) -> None: ...
-def match_focus(cell: NDArray[np.uint8], fade: NDArray[np.int16], wanted: float) -> None: ...
+def match_focus(cell: NDArray[np.uint8], fade: NDArray[np.int16], wanted: float) -> float: ...

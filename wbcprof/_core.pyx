@@ -65,8 +65,8 @@ cdef extern from "wbcprof.h" nogil:
     ctypedef struct wbc_leukocyte:
         double lit_share
         uint8_t background[3]
-        double background_share
-        double area, y, x
+        double background_share, clipped_share
+        double area, y, x, others
         double density[3]
 
     ctypedef struct wbc_square:
@@ -85,7 +85,7 @@ cdef extern from "wbcprof.h" nogil:
         uint8_t *cell
         int height, width
         const int16_t *fade
-        double wanted
+        double wanted, found
 
     ctypedef struct wbc_kernels:
         const char *name
@@ -101,7 +101,7 @@ cdef extern from "wbcprof.h" nogil:
         int (*find_leukocyte)(
             const uint8_t *image, int height, int width, wbc_leukocyte *found) noexcept nogil
         int (*resample_square)(const wbc_square *job) noexcept nogil
-        int (*match_focus)(const wbc_focus *job) noexcept nogil
+        int (*match_focus)(wbc_focus *job) noexcept nogil
 
     const wbc_kernels *wbc_active()
     const char *wbc_level_name(int index)
@@ -346,8 +346,8 @@ def pack_rows(
 def find_leukocyte(
     const uint8_t[:, :, ::1] image,  # IN (H, W, 3)
 ):
-    """Lit share, background (3,), its share, area of the nucleus, its centre (y, x), its density
-    (3,); see leukocyte.c."""
+    """Lit share, background (3,), its share, clipped share, area of the nucleus, its centre (y, x),
+    its density (3,), area of others; see leukocyte.c."""
     cdef wbc_leukocyte found
     cdef int status
     with nogil:
@@ -358,9 +358,11 @@ def find_leukocyte(
         found.lit_share,
         (found.background[0], found.background[1], found.background[2]),
         found.background_share,
+        found.clipped_share,
         found.area,
         (found.y, found.x),
         (found.density[0], found.density[1], found.density[2]),
+        found.others,
     )
 
 
@@ -397,7 +399,7 @@ def match_focus(
     const int16_t[:, ::1] fade,      # IN (height, width)
     double wanted,
 ):
-    """Blurs a cell that is sharper than wanted; see leukocyte.c."""
+    """Blurs a cell that is sharper than wanted; returns how blurred it was. See leukocyte.c."""
     cdef wbc_focus job
     job.cell = &cell[0, 0, 0]
     job.height, job.width = <int>cell.shape[0], <int>cell.shape[1]
@@ -407,3 +409,4 @@ def match_focus(
     with nogil:
         status = wbc_active().match_focus(&job)
     check(status, "match_focus")
+    return job.found

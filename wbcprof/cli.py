@@ -112,6 +112,7 @@ def _profile_options(parser: argparse.ArgumentParser) -> None:
         help="images for each shard of a folder; default 1000",
     )
     _add_dask(parser, "profile into a folder on the workers of this Dask scheduler")
+    _add_strict(parser)
     _add_settings(parser, Coding)
     _add_threads(parser)
 
@@ -125,8 +126,26 @@ def _classify_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="P",
-        help="name a cell 'unsure' where its most probable type has less than this; default 0",
+        help="call a cell 'unsure' where its most probable type has less than this; default 0",
     )
+    parser.add_argument(
+        "--false-alarms",
+        type=float,
+        default=0.01,
+        metavar="P",
+        help="share of cells of known types that are called 'unsure' or 'unlike' by chance, and of "
+        "sets of cells that are found strange; default 0.01",
+    )
+    _add_drop(parser)
+    _add_strict(parser)
+    _add_threads(parser)
+
+
+def _suggest_options(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, "model file with a classifier")
+    parser.add_argument("images", metavar="IMAGES", help="folder or image")
+    parser.add_argument("-n", type=int, default=50, metavar="N", help="cells; default 50")
+    parser.add_argument("-o", "--output", metavar="CSV", help="file to write (default: print)")
     _add_threads(parser)
 
 
@@ -175,6 +194,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         "--figures", metavar="DIR", help="folder to write every figure to as a PDF too"
     )
     parser.add_argument("--title", metavar="TEXT", help="heading of the page")
+    _add_strict(parser)
     _add_threads(parser)
 
 
@@ -196,6 +216,24 @@ def _add_pixel_size(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="UM",
         help="micrometres for each pixel; default: as TIFF files state it, or by red cells",
+    )
+
+
+def _add_strict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="an error, rather than a warning, where the cells as a set are not from the world "
+        "that the model knows",
+    )
+
+
+def _add_drop(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--drop",
+        metavar="FLAGS",
+        help="leave out images with these flags, such as 'blurred,no cell', or all; they are "
+        "listed with their flags in CSV.dropped.csv",
     )
 
 
@@ -414,12 +452,17 @@ def _profile(options: argparse.Namespace) -> None:
             f"--dask and --shard-size are for a folder of shards; {options.output!r} is one table"
         )
     check_table(options.output)
-    profiles = load(options.model).profile(
+    model = load(options.model)
+    profiles = model.profile(
         options.images,
         n_threads=options.threads,
         progress=_Progress("profiling"),
         **_coding(options),
     )
+    if model.classifier is not None and not _coding(options):
+        from wbcprof.analysis.novelty import check_set, warn_of_set
+
+        warn_of_set(check_set(model, profiles), strict=options.strict)
     profiles.save(options.output)
     if options.tolerance is not None:
         _say(f"relative error of the profiles: {profiles.metadata['relative_error']:.1e}")
@@ -456,11 +499,16 @@ def _cluster(options: argparse.Namespace) -> AbstractContextManager[Any]:
 
 
 def _classify(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from wbcprof.analysis.novelty import RATE, check_set, name_cells, warn_of_set
+    from wbcprof.analysis.quality import flag_images
     from wbcprof.checks import Real
-    from wbcprof.files import check_output, csv_text, replacing
+    from wbcprof.files import check_output, csv_text
     from wbcprof.model.model import load
 
     Real(least=0, most=1).check("--reject-below", options.reject_below)
+    RATE.check("--false-alarms", options.false_alarms)
     if options.output is not None:
         check_output(options.output)
     model = load(options.model)
@@ -469,30 +517,116 @@ def _classify(options: argparse.Namespace) -> None:
             f"{options.model} holds no classifier; learn it with 'wbcprof fit' from a folder with "
             "one sub-folder per type"
         )
+    drop = _flags_to_drop(options)
     profiles = model.profile(
         options.images, n_threads=options.threads, progress=_Progress("profiling")
     )
-    types = model.classifier.classes_
-    probabilities = model.classifier.predict_proba(profiles.values)
-    called = types[probabilities.argmax(axis=1)].astype(object)
-    called[probabilities.max(axis=1) < options.reject_below] = "unsure"
+    flags = flag_images(model, profiles, options.images)
+    ids, kept = profiles.ids, np.array([not drop & set(own) for own in flags])
+    if not kept.any():
+        raise ValueError(f"all {len(kept)} images have flags that are to be dropped")
+    profiles = profiles.at(kept)
+    warn_of_set(
+        check_set(model, profiles, false_alarms=options.false_alarms), strict=options.strict
+    )
+    cells = name_cells(
+        model, profiles, false_alarms=options.false_alarms, reject_below=options.reject_below
+    )
+    own_flags = [own for own, stays in zip(flags, kept, strict=True) if stays]
 
     def write(stream: TextIO) -> None:
         writer = csv.writer(stream)
-        writer.writerow(["image", "type", *(f"probability_{name}" for name in types)])
-        for image_id, name, row in zip(profiles.ids, called, probabilities, strict=True):
-            texts = [csv_text(image_id), csv_text(str(name))]
-            writer.writerow([*texts, *(f"{p:.4f}" for p in row)])
+        columns = ["image", "type", "call", "novelty_p", "flags"]
+        writer.writerow([*columns, *(f"probability_{name}" for name in cells.types)])
+        rows = zip(
+            cells.ids, cells.named, cells.calls, cells.novelty_p, own_flags, cells.probabilities,
+            strict=True,
+        )  # fmt: skip
+        for image_id, name, call, p, own, row in rows:
+            texts = [csv_text(image_id), csv_text(str(name)), csv_text(str(call))]
+            numbers = ["" if np.isnan(value) else f"{value:.4f}" for value in (p, *row)]
+            writer.writerow([*texts, numbers[0], "; ".join(own), *numbers[1:]])
 
+    _write_csv(options.output, write)
+    if options.output is not None:
+        n_strange = sum(call in ("unsure", "unlike") for call in cells.calls)
+        _say(f"{len(profiles)} images classified, {n_strange} unsure or unlike: {options.output}")
+    _write_dropped(options, flags, kept, ids)
+
+
+def _flags_to_drop(options: argparse.Namespace) -> set[str]:
+    from wbcprof.analysis.quality import FLAGS
+
+    if options.drop is None:
+        return set()
     if options.output is None:
+        raise ValueError("--drop needs --output: what is dropped is listed beside it")
+    wanted = [name.strip() for name in options.drop.split(",")]
+    if wanted == ["all"]:
+        return set(FLAGS)
+    unknown = sorted(set(wanted) - set(FLAGS))
+    if unknown:
+        raise ValueError(f"--drop takes 'all' or some of {', '.join(FLAGS)}; got {unknown[0]!r}")
+    return set(wanted)
+
+
+def _write_dropped(
+    options: argparse.Namespace, flags: list[list[str]], kept: Any, ids: list[str]
+) -> None:
+    """List what was dropped and why."""
+    if options.drop is None or kept.all():
+        return
+    from wbcprof.files import csv_text
+
+    def write(stream: TextIO) -> None:
+        writer = csv.writer(stream)
+        writer.writerow(["image", "flags"])
+        for image_id, own, stays in zip(ids, flags, kept, strict=True):
+            if not stays:
+                writer.writerow([csv_text(image_id), "; ".join(own)])
+
+    path = f"{options.output}.dropped.csv"
+    _write_csv(path, write)
+    _say(f"{int((~kept).sum())} of {len(kept)} images dropped: {path}")
+
+
+def _write_csv(path: str | None, write: Callable[[TextIO], None]) -> None:
+    """To a file, whole or absent, or to the standard output."""
+    from wbcprof.files import replacing
+
+    if path is None:
         write(sys.stdout)
         return
     with (
-        replacing(options.output) as temporary,
+        replacing(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         write(stream)
-    _say(f"{len(profiles)} images classified: {options.output}")
+
+
+def _suggest(options: argparse.Namespace) -> None:
+    from wbcprof.analysis.suggest import suggest
+    from wbcprof.files import check_output, csv_text
+    from wbcprof.model.model import load
+
+    if options.output is not None:
+        check_output(options.output)
+    model = load(options.model)
+    profiles = model.profile(
+        options.images, n_threads=options.threads, progress=_Progress("profiling")
+    )
+    cells = suggest(model, profiles, options.n)
+
+    def write(stream: TextIO) -> None:
+        writer = csv.writer(stream)
+        writer.writerow(["image", "call", "novelty_p", "label"])
+        for cell in cells:
+            p = "" if cell.novelty_p != cell.novelty_p else f"{cell.novelty_p:.4f}"
+            writer.writerow([csv_text(cell.image_id), csv_text(cell.call), p, ""])
+
+    _write_csv(options.output, write)
+    if options.output is not None:
+        _say(f"{len(cells)} cells to look at first: {options.output}; fill in label for adapt")
 
 
 def _adapt(options: argparse.Namespace) -> None:
@@ -582,6 +716,7 @@ def _report(options: argparse.Namespace) -> None:
         samples=samples,
         calls=options.calls,
         figure_folder=options.figures,
+        strict=options.strict,
         n_threads=options.threads,
         say=_say,
         **_given(options, ["title"]),
@@ -663,6 +798,12 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], _Options, str, 
         _classify_options,
         "Name the type of every image, with probabilities, as CSV.",
         "cells.wbcprof new-cells/ -o types.csv",
+    ),
+    "suggest": (
+        _suggest,
+        _suggest_options,
+        "List the cells whose label would teach the model most, the strangest first.",
+        "cells.wbcprof new-cells/ -n 50 -o look-at.csv",
     ),
     "adapt": (
         _adapt,

@@ -205,12 +205,12 @@ def update_signatures(signatures: np.ndarray, A: np.ndarray, C: np.ndarray) -> N
 
 def find_leukocyte(
     image: np.ndarray,
-) -> tuple[float, list[int], float, float, list[float], list[float]]:
+) -> tuple[float, list[int], float, float, float, list[float], list[float], float]:
     """The leukocyte of an image (H, W, 3), uint8, in the whole numbers of ``leukocyte.c``.
 
     Returns
     -------
-    lit_share, background, background_share, area, centre, density
+    lit_share, background, background_share, clipped_share, area, centre, density, others
         As `wbcprof.smear.canonical.Leukocyte` has them.
     """
     k = max(1, (min(image.shape[:2]) + 48) // 96)
@@ -220,13 +220,15 @@ def find_leukocyte(
     lit = ~ndimage.binary_dilation(pixels.max(axis=2) <= 12, np.ones((3, 3)))
     n_lit = int(lit.sum())
     if n_lit == 0:
-        return 0.0, [0, 0, 0], 0.0, 0.0, [0.0, 0.0], [0.0, 0.0, 0.0]
+        return 0.0, [0, 0, 0], 0.0, 0.0, 0.0, [0.0, 0.0], [0.0, 0.0, 0.0], 0.0
 
     brightness = pixels.sum(axis=2)
     least = np.sort(brightness[lit])[::-1][(n_lit - 1) // 4]
     background = _lower_median(pixels[lit & (brightness >= least)])
     near = lit & (np.abs(pixels - background).sum(axis=2) <= 24)
-    seen = n_lit / lit.size, background.tolist(), int(near.sum()) / n_lit
+    clipped = lit & (pixels.max(axis=2) >= 254)
+    shares = (int(near.sum()) / n_lit, int(clipped.sum()) / n_lit)
+    seen = (n_lit / lit.size, background.tolist(), *shares)
 
     density = np.rint(1024 * (np.log(background + 4) - np.log(pixels + 4))).astype(np.int64)
     density = np.maximum(density, 0) * lit[..., None]
@@ -250,7 +252,7 @@ def find_leukocyte(
     label, _ = ndimage.label(ndimage.binary_opening(mask))
     label[label > 4096] = 0
     n = np.bincount(label.ravel())[1:]
-    nucleus = np.zeros_like(mask)
+    nucleus, others = np.zeros_like(mask), 0
     if len(n):
         of = np.arange(len(n)) + 1
         y, x = (ndimage.sum_labels(at, label, of) / n for at in np.indices(mask.shape))
@@ -263,14 +265,16 @@ def find_leukocyte(
             & (_from_middle(y, height) + _from_middle(x, width) < 4 * 0.3 * 0.3)
         )
         nucleus = middle & np.append(False, kept)[label]
+        others = int(n[~kept & (3 * n >= n[best])].sum())
     rows, columns = np.nonzero(nucleus)
     if len(rows) < 12:
-        return *seen, 0.0, [0.0, 0.0], [0.0, 0.0, 0.0]
+        return *seen, 0.0, [0.0, 0.0], [0.0, 0.0, 0.0], 0.0
     return (
         *seen,
         float(len(rows) * k * k),
         [(int(at.sum()) / len(rows) + 0.5) * k - 0.5 for at in (rows, columns)],
         (_lower_median(density[nucleus]) / 1024).tolist(),
+        float(others * k * k),
     )
 
 
@@ -324,18 +328,19 @@ def resample_square(
     return result.astype(np.uint8)
 
 
-def match_focus(cell: np.ndarray, fade: np.ndarray, wanted: float) -> np.ndarray:
-    """A cell (H, W, 3), uint8, blurred to a variance of `wanted` px squared where it is sharper;
-    `fade` (H, W) is 256 where sharpness is measured. Weights are 2^8ths."""
+def match_focus(cell: np.ndarray, fade: np.ndarray, wanted: float) -> tuple[np.ndarray, float]:
+    """A cell (H, W, 3), uint8, blurred to `wanted` px squared where it is sharper, and how blurred
+    it was; `fade` (H, W) is 256 where that is measured. Weights are 2^8ths."""
     green = cell[..., 1].astype(np.int64)
     inner = green[1:-1, 1:-1]
     left, right, up, down = green[1:-1, :-2], green[1:-1, 2:], green[:-2, 1:-1], green[2:, 1:-1]
     whole = fade[1:-1, 1:-1] == 256
     slopes = ((right - left) ** 2 + (down - up) ** 2)[whole].sum()
     curves = ((left + right + up + down - 4 * inner) ** 2)[whole].sum()
-    lacking = 0.7 * (wanted - slopes / (4 * curves)) if curves else -np.inf
+    found = float(slopes / (4 * curves)) if curves else np.inf
+    lacking = 0.7 * (wanted - found)
     if lacking < 0.02:
-        return cell.copy()
+        return cell.copy(), found
     bell = [math.exp(-k * k / (2 * min(lacking, 2))) for k in range(5)]
     total = bell[0] + 2 * bell[1] + 2 * bell[2] + 2 * bell[3] + 2 * bell[4]
     side = [round(value / total * 256) for value in bell[1:]]
@@ -343,7 +348,7 @@ def match_focus(cell: np.ndarray, fade: np.ndarray, wanted: float) -> np.ndarray
     result = cell.astype(np.int64)
     for axis in (0, 1):
         result = (ndimage.correlate1d(result, weights, axis, mode="nearest") + 128) >> 8
-    return result.astype(np.uint8)
+    return result.astype(np.uint8), found
 
 
 def _taps(centre: float, distance: float, side: int, length: int) -> np.ndarray:

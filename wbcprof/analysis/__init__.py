@@ -14,6 +14,14 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.embedding import embed as embed
     from wbcprof.analysis.evaluation import Evaluation as Evaluation
     from wbcprof.analysis.evaluation import evaluate as evaluate
+    from wbcprof.analysis.novelty import NamedCells as NamedCells
+    from wbcprof.analysis.novelty import SetCheck as SetCheck
+    from wbcprof.analysis.novelty import StrangeCellsWarning as StrangeCellsWarning
+    from wbcprof.analysis.novelty import check_set as check_set
+    from wbcprof.analysis.novelty import name_cells as name_cells
+    from wbcprof.analysis.quality import flag_images as flag_images
+    from wbcprof.analysis.suggest import Suggestion as Suggestion
+    from wbcprof.analysis.suggest import suggest as suggest
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -23,5 +31,8 @@ __getattr__, __dir__, __all__ = attach(
         "embedding": ["embed"],
         "evaluation": ["Evaluation", "evaluate"],
         "figures": ["figures"],
+        "novelty": ["NamedCells", "SetCheck", "StrangeCellsWarning", "check_set", "name_cells"],
+        "quality": ["flag_images"],
+        "suggest": ["Suggestion", "suggest"],
     },
 )

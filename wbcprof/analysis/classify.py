@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -26,6 +27,16 @@ from wbcprof.analysis.folds import Split, groups_per_type, stratified_folds
 from wbcprof.checks import Integer, check, one_known_label_each
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import ImageSource, ImageWarning, open_images
+from wbcprof.model.baseline import (
+    N_DIRECTIONS,
+    Baseline,
+    between_types,
+    join,
+    measure_units,
+    quantiles_of,
+    told_by,
+    types_at,
+)
 from wbcprof.model.discriminant import Gaussians
 from wbcprof.model.machines import (
     RULES,
@@ -121,7 +132,14 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
     (1, 2)
     """
 
-    def fit(self, X: Any, y: Any, groups: Any = None, copies: Sequence[Any] = ()) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        groups: Any = None,
+        copies: Sequence[Any] = (),
+        measures: np.ndarray | None = None,
+    ) -> Self:
         """Learn from profiles X of shape (n_images, n_features) and their types y.
 
         Parameters
@@ -136,6 +154,9 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
             and "linear" learn from all together. "discriminant" learns from the images alone what
             names cells like them, and from all together what names the others: those further
             from every type than nine in ten cells were that were left out.
+        measures : ndarray of shape (n_images, len(wbcprof.smear.MEASURES)), float32, optional
+            `Profiles.measures` of the images, with which "discriminant" also learns what is
+            strange; see `strangeness`.
 
         Raises
         ------
@@ -213,10 +234,54 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         else:
             self._learn_gaussians(scaled, codes, folds)
         self.far_, self.reach_, self.foreign_ = None, np.inf, False
+        self.baseline_ = self.learnt_baseline_ = None
+        if measures is not None and folds and not machines:
+            self.baseline_ = self._learn_baseline(scaled, codes, folds, measures)
         if copies and folds and not machines:
             self.far_ = TypeClassifier(self.C, self.random_state).fit(*everything)
             self.reach_ = self._find_reach(scaled, codes, folds)
         return self
+
+    def _learn_baseline(
+        self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split], measures: np.ndarray
+    ) -> Baseline | None:
+        """p-values are told by cells that were left out of types and of decisions, as a new one."""
+        units = measure_units(measures)
+        gaussians = self.gaussians_
+        assert gaussians is not None
+        n_directions = min(N_DIRECTIONS, len(gaussians.basis))
+        if units is None:
+            return None
+        at = gaussians.places(scaled)
+        places = join(at[:, :n_directions], measures, units)
+        good = np.isfinite(places).all(axis=1)
+        if len(np.unique(codes[good])) < len(self.classes_):
+            return None
+        quantiles, known = quantiles_of(measures, codes, len(self.classes_))
+
+        def learn(rows: np.ndarray) -> Baseline:
+            means, whitening = types_at(places[rows], codes[rows], n_directions)
+            ranges = np.stack([np.zeros(len(means)), np.ones(len(means))])
+            baseline = Baseline(means, whitening, ranges, units, np.zeros((3, 1)), quantiles, known)
+            distance, nearest = baseline.distances(places[rows])
+            for k in range(len(means)):
+                of_type = np.log(np.maximum(distance[nearest == k], 1e-12))
+                if len(of_type):
+                    middle, most = np.quantile(of_type, [0.5, 0.9])
+                    ranges[:, k] = middle, max(most - middle, 1e-6)
+            return baseline
+
+        far, between = np.zeros(len(places)), np.zeros(len(places))
+        for train, test in folds:
+            train = train[good[train]]
+            if len(np.unique(codes[train])) < len(self.classes_):
+                return None
+            far[test] = learn(train).far(places[test])
+            weights, intercept = Gaussians.at(at[train], codes[train], gaussians.basis).pairs()
+            pairs = self.slope_ * (at[test] @ weights.T + intercept)
+            between[test] = between_types(log_products(pairs, len(self.classes_)))
+        left_out = told_by(far[good], between[good])
+        return replace(learn(np.flatnonzero(good)), left_out=left_out)
 
     def _find_reach(self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split]) -> float:
         """Distance within which most cells that were left out lie from the nearest type."""
@@ -351,6 +416,7 @@ def train(
         [names[index] for index in known],
         together,
         [copy[known] for copy in copies],
+        None if cells.measures is None else cells.measures[known],
     )
 
 

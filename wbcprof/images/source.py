@@ -70,11 +70,12 @@ _BLOCK_BYTES = 64 << 20  # of a stored array or a TIFF that are read in one go
 _CPU_DEVICES = (1, 3, 11, 13)  # of DLPack: CPU; CUDA host, ROCm host and CUDA managed memory
 
 
-Change = Callable[[np.ndarray], tuple[np.ndarray, str]]
-"""What `ImageSource.read` does to pixels; what it lacked, such as "no background", or ""."""
+Change = Callable[[np.ndarray], tuple[np.ndarray, str, np.ndarray | None]]
+"""What `ImageSource.read` does to pixels; what they lacked, such as "no background", or ""; and
+what was measured of them."""
 
-_Loaded = tuple[np.ndarray, str, str] | Unusable
-"""Pixels, what they were converted from, what they lacked."""
+_Loaded = tuple[np.ndarray, str, str, np.ndarray | None] | Unusable
+"""Pixels, what they were converted from, what they lacked, what was measured."""
 
 
 class ImageWarning(UserWarning):
@@ -100,12 +101,15 @@ class Cell:
         Cell type, if known.
     place : int
         Among the images offered, those that are skipped included.
+    measures : float32 array or None
+        What was measured as the image was read, if anything.
     """
 
     pixels: np.ndarray
     image_id: str
     label: str | None
     place: int
+    measures: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,8 @@ class ImageSource:
             has it. Arrays in memory need no decoding and start no threads.
         change : callable, optional
             What the threads also do to the RGB pixels of each image: they become the first of what
-            it returns; the second says what it lacked, such as "no background", or is empty.
+            it returns; the second says what it lacked, such as "no background", or is empty; the
+            third is kept with the cell as its measures.
         """
         skipped: list[SkippedImage] = []
         converted: Counter[str] = Counter()
@@ -194,10 +199,10 @@ class ImageSource:
                         raise ValueError(f"Image '{image_id}': {outcome}") from outcome
                     skipped.append(SkippedImage(image_id, str(outcome)))
                     continue
-                pixels, kind, lacked = outcome
+                pixels, kind, lacked, measures = outcome
                 converted.update(filter(None, (kind, lacked)))
                 label = None if self.labels is None else self.labels[index]
-                yield Cell(pixels, image_id, label, index)
+                yield Cell(pixels, image_id, label, index, measures)
 
         self.end_pass(n, skipped, converted)
 
@@ -372,8 +377,10 @@ class ImageSource:
         if min(height, width) < self.min_size:
             patch = f"{self.min_size}x{self.min_size}"
             return Unusable(f"{height}x{width} px, smaller than the {patch} px patch")
-        pixels, lacked = (pixels, "") if change is None else change(pixels)
-        return pixels, kind, lacked
+        if change is None:
+            return pixels, kind, "", None
+        pixels, lacked, measures = change(pixels)
+        return pixels, kind, lacked, measures
 
 
 def open_images(

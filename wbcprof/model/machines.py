@@ -19,12 +19,14 @@ import numpy as np
 
 from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, shown
 from wbcprof.model.arrays import check_arrays, prefixed, under
+from wbcprof.model.baseline import FIELDS, Baseline, Strangeness, between_types
 from wbcprof.model.discriminant import Gaussians
 
 RULES = {"C": NamedOr("auto", Real(above=0)), "kernel": Choice(("discriminant", "rbf", "linear"))}
 """What the parameters of a classifier may be."""
 
 _FAR = "far."
+_BASELINE, _LEARNT_BASELINE = "baseline.", "learnt_baseline."
 _GAUSSIANS = ("basis", "means", "covariance")
 _ARRAYS = ("mean", "scale", "support_vectors", "coef", "intercept")
 _VALUES = ("classes", "kernel", "C", "random_state", "C_used", "gamma", "slope", "calibrated")
@@ -52,6 +54,8 @@ class TypeMachines:
     far_: TypeMachines | None
     reach_: float
     foreign_: bool
+    baseline_: Baseline | None
+    learnt_baseline_: Baseline | None  # of machines that were adapted
 
     def __init__(
         self, C: float | str = "auto", random_state: int = 0, *, kernel: str = "discriminant"
@@ -62,6 +66,12 @@ class TypeMachines:
 
     def _logits(self, X: Any) -> np.ndarray:
         scaled = self.standardise(X)
+        logits = self._near_logits(scaled)
+        if self.far_ is not None and (far := self.foreign_ | self._is_beyond(scaled)).any():
+            logits[far] = self.far_._logits(np.asarray(X)[far])
+        return logits
+
+    def _near_logits(self, scaled: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
             columns = kernel_columns(
                 scaled, self.support_vectors_ if self.gamma_ else None, self.gamma_
@@ -71,10 +81,51 @@ class TypeMachines:
             raise ValueError(
                 "the classifier's decisions overflow; the profiles or the model file may be damaged"
             )
-        logits = log_products(pairs, len(self.classes_))
-        if self.far_ is not None and (far := self.foreign_ | self._is_beyond(scaled)).any():
-            logits[far] = self.far_._logits(np.asarray(X)[far])
-        return logits
+        return log_products(pairs, len(self.classes_))
+
+    def strangeness(self, X: Any, measures: np.ndarray | None) -> Strangeness:
+        """How unlike those learnt from, or adapted to, cells are.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_images, n_features)
+            Profiles.
+        measures : ndarray of shape (n_images, len(MEASURES)), float32
+            `Profiles.measures` of the same images.
+
+        Raises
+        ------
+        ValueError
+            The machines have no baseline, or the profiles no measures: it cannot be known.
+        """
+        if self.baseline_ is None or self.gaussians_ is None:
+            raise ValueError(
+                "whether a cell is strange cannot be known: the model has no baseline, since it is "
+                "older, or was learnt from or adapted to too few cells, or without measures; "
+                "learn its classifier again with wbcprof.train, or adapt it to 20 cells or more"
+            )
+        if measures is None:
+            raise ValueError(
+                "whether a cell is strange cannot be known: the profiles come without measures; "
+                "profile the images again"
+            )
+        scaled = self.standardise(X)
+        if len(measures) != len(scaled):
+            raise ValueError(
+                f"Length of measures ({len(measures)}) must match number of profiles "
+                f"({len(scaled)})"
+            )
+        far = self.far_ if self.foreign_ else None
+        logits = self._near_logits(scaled) if far is None else far._logits(X)
+        places = self.baseline_.places(self._directions(scaled), measures)
+        return self.baseline_.strangeness(places, between_types(logits))
+
+    def _directions(self, scaled: np.ndarray) -> np.ndarray:
+        """Leading directions of standardised profiles, which baselines read."""
+        assert self.gaussians_ is not None and self.baseline_ is not None
+        basis = self.gaussians_.basis[: self.baseline_.n_directions]
+        result: np.ndarray = scaled @ basis.T.astype(np.float64)
+        return result
 
     def is_far(self, X: Any) -> np.ndarray:
         """Which profiles are unlike those learnt from, (n_images,) bool, and named by `far_`: those
@@ -89,9 +140,12 @@ class TypeMachines:
         result: np.ndarray = distance > self.reach_
         return result
 
-    def adapted(self, X: Any, codes: np.ndarray | None) -> tuple[TypeMachines, float]:
+    def adapted(
+        self, X: Any, codes: np.ndarray | None, measures: np.ndarray | None = None
+    ) -> tuple[TypeMachines, float]:
         """These machines for the laboratory of profiles X, and how far it is from that learnt from,
-        in standard deviations of cells about the mean of their type.
+        in standard deviations of cells about the mean of their type. `measures` are those of the
+        same images; without them the machines know no more what is strange.
 
         The machines that name far cells are adapted, where there are such, else these. They name
         all cells of a laboratory most of whose cells are far.
@@ -108,15 +162,33 @@ class TypeMachines:
         other.coef_, other.intercept_ = gaussians.machines()
         apart = base.gaussians_.distance(shift)
         if self.far_ is None:
-            return other, apart
-        near = copy(self)
-        near.far_ = other
-        near.foreign_ = bool(self._is_beyond(self.standardise(X)).mean() > 0.5)
-        return near, apart
+            there = other
+        else:
+            there = copy(self)
+            there.far_ = other
+            there.foreign_ = bool(self._is_beyond(self.standardise(X)).mean() > 0.5)
+        if self.baseline_ is not None:
+            there.learnt_baseline_ = self.learnt_baseline_ or self.baseline_
+            there.baseline_ = there._new_baseline(X, measures)
+        return there, apart
+
+    def _new_baseline(self, X: Any, measures: np.ndarray | None) -> Baseline | None:
+        """Of the laboratory of profiles X, for these machines, which were adapted to it."""
+        learnt = self.learnt_baseline_
+        if measures is None or learnt is None or self.gaussians_ is None:
+            return None
+        scaled = self.standardise(X)
+        logits = self._logits(X) if self.foreign_ else self._near_logits(scaled)
+        directions = scaled @ self.gaussians_.basis[: learnt.n_directions].T.astype(np.float64)
+        share = np.exp(logits - logits.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+        return learnt.adapted(directions, measures, share, between_types(logits))
 
     def unadapted(self) -> Self:
         """These machines as they were learnt."""
         other = copy(self)
+        if other.learnt_baseline_ is not None:
+            other.baseline_, other.learnt_baseline_ = other.learnt_baseline_, None
         if other.far_ is not None:
             other.far_, other.foreign_ = other.far_.unadapted(), False
         elif other.gaussians_ is not None:
@@ -205,6 +277,9 @@ class TypeMachines:
             own, values = self.far_.to_arrays()
             arrays |= prefixed(_FAR, own)
             far = {"machines": values, "reach": self.reach_, "foreign": self.foreign_}
+        for prefix, baseline in self._baselines().items():
+            if baseline is not None:
+                arrays |= prefixed(prefix, {name: getattr(baseline, name) for name in FIELDS})
         return arrays, {
             "classes": self.classes_.tolist(),
             "kernel": self.kernel,
@@ -216,6 +291,9 @@ class TypeMachines:
             "calibrated": self.calibrated_,
             "far": far,
         }
+
+    def _baselines(self) -> dict[str, Baseline | None]:
+        return {_BASELINE: self.baseline_, _LEARNT_BASELINE: self.learnt_baseline_}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Self:
@@ -271,6 +349,10 @@ class TypeMachines:
         machines.gaussians_ = None
         if kernel == "discriminant":
             machines.gaussians_ = Gaussians.from_arrays(arrays, len(classes), n_features)
+        machines.baseline_, machines.learnt_baseline_ = (
+            Baseline.from_arrays(found, len(classes)) if found else None
+            for found in (under(prefix, arrays) for prefix in (_BASELINE, _LEARNT_BASELINE))
+        )
         machines.far_, machines.reach_, machines.foreign_ = None, np.inf, False
         if (far := document.get("far")) is not None:
             machines.far_ = cls.from_arrays(under(_FAR, arrays), far["machines"])

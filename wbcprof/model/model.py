@@ -24,7 +24,9 @@ from wbcprof.model.preprocessing import pixel_table, to_grey_levels, windows
 from wbcprof.model.profiles import Profiles
 from wbcprof.model.settings import Coding, CodingOptions, Inference
 from wbcprof.model.storage import read_model, write_model
+from wbcprof.smear.canonical import CanonicalForm
 from wbcprof.smear.instrument import Instrument, instrument_from_json, measure_instrument
+from wbcprof.smear.measures import examine
 from wbcprof.smear.normalise import Normaliser, normaliser_from_json
 from wbcprof.threads import resolve_threads
 
@@ -366,7 +368,8 @@ class Model:
         values: list[np.ndarray] = []
         ids: list[str] = []
         labels: list[str | None] = []
-        for batch in _batches(self.read(source, n_threads, before)):
+        measures: list[np.ndarray] = []
+        for batch in _batches(self.read(source, n_threads, before, measured=before is None)):
             pixels = np.stack([cell.pixels for cell in batch])
             few = 1
             if coding.tolerance is not None and checked is None:
@@ -380,6 +383,7 @@ class Model:
                 checked.compare(values[-1][:few], pixels[:few])
             ids += [cell.image_id for cell in batch]
             labels += [cell.label for cell in batch]
+            measures += [cell.measures for cell in batch if cell.measures is not None]
             if progress is not None:
                 progress(len(ids), source.n_hint)
         metadata = self.metadata(coding)
@@ -391,6 +395,7 @@ class Model:
             ids,
             labels if any(label is not None for label in labels) else None,
             metadata,
+            np.stack(measures) if measures else None,
         )
 
     def adapt(
@@ -470,7 +475,7 @@ class Model:
                 f"{', '.join(foreign)}: learn a new classifier for other types"
             )
         codes = np.array([-1 if name is None else types.index(name) for name in names])
-        classifier, apart = machines.adapted(profiles.values, codes)
+        classifier, apart = machines.adapted(profiles.values, codes, profiles.measures)
         n_empty = sum(n for lack, n in source.converted.items() if "no leukocyte" in lack)
         if len(profiles) < _FEW_CELLS or n_empty > len(profiles) / 2:
             warnings.warn(
@@ -520,9 +525,11 @@ class Model:
         source: ImageSource,
         n_threads: int,
         before: Callable[[np.ndarray], np.ndarray] | None = None,
+        *,
+        measured: bool = False,
     ) -> Iterator[Cell]:
-        """Cells of a source in the form that the model reads."""
-        return read_cells(source, self.normaliser, n_threads, before)
+        """Cells of a source in the form that the model reads; see `read_cells`."""
+        return read_cells(source, self.normaliser, n_threads, before, measured=measured)
 
     def _encoder(self, coding: Coding) -> Encoder:
         """The last layer's; a step that is given is that of the first."""
@@ -746,17 +753,25 @@ def read_cells(
     normaliser: Normaliser | None,
     n_threads: int,
     before: Callable[[np.ndarray], np.ndarray] | None = None,
+    *,
+    measured: bool = False,
 ) -> Iterator[Cell]:
     """Cells of a source, in the form of a normaliser where there is one; `before` comes first, but
-    where it leaves less than the source's least side."""
-    if normaliser is None and before is None:
+    where it leaves less than the source's least side. `measured`: with their measures."""
+    if normaliser is None and before is None and not measured:
         return source.read(n_threads)
+    form = normaliser if isinstance(normaliser, CanonicalForm) else None
 
-    def change(pixels: np.ndarray) -> tuple[np.ndarray, str]:
+    def change(pixels: np.ndarray) -> tuple[np.ndarray, str, np.ndarray | None]:
         made = pixels if before is None else before(pixels)
         if min(made.shape[:2]) >= source.min_size:
             pixels = made
-        return (pixels, "") if normaliser is None else normaliser.change(pixels)
+        cell, note, measures = pixels, "", None
+        if measured:
+            cell, note, measures = examine(pixels, form)
+        if not (measured and form is not None):
+            cell, note = (pixels, "") if normaliser is None else normaliser.change(pixels)
+        return cell, note, measures
 
     return source.read(n_threads, change)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from wbcprof.checks import known_label, known_labels
 from wbcprof.files import check_output, csv_text, from_csv_text, json_value, replacing
+from wbcprof.smear.measures import MEASURES
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,6 +29,7 @@ ID_COLUMN = "Metadata_ImageId"
 LABEL_COLUMN = "Metadata_Label"
 
 _METADATA = "Metadata_"
+MEASURE_COLUMNS = tuple(f"{_METADATA}{name}" for name in MEASURES)
 _METADATA_KEY = "wbcprof"
 _PACKAGES = {".csv": (), ".parquet": ("pandas", "pyarrow"), ".h5ad": ("anndata",)}
 _UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, csv.Error)
@@ -89,6 +91,8 @@ class Profiles:
         Types, where known.
     metadata : dict
         How the profiles were made: model, inference, step.
+    measures : ndarray of shape (n_images, len(wbcprof.smear.MEASURES)), float32, optional
+        What was measured of every image: light, focus, stain, scale; NaN where unknown.
 
     Notes
     -----
@@ -115,6 +119,7 @@ class Profiles:
     ids: list[str]
     labels: list[str | None] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    measures: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -128,6 +133,34 @@ class Profiles:
         if copy is None:  # which NumPy 1 does not know
             return np.asarray(self.values, dtype)
         return np.array(self.values, dtype=dtype, copy=copy)
+
+    def at(self, rows: ArrayLike) -> Self:
+        """Some of the profiles.
+
+        Parameters
+        ----------
+        rows : array-like of int or bool
+            Which, as NumPy takes an index.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> profiles = wbcprof.Profiles(
+        ...     np.float32([[0.5, 0.1], [0.2, 0.4]]), ["Edge", "Granule"], ["a.png", "b.png"]
+        ... )
+        >>> profiles.at([1]).ids
+        ['b.png']
+        """
+        chosen = np.arange(len(self))[np.asarray(rows)].tolist()
+        return type(self)(
+            self.values[chosen],
+            self.feature_names,
+            [self.ids[row] for row in chosen],
+            None if self.labels is None else [self.labels[row] for row in chosen],
+            self.metadata,
+            None if self.measures is None else self.measures[chosen],
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a table that `load` reads; the suffix says which: ``.csv``,
@@ -224,7 +257,9 @@ class Profiles:
                         f"{str(path)!r} has other {what} than {paths[0].name!r}: profiles of "
                         "different models or settings do not go together"
                     )
-        labels = None
+        labels = measures = None
+        if all(shard.measures is not None for shard in shards):
+            measures = np.concatenate([shard.measures for shard in shards])
         if any(shard.labels is not None for shard in shards):
             labels = [label for shard in shards for label in shard.labels or [None] * len(shard)]
         return cls(
@@ -233,6 +268,7 @@ class Profiles:
             [image_id for shard in shards for image_id in shard.ids],
             labels,
             shards[0].metadata,
+            measures,
         )
 
     def _check(self) -> None:
@@ -265,6 +301,14 @@ class Profiles:
             foreign = [text for text in known if not isinstance(text, str)]
             if foreign:
                 raise ValueError(f"expected {what} as text, got {foreign[0]!r}")
+        measures = self.measures
+        if measures is not None and (
+            measures.shape != (len(values), len(MEASURES)) or measures.dtype != np.float32
+        ):
+            raise ValueError(
+                f"expected measures of shape {(len(values), len(MEASURES))}, float32, "
+                f"got {measures.dtype} {measures.shape}"
+            )
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if bad.size:
             raise ValueError(
@@ -287,9 +331,15 @@ class Profiles:
             for name, texts in columns.items()
         }
 
+    def _measure_columns(self) -> dict[str, np.ndarray]:
+        if self.measures is None:
+            return {}
+        return dict(zip(MEASURE_COLUMNS, np.ascontiguousarray(self.measures.T), strict=True))
+
     def to_pandas(self) -> DataFrame:
-        """A `pandas.DataFrame`: the columns ``Metadata_ImageId`` and, where there are labels,
-        ``Metadata_Label``, then the features, float32; the metadata in ``attrs["wbcprof"]``.
+        """A `pandas.DataFrame`: the columns ``Metadata_ImageId``, where there are labels
+        ``Metadata_Label``, where there are measures ``Metadata_NucleusSize`` and the others, then
+        the features, float32; the metadata in ``attrs["wbcprof"]``.
 
         pycytominer takes it as it is.
 
@@ -310,8 +360,9 @@ class Profiles:
         import pandas as pd
 
         frame = pd.DataFrame(self.values, columns=self.feature_names, copy=True)
-        for name, texts in reversed(self._text_columns().items()):
-            frame.insert(0, name, texts)
+        columns = {**self._text_columns(), **self._measure_columns()}
+        for name, column in reversed(columns.items()):
+            frame.insert(0, name, column)
         frame.attrs[_METADATA_KEY] = deepcopy(self.metadata)
         return frame
 
@@ -319,8 +370,9 @@ class Profiles:
     def from_pandas(cls, frame: DataFrame) -> Self:
         """Profiles of a `pandas.DataFrame` such as `to_pandas` or pycytominer gives.
 
-        ``Metadata_ImageId`` holds the ids, ``Metadata_Label``, if there, the labels; further
-        columns ``Metadata_*`` are left out. All others are features, rounded to float32.
+        ``Metadata_ImageId`` holds the ids, ``Metadata_Label``, if there, the labels, and
+        ``Metadata_NucleusSize`` and the others the measures; further columns ``Metadata_*`` are
+        left out. All others are features, rounded to float32.
 
         Raises
         ------
@@ -362,6 +414,12 @@ class Profiles:
             texts(ID_COLUMN),
             known_labels(frame[LABEL_COLUMN]) if LABEL_COLUMN in names else None,
             deepcopy(frame.attrs.get(_METADATA_KEY, {})),
+            np.stack(
+                [frame[name].to_numpy(np.float32, na_value=np.nan) for name in MEASURE_COLUMNS],
+                axis=1,
+            )
+            if set(MEASURE_COLUMNS) <= set(names)
+            else None,
         )
         profiles._check()
         return profiles
@@ -374,13 +432,16 @@ class Profiles:
         empty cell is an unknown label. `load` undoes both.
         """
         columns = self._text_columns()
+        measured = self._measure_columns()
+        numbers = np.column_stack([*measured.values(), self.values])
+        names = [*columns, *measured, *self.feature_names]
         with (
             replacing(path) as temporary,
             open(temporary, "w", newline="", encoding="utf-8") as stream,
         ):
             writer = csv.writer(stream)
-            writer.writerow([csv_text(name) for name in [*columns, *self.feature_names]])
-            for row, *texts in zip(self.values, *columns.values(), strict=True):
+            writer.writerow([csv_text(name) for name in names])
+            for row, *texts in zip(numbers, *columns.values(), strict=True):
                 writer.writerow([*map(csv_text, texts), *_shortest(row)])
 
     @classmethod
@@ -391,7 +452,8 @@ class Profiles:
             _check_columns(names)
             features = [i for i, name in enumerate(names) if not name.startswith(_METADATA)]
             at = {name: i for i, name in enumerate(names)}
-            values, labels = [], []
+            measured = [at[name] for name in MEASURE_COLUMNS if name in at]
+            values, labels, measures = [], [], []
             ids: list[Any] = []  # None, if there is any, is refused by `_check`
             for row in filter(None, rows):
                 if len(row) != len(names):
@@ -400,6 +462,7 @@ class Profiles:
                     )
                 try:
                     values.append(np.array([row[i] for i in features], np.float32))
+                    measures.append(np.array([row[i] for i in measured], np.float32))
                 except ValueError as error:
                     raise ValueError(f"line {rows.line_num}: {error}") from error
                 ids.append(from_csv_text(row[at[ID_COLUMN]]))
@@ -410,6 +473,9 @@ class Profiles:
             [names[i] for i in features],
             ids,
             labels if LABEL_COLUMN in at else None,
+            measures=np.array(measures, np.float32).reshape(len(values), len(MEASURES))
+            if len(measured) == len(MEASURES)
+            else None,
         )
         profiles._check()
         return profiles
@@ -422,11 +488,12 @@ class Profiles:
         import pyarrow as pa
         from pyarrow import parquet
 
-        texts = self._text_columns()
+        texts, measured = self._text_columns(), self._measure_columns()
+        numbers = [*measured.values(), *np.ascontiguousarray(self.values.T)]
         table = pa.Table.from_arrays(
             [pa.array(column, pa.string()) for column in texts.values()]
-            + [pa.array(column) for column in np.ascontiguousarray(self.values.T)],
-            [*texts, *self.feature_names],
+            + [pa.array(column) for column in numbers],
+            [*texts, *measured, *self.feature_names],
             metadata={_METADATA_KEY: json.dumps(self.metadata, default=json_value)},
         )
         with replacing(path) as temporary:
@@ -456,12 +523,12 @@ class Profiles:
         Returns
         -------
         AnnData
-            ``X``: the values. ``obs``: ``Metadata_ImageId`` and, where there are labels,
-            ``Metadata_Label``; its index is the ids, those that repeat told apart by a suffix:
-            a, a-1. ``var``: indexed by feature name; where these are a model's, ``pool``,
-            ``signature`` (number in the name, from 1) and ``region`` ("" is the whole image); if
-            asked for, ``rank``, 1 the most important. ``uns["wbcprof"]``: the metadata; such as
-            are neither text nor number, as JSON under ``json``.
+            ``X``: the values. ``obs``: ``Metadata_ImageId``, where there are labels
+            ``Metadata_Label``, and the measures; its index is the ids, those that repeat told
+            apart by a suffix: a, a-1. ``var``: indexed by feature name; where these are a model's,
+            ``pool``, ``signature`` (number in the name, from 1) and ``region`` ("" is the whole
+            image); if asked for, ``rank``, 1 the most important. ``uns["wbcprof"]``: the metadata;
+            such as are neither text nor number, as JSON under ``json``.
 
         Raises
         ------
@@ -486,7 +553,7 @@ class Profiles:
         from anndata import AnnData
         from anndata.utils import make_index_unique
 
-        obs = pd.DataFrame(self._text_columns())
+        obs = pd.DataFrame({**self._text_columns(), **self._measure_columns()})
         if LABEL_COLUMN in obs:
             obs[LABEL_COLUMN] = obs[LABEL_COLUMN].astype("category")
         obs.index = make_index_unique(pd.Index(obs[ID_COLUMN].tolist(), dtype=str))
@@ -508,8 +575,8 @@ class Profiles:
 
     @classmethod
     def from_anndata(cls, adata: AnnData) -> Self:
-        """Profiles of an `anndata.AnnData`: ``X`` rounded to float32; ids and labels from ``obs``,
-        where `to_anndata` puts them, ids else from its index. All the rest is left out.
+        """Profiles of an `anndata.AnnData`: ``X`` rounded to float32; ids, labels and measures from
+        ``obs``, where `to_anndata` puts them, ids else from its index. All the rest is left out.
 
         Raises
         ------
@@ -532,6 +599,9 @@ class Profiles:
         frame = adata.to_df()
         if LABEL_COLUMN in adata.obs:
             frame.insert(0, LABEL_COLUMN, adata.obs[LABEL_COLUMN])
+        for name in MEASURE_COLUMNS:
+            if name in adata.obs:
+                frame.insert(0, name, adata.obs[name])
         ids = adata.obs[ID_COLUMN] if ID_COLUMN in adata.obs else adata.obs_names
         frame.insert(0, ID_COLUMN, ids)
         metadata = dict(adata.uns.get(_METADATA_KEY, {}))

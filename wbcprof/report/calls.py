@@ -10,6 +10,7 @@ import numpy as np
 from wbcprof.analysis.classify import TypeClassifier, rank_signatures
 from wbcprof.analysis.compare import explain_calls
 from wbcprof.analysis.folds import groups_per_type, keep_together, stratified_folds
+from wbcprof.analysis.novelty import UNLIKE, what_is_strange
 from wbcprof.checks import UNLABELLED
 from wbcprof.images.copies import number_copies, warn_of_copies
 from wbcprof.model.machines import TypeMachines
@@ -20,6 +21,7 @@ REASONS = 6  # signatures that made a call, for each cell
 _FOLDS, _FEW_FOLDS, _MANY_CELLS = 5, 2, 3_000
 _MOST_TYPES = 60
 _RANKED_CELLS = 1_000
+_FALSE_ALARMS = 0.01  # cells of known types that are called strange
 
 
 class Calls:
@@ -34,6 +36,8 @@ class Calls:
     called, rival : ndarray of shape (n,), int
         Index into `types` of the call, and of the next best; -1 without.
     probability : ndarray of shape (n, n_types)
+    strange : ndarray of shape (n,), object
+        "unsure" (between types), "unlike" (none of them), or "".
     reasons : list of list of (signature, pull, spread, block)
         Of each cell: signatures that made the call, the strongest first.
     folds : list of ndarray
@@ -44,6 +48,7 @@ class Calls:
         self.note, self.types = note, types
         self.called, self.rival = np.full(n, -1), np.full(n, -1)
         self.probability = np.zeros((n, len(types)))
+        self.strange = np.full(n, "", dtype=object)
         self.reasons: list[list[tuple[int, float, float, int]]] = [[] for _ in range(n)]
         self.folds: list[np.ndarray] = []
 
@@ -53,9 +58,9 @@ class Calls:
 
     @property
     def sureness(self) -> np.ndarray:
-        """Probability of each call, (n,); 0 where there is none."""
+        """Probability of each call, (n,); 0 where there is none, or it is "unlike"."""
         result: np.ndarray = self.probability.max(axis=1, initial=0)
-        return result
+        return np.where(self.strange == UNLIKE, 0, result)
 
 
 @dataclass
@@ -188,14 +193,19 @@ def _cross_validate(cells: Cells, types: list[str], random_state: int) -> Calls 
     for train, test in folds:
         classifier = TypeClassifier(random_state=random_state)
         classifier.fit(
-            cells.values[known[train]], y[train], None if groups is None else groups[train]
+            cells.values[known[train]],
+            y[train],
+            None if groups is None else groups[train],
+            measures=_of(cells.profiles.measures, known[train]),
         )
         _fill(found, classifier, cells, known[test])
         found.folds.append(known[test])
     rest = np.setdiff1d(np.arange(len(labels)), known)
     if len(rest):
         classifier = TypeClassifier(random_state=random_state)
-        _fill(found, classifier.fit(cells.values[known], y, groups), cells, rest)
+        measures = _of(cells.profiles.measures, known)
+        classifier.fit(cells.values[known], y, groups, measures=measures)
+        _fill(found, classifier, cells, rest)
         few = f"with fewer than {_FOLDS} cells" + (" or in one group" * (together is not None))
         found.note += (
             f" {len(rest):,} cells without a label, or of types {few}, are called too, but not "
@@ -214,6 +224,9 @@ def _fill(found: Calls, classifier: TypeMachines, cells: Cells, rows: np.ndarray
         called, rival, contribution = explain_calls(classifier, values)
         found.called[part], found.rival[part] = called, rival
         found.probability[part] = classifier.predict_proba(values)
+        if classifier.baseline_ is not None and cells.profiles.measures is not None:
+            strange = classifier.strangeness(values, cells.profiles.measures[part])
+            found.strange[part] = what_is_strange(strange, _FALSE_ALARMS)
         spread = (values - classifier.mean_) / classifier.scale_
         by_block = contribution.reshape(len(part), -1, h)
         pull = by_block.sum(axis=1)
@@ -223,6 +236,10 @@ def _fill(found: Calls, classifier: TypeMachines, cells: Cells, rows: np.ndarray
                 block = int(np.abs(by_block[row, :, s]).argmax())
                 reason = int(s), float(pull[row, s]), float(spread[row, block * h + s]), block
                 found.reasons[cell].append(reason)
+
+
+def _of(measures: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if measures is None else measures[rows]
 
 
 def _rank(cells: Cells, groups: np.ndarray, random_state: int) -> np.ndarray:

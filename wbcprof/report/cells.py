@@ -16,6 +16,7 @@ from wbcprof.images.copies import thumbnail
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import Cell, open_images
 from wbcprof.model.model import Model
+from wbcprof.model.profiles import Profiles
 from wbcprof.smear.instrument import Instrument, measure_instrument
 
 EXAMPLES, EXAMPLE_TYPES = 3, 8
@@ -39,6 +40,7 @@ class Cells:
     looks: list[np.ndarray]  # of all, for finding near-identical ones
     groups: np.ndarray | None  # of all: patients, slides
     instrument: Instrument
+    profiles: Profiles  # as the model gave them
 
     @cached_property
     def names(self) -> list[str]:
@@ -137,4 +139,5 @@ def read_cells(
         looks,
         None if groups is None else groups_of(groups, ids, places, n),
         measure_instrument(source, n_threads=n_threads),
+        profiles,
     )

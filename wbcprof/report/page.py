@@ -25,6 +25,7 @@ from markupsafe import Markup
 
 from wbcprof._version import __version__
 from wbcprof.analysis import figures
+from wbcprof.analysis.novelty import SetCheck, check_set, warn_of_set
 from wbcprof.checks import UNLABELLED, Choice, Integer, check, sorted_types
 from wbcprof.files import check_output, replacing
 from wbcprof.model.model import Model
@@ -53,6 +54,7 @@ def write_report(
     title: str = "White blood cells: signatures, types, counts",
     note: str = "",
     random_state: int = 0,
+    strict: bool = False,
     n_threads: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> None:
@@ -83,6 +85,9 @@ def write_report(
         Heading, and a line in a box below it.
     random_state : int
         Seed of folds, map and samples.
+    strict : bool
+        ValueError, rather than a warning, where the cells as a set are not from the world that the
+        model knows; see `wbcprof.analysis.check_set`.
     n_threads : int, optional
     say : callable, optional
         Receives one line per stage.
@@ -95,6 +100,8 @@ def write_report(
 
     Warns
     -----
+    StrangeCellsWarning
+        The cells as a set are not from the world that the model knows.
     DuplicateWarning
         Images are near-identical, as `wbcprof.images.find_copies` says; for cross-validated calls,
         they count as of one group.
@@ -125,6 +132,10 @@ def write_report(
     say("profiling")
     threads = resolve_threads(n_threads)
     cells = read_cells(model, images, labels, random_state, threads, groups)
+    found = None
+    if model.classifier is not None:
+        found = check_set(model, cells.profiles)
+        warn_of_set(found, strict=strict)
     say(f"calling {len(cells.ids)} cells")
     if samples is not None and samples.keys().isdisjoint(cells.ids):
         raise ValueError(
@@ -136,7 +147,7 @@ def write_report(
     say("drawing")
     points, map_note = map_of(subject, random_state, figure_folder)
     pictures = draw(all_pictures(subject), figure_folder)
-    html = _render(subject, points, map_note, pictures, samples, title, note)
+    html = _render(subject, points, map_note, pictures, samples, title, note, found)
     with replacing(path) as temporary:
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
 
@@ -149,6 +160,7 @@ def _render(
     samples: Mapping[str, str] | None,
     title: str,
     note: str,
+    found: SetCheck | None,
 ) -> str:
     cells, called, labels = subject.cells, subject.calls, subject.labels
     sheet, tiles = sheet_of(cells), tiles_of(subject.model)
@@ -159,6 +171,8 @@ def _render(
     n_types = len(set(labels) - {UNLABELLED})
     facts = [("cells", f"{len(labels):,}"), ("types given", f"{n_types:,}")]
     facts += [("signatures", f"{cells.n_signatures:,}")]
+    if (called.strange != "").any():
+        facts += [("unlike any type, or unsure", f"{int((called.strange != '').sum()):,}")]
     if score_rows:
         facts += [("F1, average of types", score_rows[-1]["f1"])]
         facts += [("called as given", f"{1 - subject.is_wrong[called.scored].mean():.1%}")]
@@ -172,6 +186,7 @@ def _render(
             f"from {n_learnt} images"
             + ("." if learnt is None else f": {learnt.describe()}.")
             + f" These images: {cells.instrument.describe()}."
+            + ("" if found is None else f" As a set, {found.sentence}.")
         ),
         facts=facts,
         data=Markup(_json(_data(subject, points, sheet, tiles))),
@@ -270,6 +285,7 @@ def _data(
         "call": [index[subject.names[i]] if has_calls else -1 for i in shown],
         "rival": [index[called.types[called.rival[i]]] if has_calls else -1 for i in shown],
         "p": [round(float(sureness[i]), 3) for i in shown],
+        "strange": [called.strange[i] for i in shown],
         "why": [
             [(s, round(pull, 3), round(spread, 2), block)
              for s, pull, spread, block in called.reasons[i]]

@@ -132,6 +132,7 @@ def profile_on_cluster(
         joined.ids,
         None if source.labels is None else joined.labels,
         model.metadata(coding),
+        joined.measures,
     )
 
 

@@ -251,7 +251,7 @@ def _write_shard(
     }
     _write_json(folder / _record_name(index), record)
     labels = None if part.labels is None else made.labels
-    profiles = Profiles(made.values, feature_names, made.ids, labels, metadata)
+    profiles = Profiles(made.values, feature_names, made.ids, labels, metadata, made.measures)
     profiles.save(folder / _table_name(index))
 
 

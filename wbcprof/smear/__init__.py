@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.smear.instrument import AcquisitionWarning as AcquisitionWarning
     from wbcprof.smear.instrument import Instrument as Instrument
     from wbcprof.smear.instrument import measure_instrument as measure_instrument
+    from wbcprof.smear.measures import MEASURES as MEASURES
     from wbcprof.smear.stain import StainNormaliser as StainNormaliser
 
 __getattr__, __dir__, __all__ = attach(
@@ -17,6 +18,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "canonical": ["CanonicalForm", "find_leukocyte"],
         "instrument": ["AcquisitionWarning", "Instrument", "measure_instrument"],
+        "measures": ["MEASURES"],
         "stain": ["StainNormaliser"],
     },
 )

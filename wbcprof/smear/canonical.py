@@ -66,20 +66,27 @@ class Leukocyte(NamedTuple):
         Grey levels of the empty background: median of the brightest quarter of lit pixels.
     background_share : float
         Of the lit pixels, those of about this colour.
+    clipped_share : float
+        Of the lit pixels, those of which a channel is at the upper end of its scale.
     area : float
         Of the nucleus, px squared; 0 where none is found.
     centre : tuple of 2 float
         Of the nucleus, row and column, px.
     density : tuple of 3 float
         Median optical density of the nucleus over the background, natural logarithm.
+    others : float
+        Area of what is stained like the nucleus, no smaller than a third of it, and no part of it:
+        of other leukocytes, px squared.
     """
 
     lit_share: float
     background: tuple[int, int, int]
     background_share: float
+    clipped_share: float
     area: float
     centre: tuple[float, float]
     density: tuple[float, float, float]
+    others: float
 
     @property
     def has_nucleus(self) -> bool:
@@ -201,6 +208,10 @@ class CanonicalForm:
 
     def change(self, image: np.ndarray) -> tuple[np.ndarray, str]:
         """`normalise`, and in words what could not be measured; "" where all could."""
+        return self.examine(image)[:2]
+
+    def examine(self, image: np.ndarray) -> tuple[np.ndarray, str, Leukocyte, float]:
+        """`change`, the leukocyte, and how blurred the canonical cell was, px squared."""
         image = np.ascontiguousarray(check_image(image))
         found = find_leukocyte(image)
         notes = []
@@ -221,8 +232,8 @@ class CanonicalForm:
         cell = np.empty((SIDE, SIDE, 3), np.uint8)
         tables = self._tables(background, density)
         _core.resample_square(image, y, x, scale, background, tables, _fade(), _WHITE, cell)
-        _core.match_focus(cell, _fade(), _FOCUS)
-        return cell, ", ".join(notes)
+        blurred = _core.match_focus(cell, _fade(), _FOCUS)
+        return cell, ", ".join(notes), found, blurred
 
     def _place(self, image: np.ndarray, found: Leukocyte) -> tuple[float, float, float, bool]:
         """Row and column of the centre, scale, and whether there is a leukocyte of a likely size

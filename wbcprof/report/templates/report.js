@@ -54,7 +54,10 @@ const typeName = (type) => data.types[type].name;
 const isWrong = (i) => data.wrong[i] === 1;
 
 function callText(i) {
-  return data.call[i] < 0 ? "not called" : `called ${typeName(data.call[i])} (probability ${data.p[i].toFixed(2)})`;
+  if (data.call[i] < 0) return "not called";
+  if (data.strange[i] === "unlike") return `unlike any known type, nearest ${typeName(data.call[i])}`;
+  if (data.strange[i] === "unsure") return `unsure: ${typeName(data.call[i])} or ${typeName(data.rival[i])}`;
+  return `called ${typeName(data.call[i])} (probability ${data.p[i].toFixed(2)})`;
 }
 
 function describe(i) {

@@ -1,0 +1,110 @@
+"""What is wrong with single images: blurred, badly exposed, without one whole cell, there twice.
+
+Thresholds are relative to the images that a model was learnt from, or adapted to; those that are
+about the picture alone, a cell at its edge or several cells, hold everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from wbcprof.images.copies import find_copies
+from wbcprof.model.baseline import Baseline
+from wbcprof.model.model import Model
+from wbcprof.model.profiles import Profiles
+from wbcprof.smear.measures import MEASURES
+
+FLAGS = (
+    "no cell", "cut cell", "several cells", "blurred", "overexposed", "underexposed", "clipped",
+    "colour cast", "duplicate",
+)  # fmt: skip
+
+_BLURRED = 2.0  # times the variance of the most blurred of the reference
+_BRIGHTER, _DARKER = 1.05, 0.6  # of the light of the reference
+_CLIPPED = 0.1  # of the pixels, beyond those of the reference
+_CAST = 0.1  # of the background's ratio of two channels, natural logarithm
+_CUT = 0.6  # sizes of the nucleus from its centre to the edge: that of a disc touches it at 0.56
+_OTHERS = 0.5  # of the nucleus
+
+
+def flag_images(model: Model, profiles: Profiles, images: Any = None) -> list[list[str]]:
+    """What is wrong with each image.
+
+    Parameters
+    ----------
+    model : Model
+        Whose baseline is the reference. Without one, only "no cell", "cut cell", "several cells"
+        and "duplicate" are found.
+    profiles : Profiles
+        Of the images.
+    images, optional
+        The images, as `wbcprof.images.open_images` takes them: then near-identical ones are flagged
+        too, "duplicate", all but the first.
+
+    Returns
+    -------
+    list of list of str
+        Of each profile, some of `FLAGS`.
+
+    Raises
+    ------
+    ValueError
+        The profiles come without measures.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> from wbcprof.analysis import flag_images
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(8, size=96, types=["lymphocyte", "neutrophil"])  # generated
+    >>> model = wbcprof.fit(cells.images, cells.labels, n_signatures=8, n_patches=400, max_iter=1)
+    >>> new = np.concatenate([cells.images[:1], np.full((1, 96, 96, 3), 240, np.uint8)])
+    >>> flag_images(model, model.profile(new))
+    [[], ['no cell']]
+    """
+    if profiles.measures is None:
+        raise ValueError("the profiles come without measures; profile the images again")
+    m = dict(zip(MEASURES, profiles.measures.T.astype(np.float64), strict=True))
+    wrong = {
+        "no cell": np.isnan(m["NucleusSize"]),
+        "cut cell": m["Margin"] < _CUT,
+        "several cells": m["Others"] > _OTHERS,
+    }
+    classifier = model.classifier
+    if classifier is not None and classifier.baseline_ is not None:
+        wrong |= _against(classifier.baseline_, m)
+    if images is not None:
+        later = {image_id for alike in find_copies(images) for image_id in alike[1:]}
+        wrong["duplicate"] = np.array([image_id in later for image_id in profiles.ids])
+    present = [flag for flag in FLAGS if flag in wrong]
+    return [[flag for flag in present if wrong[flag][i]] for i in range(len(profiles))]
+
+
+def _against(baseline: Baseline, m: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    reference = dict(zip(MEASURES, np.moveaxis(baseline.quantiles, 2, 0), strict=True))
+
+    def most(name: str) -> float:
+        return float(np.nanmax(reference[name][:, -2]))
+
+    def middle(name: str) -> float:
+        return float(np.nanmedian(reference[name][:, baseline.quantiles.shape[1] // 2]))
+
+    channels = [f"Background{c}" for c in ("Red", "Green", "Blue")]
+    light = np.mean([m[name] for name in channels], axis=0)
+    usual = float(np.mean([middle(name) for name in channels]))
+    brightest = float(np.mean([most(name) for name in channels]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        casts = [
+            np.abs(np.log(m[name] / m[channels[1]]) - np.log(middle(name) / middle(channels[1])))
+            for name in (channels[0], channels[2])
+        ]
+    return {
+        "blurred": m["Focus"] > _BLURRED * most("Focus"),
+        "overexposed": light > min(_BRIGHTER * brightest, 254.0),
+        "underexposed": light < _DARKER * usual,
+        "clipped": m["ClippedShare"] > most("ClippedShare") + _CLIPPED,
+        "colour cast": np.maximum(*casts) > _CAST,
+    }
