@@ -73,8 +73,10 @@ def test_profile_writes_a_table(model_file, folder, tmp_path, cells):
     with open(table, newline="") as stream:
         rows = list(csv.reader(stream))
     assert len(rows) == 49 and {row[1] for row in rows[1:]} == set(cells.labels)
-    values = np.array([row[2:] for row in rows[1:]], np.float32)
+    features = [at for at, name in enumerate(rows[0]) if not name.startswith("Metadata_")]
+    values = np.array([[row[at] for at in features] for row in rows[1:]], np.float32)
     np.testing.assert_array_equal(values, wbcprof.load(model_file).profile(folder).values)
+    assert "Metadata_NucleusSize" in rows[0]
 
 
 def test_profile_with_a_tolerance_states_the_error(model_file, folder, tmp_path, capsys):
@@ -282,7 +284,8 @@ def test_damaged_model(folder, tmp_path, capsys):
 def test_classify_leaves_unsure_cells_to_a_human(model_file, folder, capsys):
     assert main(["classify", str(model_file), str(folder), "--reject-below", "1"]) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
-    assert {row["type"] for row in rows if float(row["probability_basophil"]) < 0.9} == {"unsure"}
+    assert {row["call"] for row in rows} <= {"unsure", "unlike"}
+    assert {row["type"] for row in rows}.isdisjoint({"unsure", "unlike"})
     assert "--reject-below must be" in complain(
         ["classify", model_file, folder, "--reject-below", "2"], capsys
     )

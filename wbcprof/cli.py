@@ -605,7 +605,7 @@ def _write_csv(path: str | None, write: Callable[[TextIO], None]) -> None:
 
 
 def _suggest(options: argparse.Namespace) -> None:
-    from wbcprof.analysis.suggest import suggest
+    from wbcprof.analysis.suggestion import suggest
     from wbcprof.files import check_output, csv_text
     from wbcprof.model.model import load
 

@@ -24,10 +24,10 @@ def fitted(monkeypatch):
     given = []
     fit = TypeClassifier.fit
 
-    def keep(self, X, y, groups=None, copies=()):
+    def keep(self, X, y, groups=None, copies=(), measures=None):
         if not len(copies):
             given.append((np.asarray(X), np.asarray(y), groups))
-        return fit(self, X, y, groups, copies)
+        return fit(self, X, y, groups, copies, measures)
 
     monkeypatch.setattr(TypeClassifier, "fit", keep)
     return given

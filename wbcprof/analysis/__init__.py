@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.novelty import check_set as check_set
     from wbcprof.analysis.novelty import name_cells as name_cells
     from wbcprof.analysis.quality import flag_images as flag_images
-    from wbcprof.analysis.suggest import Suggestion as Suggestion
-    from wbcprof.analysis.suggest import suggest as suggest
+    from wbcprof.analysis.suggestion import Suggestion as Suggestion
+    from wbcprof.analysis.suggestion import suggest as suggest
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -33,6 +33,6 @@ __getattr__, __dir__, __all__ = attach(
         "figures": ["figures"],
         "novelty": ["NamedCells", "SetCheck", "StrangeCellsWarning", "check_set", "name_cells"],
         "quality": ["flag_images"],
-        "suggest": ["Suggestion", "suggest"],
+        "suggestion": ["Suggestion", "suggest"],
     },
 )

@@ -25,7 +25,7 @@ _BLURRED = 2.0  # times the variance of the most blurred of the reference
 _BRIGHTER, _DARKER = 1.05, 0.6  # of the light of the reference
 _CLIPPED = 0.1  # of the pixels, beyond those of the reference
 _CAST = 0.1  # of the background's ratio of two channels, natural logarithm
-_CUT = 0.6  # sizes of the nucleus from its centre to the edge: that of a disc touches it at 0.56
+_CUT = 0.75  # sizes of the nucleus from its centre to the edge: that of a disc touches it at 0.56
 _OTHERS = 0.5  # of the nucleus
 
 
@@ -60,7 +60,8 @@ def flag_images(model: Model, profiles: Profiles, images: Any = None) -> list[li
     >>> from wbcprof.analysis import flag_images
     >>> from wbcprof.datasets import make_leukocytes
     >>> cells = make_leukocytes(8, size=96, types=["lymphocyte", "neutrophil"])  # generated
-    >>> model = wbcprof.fit(cells.images, cells.labels, n_signatures=8, n_patches=400, max_iter=1)
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, n_patches=400, max_iter=1)
+    >>> model.classifier = wbcprof.train(model, cells.images, cells.labels, augment=0)
     >>> new = np.concatenate([cells.images[:1], np.full((1, 96, 96, 3), 240, np.uint8)])
     >>> flag_images(model, model.profile(new))
     [[], ['no cell']]

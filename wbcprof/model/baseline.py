@@ -202,11 +202,11 @@ FIELDS = ("means", "whitening", "ranges", "units", "left_out", "quantiles", "kno
 
 def told_by(far: np.ndarray, between: np.ndarray) -> np.ndarray:
     """`Baseline.left_out` of cells left out, given their u and v."""
-    score = -np.log(p_values(np.sort(far), far)) - _MARGIN * np.log(
-        p_values(np.sort(between), between)
-    )
     kept = np.linspace(0, len(far) - 1, min(len(far), _MOST_KEPT)).round().astype(int)
-    return np.sort(np.stack([far, between, score]), axis=1)[:, kept]
+    kept_far, kept_between = np.sort(far)[kept], np.sort(between)[kept]
+    p_far, p_between = p_values(kept_far, far), p_values(kept_between, between)
+    score = np.sort(-np.log(p_far) - _MARGIN * np.log(p_between))[kept]
+    return np.stack([kept_far, kept_between, score])
 
 
 def p_values(left_out: np.ndarray, new: np.ndarray) -> np.ndarray:

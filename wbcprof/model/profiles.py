@@ -544,8 +544,8 @@ class Profiles:
         ...     cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1
         ... )
         >>> adata = model.profile(cells.images, labels=cells.labels).to_anndata()
-        >>> adata.shape, list(adata.obs.columns)
-        ((12, 48), ['Metadata_ImageId', 'Metadata_Label'])
+        >>> adata.shape, list(adata.obs.columns)[:3]
+        ((12, 48), ['Metadata_ImageId', 'Metadata_Label', 'Metadata_NucleusSize'])
         >>> adata.var["pool"].unique().tolist()
         ['sqrt', 'std', 'max']
         """
