@@ -191,6 +191,13 @@ def test_a_slow_drift_is_found_by_the_average_before_single_slides_show_it(model
     assert 50 < chart.rules["EWMA"][0] < min(chart.rules["single"], default=200)
 
 
+def test_one_odd_slide_makes_no_drift(model):
+    values = np.random.default_rng(4).standard_normal(60)
+    values[40] = 1e6
+    (chart,) = monitor_of(model, slides_of(values)).charts()
+    assert chart.rules["single"] == [40] and not chart.rules["EWMA"]
+
+
 def test_a_constant_baseline_is_no_reason_to_flag_everything(model):
     (chart,) = monitor_of(model, slides_of([230.0] * 20 + [230.1, 235.0])).charts()
     assert chart.rules["1-3s"] == [21] and np.isfinite(chart.z).all()
@@ -359,7 +366,7 @@ def test_csv_has_all_and_no_formula(model, tmp_path):
     with open(tmp_path / "m.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert rows[0]["slide"] == "'=s000" and rows[0]["chart"] == "'=light" and not rows[0]["average"]
-    assert rows[20]["rules"].split() == ["1-2s", "1-3s", "EWMA", "single"]
+    assert rows[20]["rules"].split() == ["1-2s", "1-3s", "single"]
 
 
 # ---- slides from profiles and files ----

@@ -9,7 +9,8 @@ after it are judged::
 
 The last term is what a baseline of n slides leaves unknown of the centre; for the same reason
 limits are quantiles of Student's t with n - 1 degrees of freedom, not of the normal distribution.
-One slide alone may reach t sqrt(1 + 1 / n).
+One slide alone may reach t sqrt(1 + 1 / n); in averages it counts for no more, so that one odd
+slide makes no drift.
 
 Shares of types are charted as Anscombe's y = arcsin sqrt((k + 3/8) / (n + 3/4)), whose variance in
 a random draw of n cells is 1 / (4 n + 2) whatever the share; slides of fewer cells scatter by more.
@@ -259,8 +260,10 @@ def make_chart(
     far = _quantile(judging.chance / 2, n_kept)
     reach = far * math.sqrt(1 + 1 / n_kept)
     average, limit = unknown.copy(), unknown.copy()
-    average[n:], deviation = moving_average(z[n:], judging.weight, n_kept)
-    limit[n:] = far * deviation
+    average[n:], deviation = moving_average(np.clip(z[n:], -reach, reach), judging.weight, n_kept)
+    limit[n:] = (
+        far * deviation * (1 + 1e-9)
+    )  # the first reaches it exactly where it counts for less
     rules = dict(empty)
     if has_rules:
         rules |= {rule: _later(i, n) for rule, i in westgard(z[n:], 0, 1).items()}
