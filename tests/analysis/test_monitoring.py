@@ -149,7 +149,7 @@ def test_alarms_by_chance_are_as_rare_as_stated(baseline):
             values = random.standard_normal(baseline + 50)
             judging = Judging(baseline, 0.1, rate / n_charts)
             chart = make_chart(
-                "x", range(len(values)), values, None, judging, is_control=False, has_rules=False
+                "x", range(len(values)), values, None, judging, is_control=False, has_rules=True
             )
             out[np.array(chart.rules["EWMA"] + chart.rules["single"], int) - baseline] = True
         flagged.append(out.mean())
@@ -165,7 +165,7 @@ def test_shares_allow_for_few_cells():
         shares = random.binomial(n_cells, 0.3) / n_cells
         chart = make_chart(
             "x", range(90), shares, n_cells.astype(float), Judging(20, 0.1, rate),
-            is_control=False, has_rules=False,
+            is_control=False, has_rules=True,
         )  # fmt: skip
         flagged.append(len({*chart.rules["EWMA"], *chart.rules["single"]}) / 70)
     assert np.mean(flagged) < rate + 3 * np.std(flagged) / math.sqrt(len(flagged))
@@ -177,7 +177,7 @@ def test_a_control_scanned_again_is_judged_by_its_own_scatter():
     monitors = [
         make_chart(
             "x", range(40), shares, np.full(40, 100.0), Judging(20, 0.1, 0.01),
-            is_control=is_control, has_rules=False,
+            is_control=is_control, has_rules=True,
         )
         for is_control in (False, True)
     ]  # fmt: skip
@@ -244,6 +244,8 @@ def test_control_slides_have_charts_of_their_own_and_results_no_rules(model):
     shown = {(chart.is_control, chart.name): chart for chart in monitor.charts()}
     assert len(shown) == 4 and all(len(chart.places) == 25 for chart in shown.values())
     assert [chart.has_rules for chart in monitor.charts()] == [False, True, True, True]
+    monitor.append(SlideSummary("patient x", "", 100, {"share of monocyte": 1.0}))
+    assert not [flag for flag in monitor.flags() if flag.slide == "patient x"]
     assert monitor_of(model, slides[:2], control=["control 1"]).is_control("control 1")
 
 

@@ -167,7 +167,7 @@ class Chart:
     is_control : bool
         Whether of the control set; else of patients.
     has_rules : bool
-        Whether Westgard's rules are asked: of the control set, and of how images were taken.
+        Whether single slides are judged: of the control set, and of how images were taken.
         Results of patients have moving averages alone.
     places : list of int
         The slides that have the measure, by their places in the monitor; (n,), as all arrays here.
@@ -220,7 +220,7 @@ class Judging:
 
     baseline: int
     weight: float
-    chance: float  # that a chart raises an alarm, half by its average, half by the slide alone
+    chance: float  # that a chart raises an alarm; where single slides may, they have half of it
 
 
 def make_chart(
@@ -257,7 +257,7 @@ def make_chart(
         least = least + max(_LEAST_SPREAD * abs(centre), 1e-12)
     spread = np.maximum(np.sqrt(between + own), least)
     z = (y - centre) / spread
-    far = _quantile(judging.chance / 2, n_kept)
+    far = _quantile(judging.chance / (2 if has_rules else 1), n_kept)
     reach = far * math.sqrt(1 + 1 / n_kept)
     average, limit = unknown.copy(), unknown.copy()
     average[n:], deviation = moving_average(np.clip(z[n:], -reach, reach), judging.weight, n_kept)
@@ -265,10 +265,10 @@ def make_chart(
         far * deviation * (1 + 1e-9)
     )  # the first reaches it exactly where it counts for less
     rules = dict(empty)
+    rules[AVERAGE] = np.flatnonzero(np.abs(average) > limit).tolist()
     if has_rules:
         rules |= {rule: _later(i, n) for rule, i in westgard(z[n:], 0, 1).items()}
-    rules[AVERAGE] = np.flatnonzero(np.abs(average) > limit).tolist()
-    rules[SINGLE] = _later(np.flatnonzero(np.abs(z[n:]) > reach).tolist(), n)
+        rules[SINGLE] = _later(np.flatnonzero(np.abs(z[n:]) > reach).tolist(), n)
     scale = (is_share, centre, float(np.median(spread[:n])))
     return Chart(*common, n, n_kept, z, average, limit, rules, reach, scale)
 

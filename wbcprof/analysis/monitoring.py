@@ -243,6 +243,9 @@ class Monitor:
 
     Notes
     -----
+    One patient's results say nothing of the instrument: such charts are judged by their moving
+    averages alone, all others by Westgard's rules and by single slides too.
+
     Westgard's rules are as they were published, for one chart: with many charts they reject more
     slides by chance than alarms are raised. `wbcprof.report.write_monitor` says how many to
     expect.

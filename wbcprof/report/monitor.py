@@ -125,7 +125,7 @@ def _finding(chart: Chart, slides: Sequence[SlideSummary]) -> _Finding | None:
     first, newest, moved = (_when(slides[chart.places[i]]) for i in (start, last, began))
     way = "risen" if side > 0 else "fallen"
     is_now = last == len(chart.values) - 1
-    what = f"had {way} from {first} to {newest}"
+    what = f"had {way} " + (f"at {first}" if start == last else f"from {first} to {newest}")
     if is_now:
         what = f"has {way}, by its average since {first}; it began to move about {moved}"
     hint = next((hint for words, hint in _HINTS if _speaks_of(chart.name, words)), _OTHERWISE)
@@ -252,7 +252,6 @@ def _plot(chart: Chart, slides: Sequence[SlideSummary]) -> dict[str, Any]:
     rejected = {place for rule in REJECTIONS for place in chart.rules[rule]} - alarms
     y = height(chart.z)
     rest = [i for i in range(len(named)) if i not in alarms | rejected]
-    lines = (-3, -2, 2, 3) if chart.has_rules else (-chart.reach, chart.reach)
     after = np.arange(chart.n_baseline, len(named))
     return {
         **common,
@@ -261,7 +260,7 @@ def _plot(chart: Chart, slides: Sequence[SlideSummary]) -> dict[str, Any]:
         f"{len(rejected)} more that break a rule.",
         "baseline": float(np.round(x[chart.n_baseline - 1] + 5, 1)),
         "centre": float(height(0.0)),
-        "lines": [float(height(z)) for z in lines],
+        "lines": [float(height(z)) for z in (-3, -2, 2, 3)],
         "dots": "".join(f"M{x[i]:.1f} {y[i]:.1f}h0" for i in rest),
         "average": _line(x[after], height(chart.average[after])),
         "limits": [_line(x[after], height(sign * chart.limit[after])) for sign in (-1, 1)],
@@ -269,7 +268,7 @@ def _plot(chart: Chart, slides: Sequence[SlideSummary]) -> dict[str, Any]:
         "alarms": [_mark(chart, named, i, x[i], y[i]) for i in sorted(alarms)],
         "labels": [
             (float(height(z)) / _HEIGHT * 100, _value(chart, chart.value_at(z)), name)
-            for z, name in _labelled(chart, low, high)
+            for z, name in _labelled(low, high)
         ],
         "now": _value(chart, float(chart.values[-1])),
         "average_now": _value(chart, chart.value_at(chart.average[-1])) if len(after) else "",
@@ -278,20 +277,14 @@ def _plot(chart: Chart, slides: Sequence[SlideSummary]) -> dict[str, Any]:
 
 def _reach(chart: Chart) -> tuple[float, float]:
     """How many spreads a chart shows below and above its centre."""
-    least = max(_LEAST_Z, 0 if chart.has_rules else chart.reach + 0.5)
-    low, high = (max(least, float(np.max(side * chart.z)) * 1.05) for side in (-1, 1))
+    low, high = (max(_LEAST_Z, float(np.max(side * chart.z)) * 1.05) for side in (-1, 1))
     return min(low, _MOST_Z), min(high, _MOST_Z)
 
 
-def _labelled(chart: Chart, low: float, high: float) -> list[tuple[float, str]]:
-    far = 3.0 if chart.has_rules else chart.reach
-    name = "3 s" if chart.has_rules else "limit"
-    labels = [(far, f"+{name}"), (0.0, "centre"), (-far, f"\N{MINUS SIGN}{name}")]
-    return labels if low + high < 5 * far else [*labels, *_ends(far, low, high)]
-
-
-def _ends(far: float, low: float, high: float) -> list[tuple[float, str]]:
-    return [(z, "") for z in (high * 0.97, -low * 0.97) if abs(z) > 2.5 * far]
+def _labelled(low: float, high: float) -> list[tuple[float, str]]:
+    """What is written beside a chart, from its top: spreads, and what they are called."""
+    ends = [(z, "") for z in (high, -low) if abs(z) > 8]
+    return [*ends, (3.0, "+3 s"), (0.0, "centre"), (-3.0, "\N{MINUS SIGN}3 s")]
 
 
 def _mark(chart: Chart, named: list[SlideSummary], i: int, x: float, y: float) -> tuple[str, str]:
@@ -340,9 +333,10 @@ def _methods(monitor: Monitor, charts: list[Chart]) -> list[str]:
         "and its spread s, their standard deviation; slides further than 6 robust spreads from "
         "their median are left out. They are not judged, and what is wrong in them is not found.",
         f"Alarms: the moving average (EWMA, weight {monitor.weight:g} for the newest slide) beyond "
-        "its limit, or a slide by itself beyond that of single slides. By chance, at most 1 slide "
-        f"in {1 / monitor.false_alarms:,.0f} has any alarm, all charts of its set together "
-        "(Bonferroni); limits allow for what so short a baseline leaves unknown (Student's t).",
+        "its limit, or, but for results of patients, a slide by itself beyond that of single "
+        f"slides. By chance, at most 1 slide in {1 / monitor.false_alarms:,.0f} has any, all "
+        "charts of its set together (Bonferroni); limits allow for what so short a baseline leaves "
+        "unknown (Student's t).",
     ]
     if judged:
         lines.append(
