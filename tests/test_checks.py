@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import wbcprof
 from wbcprof import PSD, Profiler, TypeClassifier, checks, datasets
-from wbcprof.analysis import figures
+from wbcprof.analysis import Monitor, figures, monitoring
 from wbcprof.checks import (
     Choice,
     Each,
@@ -65,6 +65,7 @@ DECLARED = {
     ),
     "make_leukocytes": (lambda **p: datasets.make_leukocytes(**{"size": 48, **p}), datasets.RULES),
     "figures": (figure, figures.RULES),
+    "Monitor": (lambda **p: Monitor(wbcprof.Model([]), **p), monitoring.RULES),
     "write_report": (report, page.RULES),
 }
 

@@ -337,7 +337,7 @@ def test_help_states_the_defaults_of_learning(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "fit", "profile", "classify", "evaluate", "report", "info"]
+    "command", ["demo", "fit", "profile", "classify", "evaluate", "report", "monitor", "info"]
 )
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -438,3 +438,79 @@ def test_adapt_warns_of_few_cells_and_needs_a_classifier(
     arguments = ["adapt", tmp_path / "none.wbcprof", elsewhere, "-o", tmp_path / "nowhere"]
     assert "only a model with a classifier of kernel 'discriminant'" in complain(arguments, capsys)
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.fixture
+def days(cells, tmp_path):
+    """A folder with six slides of a few cells each."""
+    for day in range(6):
+        part = replace(
+            cells, images=cells.images[day::6], labels=cells.labels[day::6], ids=cells.ids[day::6]
+        )
+        write_folder(part, tmp_path / "slides" / f"day {day}")
+    return tmp_path / "slides"
+
+
+def test_monitor_goes_on_from_its_state(model_file, days, tmp_path, capsys, monkeypatch):
+    page, state, table = (tmp_path / name for name in ("m.html", "m.json", "m.csv"))
+    command = ["monitor", model_file, days, "-o", page, "--state", state, "--csv", table]
+    command = [str(a) for a in [*command, "--baseline", 5, "--control", "day 1"]]
+    assert main(command) == 0
+    assert "6 slides, 6 of them new" in capsys.readouterr().err
+    once = page.read_text(), table.read_text()
+    assert "Control set" in once[0] and len(once[1].splitlines()) == 1 + 6 * 7
+    monkeypatch.setattr(wbcprof.Model, "profile", Mock(side_effect=ValueError("read again")))
+    assert main(command) == 0
+    assert "6 slides, 0 of them new" in capsys.readouterr().err
+    assert (page.read_text(), table.read_text()) == once
+
+
+def test_monitor_keeps_what_was_read_when_it_is_interrupted(
+    model_file, days, tmp_path, capsys, monkeypatch
+):
+    state = tmp_path / "m.json"
+    command = ["monitor", str(model_file), str(days), "-o", str(tmp_path / "m.html")]
+    profile, left = wbcprof.Model.profile, iter(range(3))
+
+    def interrupted(*arguments, **options):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return profile(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wbcprof.Model, "profile", interrupted)
+        assert main([*command, "--state", str(state)]) == 130
+    assert not (tmp_path / "m.html").exists()
+    assert main([*command, "--state", str(state)]) == 0
+    assert "6 slides, 3 of them new" in capsys.readouterr().err
+
+
+def test_monitor_refuses_what_it_cannot_go_on_from(model, model_file, days, tmp_path, capsys):
+    state = tmp_path / "m.json"
+    command = ["monitor", model_file, days, "-o", tmp_path / "m.html", "--state", state]
+    state.write_text("{")
+    assert "is no state of a monitor, or is damaged" in complain(command, capsys)
+    wbcprof.analysis.Monitor(model).save(state)
+    assert "m.json' is of another model" in complain(command, capsys)
+    state.unlink()
+    assert "baseline must be an integer of at least 5" in complain(
+        [*command, "--baseline", 1], capsys
+    )
+    assert "does not exist" in complain([*command[:4], tmp_path / "no" / "m.html"], capsys)
+    assert not (tmp_path / "m.html").exists() and not state.exists()
+
+
+def test_monitor_reads_profiles_with_slides_and_times(model_file, folder, tmp_path, capsys):
+    table, slides, times = (tmp_path / name for name in ("p.csv", "slides.csv", "times.csv"))
+    assert main(["profile", str(model_file), str(folder), "-o", str(table)]) == 0
+    ids = wbcprof.Profiles.load(table).ids
+    slides.write_text("image,slide\n" + "".join(f"{name},s{i % 8}\n" for i, name in enumerate(ids)))
+    times.write_text("slide,time\n" + "".join(f"s{i},2026-03-{9 - i:02}\n" for i in range(8)))
+    command = ["monitor", model_file, table, "-o", tmp_path / "m.html", "--slides", slides]
+    command += ["--times", times, "--csv", tmp_path / "m.csv", "--title", "Ours"]
+    assert main([str(a) for a in command]) == 0
+    with open(tmp_path / "m.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows[0]["slide"] == "s7" and rows[-1]["time"] == "2026-03-09"
+    html = (tmp_path / "m.html").read_text()
+    assert "<h1>Ours</h1>" in html and "Nothing can be said yet: 8 slides" in html

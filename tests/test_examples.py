@@ -21,6 +21,8 @@ import wbcprof
 PUBLIC = (Path(__file__).parent / "public_api.txt").read_text(encoding="utf-8").splitlines()
 # What only a function returns has its example there.
 MADE_BY = {
+    "wbcprof.analysis.Chart": "wbcprof.analysis.Monitor",
+    "wbcprof.analysis.Flag": "wbcprof.analysis.Monitor",
     "wbcprof.analysis.Evaluation": "wbcprof.evaluate",
     "wbcprof.analysis.compare.Association": "wbcprof.analysis.compare.associate",
     "wbcprof.analysis.compare.Differences": "wbcprof.analysis.compare.differential_signatures",

@@ -111,6 +111,8 @@ WRITES = {
     "types": ["classify", "{model}", "{cells}", "-o", "{out}/old.csv"],
     "json": ["evaluate", "{cells}", "--model", "{model}", "--repeats", "2", "--json", "{out}/old"],
     "report": ["report", "{model}", "{few}", "-o", "{out}/old"],
+    "page": ["monitor", "{model}", "{few}", "-o", "{out}/old"],
+    "state": ["monitor", "{model}", "{few}", "-o", "{other}/m.html", "--state", "{out}/new.json"],
     "figures": ["report", "{model}", "{few}", "-o", "{other}/x.html", "--figures", "{out}"],
 }
 

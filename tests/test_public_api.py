@@ -26,7 +26,7 @@ MACHINERY = {
 # What functions return: attributes are promised, how they are made is not.
 RESULTS = {
     "Association", "DifferentialCount", "Differences", "Evaluation", "Leukocytes",
-    "ShardedProfiles", "StainNormaliser", "CanonicalForm", "Instrument",
+    "ShardedProfiles", "StainNormaliser", "CanonicalForm", "Instrument", "Chart", "Flag",
 }  # fmt: skip
 STORED = Path(__file__).parent / "public_api.txt"
 

@@ -198,6 +198,47 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
     _add_threads(parser)
 
 
+def _monitor_options(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, "model file")
+    parser.add_argument(
+        "slides",
+        metavar="SLIDES",
+        help="folder with a sub-folder of images, or a table of profiles, for each slide; a table "
+        "of profiles of many; or a CSV file with the columns path and slide",
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="HTML", help="file to write")
+    parser.add_argument(
+        "--state",
+        metavar="FILE",
+        help="keep slides in this JSON file; where it exists, go on from it: slides in it are not "
+        "read again",
+    )
+    parser.add_argument("--csv", metavar="FILE", help="write every value and flag as CSV too")
+    parser.add_argument(
+        "--baseline",
+        type=int,
+        metavar="N",
+        help="first slides, that others are judged by; default 20",
+    )
+    parser.add_argument(
+        "--control",
+        action="append",
+        metavar="PATTERN",
+        help="names of slides of the control set, such as 'control*'; may be given again",
+    )
+    parser.add_argument(
+        "--times", metavar="CSV", help="columns slide and time (ISO 8601); default: order of names"
+    )
+    parser.add_argument(
+        "--slides",
+        dest="slide_of",
+        metavar="CSV",
+        help="columns image and slide, for one table of profiles; default: first folder of the ids",
+    )
+    parser.add_argument("--title", metavar="TEXT", help="heading of the page")
+    _add_threads(parser)
+
+
 def _info_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="model file")
     parser.add_argument(
@@ -724,6 +765,40 @@ def _report(options: argparse.Namespace) -> None:
     _say(f"report written to {options.output}; it opens in any browser, without a network")
 
 
+def _monitor(options: argparse.Namespace) -> None:
+    from wbcprof.analysis.monitoring import Monitor
+    from wbcprof.analysis.slides import read_slides
+    from wbcprof.files import check_output
+    from wbcprof.model.model import load
+    from wbcprof.report.monitor import write_monitor
+
+    for path in (options.output, options.state, options.csv):
+        if path is not None:
+            check_output(path)
+    model, settings = load(options.model), _given(options, ["baseline", "control"])
+    if options.state is not None and os.path.exists(options.state):
+        monitor = Monitor.load(options.state, model, **settings)
+    else:
+        monitor = Monitor(model, **settings)
+    n_before = len(monitor)
+    for slide in read_slides(
+        model,
+        options.slides,
+        slides=options.slide_of,
+        times=options.times,
+        skip=monitor,
+        n_threads=options.threads,
+        progress=_Progress("slides"),
+    ):
+        monitor.append(slide)
+        if options.state is not None:
+            monitor.save(options.state)
+    write_monitor(monitor, options.output, **_given(options, ["title"]))
+    if options.csv is not None:
+        monitor.to_csv(options.csv)
+    _say(f"{len(monitor)} slides, {len(monitor) - n_before} of them new: {options.output}")
+
+
 def _info(options: argparse.Namespace) -> None:
     from wbcprof import _core
     from wbcprof._version import __version__
@@ -822,6 +897,12 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], _Options, str, 
         _report_options,
         "Write one HTML file about a set of cells: map, calls, differential count, signatures.",
         "cells.wbcprof cells/ -o report.html",
+    ),
+    "monitor": (
+        _monitor,
+        _monitor_options,
+        "Chart slides over time: what has changed in light, stain, focus or results, since when.",
+        "cells.wbcprof slides/ -o monitor.html --state monitor.json",
     ),
     "info": (
         _info,

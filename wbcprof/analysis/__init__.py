@@ -7,6 +7,9 @@ from wbcprof._lazy import attach
 if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis import compare as compare
     from wbcprof.analysis import figures as figures
+    from wbcprof.analysis.charts import Chart as Chart
+    from wbcprof.analysis.charts import moving_average as moving_average
+    from wbcprof.analysis.charts import westgard as westgard
     from wbcprof.analysis.classify import FewImagesWarning as FewImagesWarning
     from wbcprof.analysis.classify import TypeClassifier as TypeClassifier
     from wbcprof.analysis.classify import rank_signatures as rank_signatures
@@ -14,25 +17,33 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.embedding import embed as embed
     from wbcprof.analysis.evaluation import Evaluation as Evaluation
     from wbcprof.analysis.evaluation import evaluate as evaluate
+    from wbcprof.analysis.monitoring import Flag as Flag
+    from wbcprof.analysis.monitoring import Monitor as Monitor
+    from wbcprof.analysis.monitoring import SlideSummary as SlideSummary
+    from wbcprof.analysis.monitoring import summarise as summarise
     from wbcprof.analysis.novelty import NamedCells as NamedCells
     from wbcprof.analysis.novelty import SetCheck as SetCheck
     from wbcprof.analysis.novelty import StrangeCellsWarning as StrangeCellsWarning
     from wbcprof.analysis.novelty import check_set as check_set
     from wbcprof.analysis.novelty import name_cells as name_cells
     from wbcprof.analysis.quality import flag_images as flag_images
+    from wbcprof.analysis.slides import read_slides as read_slides
     from wbcprof.analysis.suggestion import Suggestion as Suggestion
     from wbcprof.analysis.suggestion import suggest as suggest
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "charts": ["Chart", "moving_average", "westgard"],
         "classify": ["FewImagesWarning", "TypeClassifier", "rank_signatures", "train"],
         "compare": ["compare"],
         "embedding": ["embed"],
         "evaluation": ["Evaluation", "evaluate"],
         "figures": ["figures"],
+        "monitoring": ["Flag", "Monitor", "SlideSummary", "summarise"],
         "novelty": ["NamedCells", "SetCheck", "StrangeCellsWarning", "check_set", "name_cells"],
         "quality": ["flag_images"],
+        "slides": ["read_slides"],
         "suggestion": ["Suggestion", "suggest"],
     },
 )

@@ -34,6 +34,7 @@ from wbcprof.model.baseline import (
     join,
     measure_units,
     quantiles_of,
+    ranges_of,
     told_by,
     types_at,
 )
@@ -61,6 +62,7 @@ _REACH = 0.9  # of the cells left out, that are within reach
 _LEAST_SCALE = 0.1  # of the median scale
 
 MAX_FOLDS = 5
+_BASELINE_FOLDS = 20
 
 
 class FewImagesWarning(UserWarning):
@@ -236,16 +238,17 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         self.far_, self.reach_, self.foreign_ = None, np.inf, False
         self.baseline_ = self.learnt_baseline_ = None
         if measures is not None and folds and not machines:
-            self.baseline_ = self._learn_baseline(scaled, codes, folds, measures)
+            self.baseline_ = self._learn_baseline(scaled, codes, groups, measures)
         if copies and folds and not machines:
             self.far_ = TypeClassifier(self.C, self.random_state).fit(*everything)
             self.reach_ = self._find_reach(scaled, codes, folds)
         return self
 
     def _learn_baseline(
-        self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split], measures: np.ndarray
+        self, scaled: np.ndarray, codes: np.ndarray, groups: Any, measures: np.ndarray
     ) -> Baseline | None:
-        """p-values are told by cells that were left out of types and of decisions, as a new one."""
+        """p-values are told by cells that were left out of types and of decisions, as a new one;
+        few at a time, lest what they were left out of be much poorer than what names the new."""
         units = measure_units(measures)
         gaussians = self.gaussians_
         assert gaussians is not None
@@ -255,33 +258,28 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         at = gaussians.places(scaled)
         places = join(at[:, :n_directions], measures, units)
         good = np.isfinite(places).all(axis=1)
-        if len(np.unique(codes[good])) < len(self.classes_):
-            return None
-        quantiles, known = quantiles_of(measures, codes, len(self.classes_))
+        n_types = len(self.classes_)
+        quantiles, known = quantiles_of(measures, codes, n_types)
+        ranges = np.stack([np.zeros(n_types), np.ones(n_types)])
 
         def learn(rows: np.ndarray) -> Baseline:
             means, whitening = types_at(places[rows], codes[rows], n_directions)
-            ranges = np.stack([np.zeros(len(means)), np.ones(len(means))])
-            baseline = Baseline(means, whitening, ranges, units, np.zeros((3, 1)), quantiles, known)
-            distance, nearest = baseline.distances(places[rows])
-            for k in range(len(means)):
-                of_type = np.log(np.maximum(distance[nearest == k], 1e-12))
-                if len(of_type):
-                    middle, most = np.quantile(of_type, [0.5, 0.9])
-                    ranges[:, k] = middle, max(most - middle, 1e-6)
-            return baseline
+            return Baseline(means, whitening, ranges, units, np.zeros((3, 1)), quantiles, known)
 
-        far, between = np.zeros(len(places)), np.zeros(len(places))
-        for train, test in folds:
+        distance, between = np.zeros(len(places)), np.zeros(len(places))
+        nearest = codes.copy()
+        for train, test in stratified_folds(codes, groups, _BASELINE_FOLDS, self.random_state):
             train = train[good[train]]
-            if len(np.unique(codes[train])) < len(self.classes_):
+            if len(np.unique(codes[train])) < n_types:
                 return None
-            far[test] = learn(train).far(places[test])
+            distance[test], nearest[test] = learn(train).distances(places[test])
             weights, intercept = Gaussians.at(at[train], codes[train], gaussians.basis).pairs()
             pairs = self.slope_ * (at[test] @ weights.T + intercept)
-            between[test] = between_types(log_products(pairs, len(self.classes_)))
-        left_out = told_by(far[good], between[good])
-        return replace(learn(np.flatnonzero(good)), left_out=left_out)
+            between[test] = between_types(log_products(pairs, n_types))
+        ranges = ranges_of(distance[good], nearest[good], n_types)
+        learnt = learn(np.flatnonzero(good))
+        far = learnt.standing(distance[good], nearest[good])
+        return replace(learnt, left_out=told_by(far, between[good]))
 
     def _find_reach(self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split]) -> float:
         """Distance within which most cells that were left out lie from the nearest type."""

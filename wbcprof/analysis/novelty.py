@@ -27,7 +27,7 @@ from wbcprof.model.baseline import Baseline, Strangeness
 from wbcprof.model.machines import TypeMachines
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles
-from wbcprof.smear.measures import MEASURES
+from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT
 
 __all__ = ["NamedCells", "SetCheck", "StrangeCellsWarning", "check_set", "name_cells"]
 
@@ -37,10 +37,6 @@ RATE = Real(above=0, most=0.5)
 """What a rate of false alarms may be."""
 
 _FEWEST = 10  # cells of a set of which something can be said
-_TESTED = (
-    "NucleusSize", "BackgroundRed", "BackgroundGreen", "BackgroundBlue", "DensityRed",
-    "DensityGreen", "DensityBlue", "Focus",
-)  # fmt: skip
 _STRANGE = (0.01, 0.05, 0.2)  # shares of cells left out that are counted as strange
 _STRANGE_SET = 0.3  # of strange cells, above which the set is another world rather than new cells
 _MOST_SIGNATURES = 5
@@ -241,8 +237,9 @@ def check_set(model: Model, profiles: Profiles, *, false_alarms: float = 0.01) -
     strange = machines.strangeness(profiles.values, profiles.measures)
     p = np.where(np.isnan(strange.p), 0.0, strange.p)
     found = {
-        name: _same_distribution(ranks[:, MEASURES.index(name)], baseline.known[i])
-        for i, name in ((MEASURES.index(name), name) for name in _TESTED)
+        name: _same_distribution(ranks[:, column], baseline.known[column])
+        for column, name in enumerate(MEASURES)
+        if name in OF_INSTRUMENT
     }
     found["Strange"] = len(_STRANGE) * min(
         _as_many(int((p <= share).sum()), n, share, baseline.n_cells) for share in _STRANGE

@@ -74,13 +74,13 @@ def read_groups(how: str | os.PathLike[str], images: Any) -> dict[str, str]:
                 f"{name!r} is a column of the CSV file that lists the images, but they are given "
                 "as something else; name a CSV file with the columns image and group instead"
             )
-        known = _from_csv(images, (value,))
+        known = groups_from_csv(images, (value,))
     else:
         if not os.path.exists(how):
             raise FileNotFoundError(
                 f"No such file: {name!r}; groups come from a CSV file, folder:2 or column:NAME"
             )
-        known = _from_csv(how, GROUP_COLUMNS)
+        known = groups_from_csv(how, GROUP_COLUMNS)
     without = [image_id for image_id in ids if image_id not in known]
     if without:
         raise ValueError(
@@ -153,8 +153,8 @@ def _folders(level: str, ids: Sequence[str]) -> dict[str, str]:
     return {image_id: parts[int(level) - 1] for image_id, parts in folders.items()}
 
 
-def _from_csv(path: str | os.PathLike[str], columns: Sequence[str]) -> dict[str, str]:
-    """Group by id, where a row has both."""
+def groups_from_csv(path: str | os.PathLike[str], columns: Sequence[str]) -> dict[str, str]:
+    """Group by id, where a row of a CSV file has both; the first of these columns that is there."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as lines:
             rows = csv.reader(lines)

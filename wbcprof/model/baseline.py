@@ -170,7 +170,10 @@ class Baseline:
 
     def far(self, places: np.ndarray) -> np.ndarray:
         """u of cells; NaN where a measure is unknown."""
-        distance, nearest = self.distances(places)
+        return self.standing(*self.distances(places))
+
+    def standing(self, distance: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+        """u, of D and the nearest type."""
         middle, spread = self.ranges
         u: np.ndarray = (np.log(np.maximum(distance, 1e-12)) - middle[nearest]) / spread[nearest]
         return u
@@ -198,6 +201,17 @@ class Baseline:
 
 
 FIELDS = ("means", "whitening", "ranges", "units", "left_out", "quantiles", "known")
+
+
+def ranges_of(distance: np.ndarray, nearest: np.ndarray, n_types: int) -> np.ndarray:
+    """`Baseline.ranges` of cells left out; a type of few takes those of all."""
+    logarithm = np.log(np.maximum(distance, 1e-12))
+    ranges = []
+    for k in range(n_types):
+        own = logarithm[nearest == k]
+        middle, most = np.quantile(own if len(own) >= _FEWEST else logarithm, [0.5, 0.9])
+        ranges.append((middle, max(most - middle, 1e-6)))
+    return np.array(ranges).T
 
 
 def told_by(far: np.ndarray, between: np.ndarray) -> np.ndarray:

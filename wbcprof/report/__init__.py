@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from wbcprof._lazy import attach
 
 if TYPE_CHECKING:  # what `__getattr__` gives
+    from wbcprof.report.monitor import write_monitor as write_monitor
     from wbcprof.report.page import write_report as write_report
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "monitor": ["write_monitor"],
         "page": ["write_report"],
     },
 )

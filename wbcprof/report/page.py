@@ -210,18 +210,29 @@ def _render(
     )
 
 
-def _page(**values: Any) -> str:
-    """The template with style and script in it, and a hash that lets that script alone run."""
-    environment = Environment(
+def templates() -> Environment:
+    """Templates, in which text from data is escaped."""
+    return Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    style, script = (
-        (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
-    )
+
+
+def template_text(name: str) -> str:
+    """A style or script, as it stands."""
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _page(**values: Any) -> str:
+    """The template with style and script in it, and a hash that lets that script alone run."""
+    style, script = template_text("report.css"), template_text("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html").render(
-        style=Markup(style), script=Markup(script), script_hash=f"sha256-{digest}", **values
+    return (
+        templates()
+        .get_template("report.html")
+        .render(
+            style=Markup(style), script=Markup(script), script_hash=f"sha256-{digest}", **values
+        )
     )
 
 

@@ -23,6 +23,15 @@ median optical densities of the nucleus over it, natural logarithm; how blurred 
 was, px squared; shares of background, clipped and lit pixels, see `Leukocyte`; distance of the
 centre of the nucleus from the nearest edge, over its size; area of other nuclei over its own."""
 
+OF_INSTRUMENT = {
+    "NucleusSize": "size of nuclei, px", "BackgroundRed": "background red, grey levels",
+    "BackgroundGreen": "background green, grey levels",
+    "BackgroundBlue": "background blue, grey levels", "DensityRed": "density of nuclei, red",
+    "DensityGreen": "density of nuclei, green", "DensityBlue": "density of nuclei, blue",
+    "Focus": "blur, px squared",
+}  # fmt: skip
+"""Those that say how images were taken and stained, in words."""
+
 # Under which every image can be measured: that of PBC, of which nothing depends on it but rounding.
 _ANY_FORM = CanonicalForm(np.array([252.0, 231.0, 205.0]), np.array([1.4, 1.6, 0.6]))
 

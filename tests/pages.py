@@ -1,0 +1,47 @@
+"""What is in a page, and names that no page may run."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+HOSTILE = [
+    "<script>window.hacked=1</script>",
+    "</script><img src=x onerror='window.hacked=1'>",
+    '"\' onmouseover="window.hacked=1',
+    "$x^2$ & {{ 7*7 }} \u2028 </style><!--",
+]
+
+
+class Page(HTMLParser):
+    """Elements, attributes and texts of a page as a browser would tell them apart."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.texts, self._open = [], {}, []
+        self.html = Path(path).read_text(encoding="utf-8")
+        self.feed(self.html)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, text):
+        where = "text"
+        if self._open and self._open[-1] in ("script", "style"):
+            where = self._open[-1]
+        self.texts.setdefault(where, []).append(text)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts["text"]).split())
+
+    @property
+    def data(self):
+        return json.loads(self.texts["script"][0])
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
