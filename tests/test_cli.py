@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import wbcprof
@@ -514,3 +515,86 @@ def test_monitor_reads_profiles_with_slides_and_times(model_file, folder, tmp_pa
     assert rows[0]["slide"] == "s7" and rows[-1]["time"] == "2026-03-09"
     html = (tmp_path / "m.html").read_text()
     assert "<h1>Ours</h1>" in html and "Nothing can be said yet: 8 slides" in html
+
+
+# ---- strange cells and images ----
+
+
+@pytest.fixture(scope="module")
+def of_three_types(tmp_path_factory):
+    """A model of generated cells, a folder of new ones, and one of the same under a dim lamp."""
+    home = tmp_path_factory.mktemp("strange")
+    types = ["lymphocyte", "monocyte", "neutrophil"]
+    known = make_leukocytes(40, size=72, types=types)
+    model = wbcprof.fit(known.images, n_signatures=16, n_patches=1000, max_iter=1)
+    model.classifier = wbcprof.train(model, known.images, known.labels, augment=0)
+    model.save(home / "m")
+    new = make_leukocytes(5, size=72, types=types, random_state=3).images
+    for name, images in (("new", new), ("dim", (new * 0.4).astype(np.uint8))):
+        (home / name).mkdir()
+        for k, image in enumerate(images):
+            Image.fromarray(image).save(home / name / f"{k:02}.png")
+    Image.fromarray(new[0][:, ::-1]).save(home / "new" / "copy.png")
+    Image.fromarray(np.full((72, 72, 3), 240, np.uint8)).save(home / "new" / "empty.png")
+    return home
+
+
+def test_classify_says_what_is_strange_and_wrong(of_three_types, capsys):
+    assert main(["classify", str(of_three_types / "m"), str(of_three_types / "new")]) == 0
+    printed = capsys.readouterr()
+    rows = {row["image"]: row for row in csv.DictReader(printed.out.splitlines())}
+    assert len(rows) == 17
+    assert rows["empty.png"]["call"] == "unlike" and rows["empty.png"]["novelty_p"] == ""
+    assert rows["empty.png"]["flags"] == "no cell"
+    assert all(rows["empty.png"][name] == "" for name in rows["empty.png"] if "probab" in name)
+    assert rows["copy.png"]["flags"] == "duplicate" and rows["00.png"]["flags"] == ""
+    usual = [row for name, row in rows.items() if name != "empty.png"]
+    assert all(0 < float(row["novelty_p"]) <= 1 for row in usual)
+
+
+def test_classify_drops_flagged_images_and_lists_them(of_three_types, tmp_path, capsys):
+    out = tmp_path / "types.csv"
+    arguments = [str(of_three_types / "m"), str(of_three_types / "new"), "-o", str(out)]
+    assert main(["classify", *arguments, "--drop", "no cell, duplicate"]) == 0
+    assert "of 17 images dropped" in capsys.readouterr().err
+    with open(out, newline="") as kept, open(f"{out}.dropped.csv", newline="") as dropped:
+        names = {row["image"] for row in csv.DictReader(kept)}
+        gone = {row["image"]: row["flags"] for row in csv.DictReader(dropped)}
+    assert gone["empty.png"] == "no cell" and names.isdisjoint(gone)
+    assert len(names) + len(gone) == 17
+    assert "takes 'all' or some of" in complain(["classify", *arguments, "--drop", "ugly"], capsys)
+    assert "--drop needs --output" in complain(
+        ["classify", *arguments[:2], "--drop", "all"], capsys
+    )
+
+
+def test_a_strange_set_is_warned_of_and_strict_makes_it_an_error(of_three_types, tmp_path, capsys):
+    arguments = [str(of_three_types / "m"), str(of_three_types / "dim")]
+    assert main(["classify", *arguments]) == 0
+    said = capsys.readouterr().err
+    assert said.count("not from the world that the model knows") == 1
+    for command in (
+        ["classify", *arguments],
+        ["profile", *arguments, "-o", tmp_path / "t.csv"],
+        ["report", *arguments, "-o", tmp_path / "r.html"],
+    ):
+        error = complain([*command, "--strict"], capsys)
+        assert "not from the world that the model knows: background red -60%" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_suggest_lists_cells_to_label_for_adapt(of_three_types, tmp_path, capsys):
+    out = tmp_path / "look.csv"
+    model, dim = str(of_three_types / "m"), str(of_three_types / "dim")
+    assert main(["suggest", model, dim, "-n", "4", "-o", str(out)]) == 0
+    assert "4 cells to look at first" in capsys.readouterr().err
+    with open(out, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 4 and set(rows[0]) == {"image", "call", "novelty_p", "label"}
+    labels = out.read_text().splitlines()
+    labels = [labels[0], *(line + "monocyte" for line in labels[1:])]
+    out.write_text("\n".join(labels))
+    adapt = ["adapt", model, dim, "--labels", str(out), "-o", str(tmp_path / "there")]
+    assert main(adapt) == 0
+    assert "4 of them labelled" in capsys.readouterr().err
+    assert "n must be" in complain(["suggest", model, dim, "-n", "0"], capsys)

@@ -115,10 +115,10 @@ def test_profiles_of_another_model_are_refused(model, profiles, known):
         check_set(model, older)
 
 
-def test_a_model_without_baseline_says_so(model, profiles, known):
+def test_a_model_without_memory_says_so(model, profiles, known):
     bare = wbcprof.TypeClassifier().fit(model.profile(known.images), known.labels)
     old = replace(model, classifier=bare)
-    with pytest.warns(StrangeCellsWarning, match="the model has no baseline.*wbcprof adapt"):
+    with pytest.warns(StrangeCellsWarning, match="the model has no memory.*wbcprof adapt"):
         cells = name_cells(old, profiles)
     assert np.isnan(cells.novelty_p).all() and np.isfinite(cells.probabilities).all()
     found = check_set(old, profiles)
@@ -294,7 +294,7 @@ def test_all_cells_at_most(model, profiles):
         suggest(model, profiles, 0)
 
 
-def test_without_a_baseline_unsure_cells_come_first(model, profiles, known):
+def test_without_a_memory_unsure_cells_come_first(model, profiles, known):
     bare = wbcprof.TypeClassifier().fit(model.profile(known.images), known.labels)
     with pytest.warns(StrangeCellsWarning):
         first = suggest(replace(model, classifier=bare), profiles, 10)

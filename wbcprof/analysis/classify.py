@@ -27,17 +27,6 @@ from wbcprof.analysis.folds import Split, groups_per_type, stratified_folds
 from wbcprof.checks import Integer, check, one_known_label_each
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import ImageSource, ImageWarning, open_images
-from wbcprof.model.baseline import (
-    N_DIRECTIONS,
-    Baseline,
-    between_types,
-    join,
-    measure_units,
-    quantiles_of,
-    ranges_of,
-    told_by,
-    types_at,
-)
 from wbcprof.model.discriminant import Gaussians
 from wbcprof.model.machines import (
     RULES,
@@ -45,6 +34,17 @@ from wbcprof.model.machines import (
     check_profiles,
     kernel_columns,
     log_products,
+)
+from wbcprof.model.memory import (
+    N_DIRECTIONS,
+    Memory,
+    between_types,
+    join,
+    measure_units,
+    quantiles_of,
+    ranges_of,
+    told_by,
+    types_at,
 )
 from wbcprof.model.model import Model
 from wbcprof.model.settings import Coding
@@ -62,7 +62,7 @@ _REACH = 0.9  # of the cells left out, that are within reach
 _LEAST_SCALE = 0.1  # of the median scale
 
 MAX_FOLDS = 5
-_BASELINE_FOLDS = 20
+_MEMORY_FOLDS = 20
 
 
 class FewImagesWarning(UserWarning):
@@ -236,17 +236,17 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         else:
             self._learn_gaussians(scaled, codes, folds)
         self.far_, self.reach_, self.foreign_ = None, np.inf, False
-        self.baseline_ = self.learnt_baseline_ = None
+        self.memory_ = self.learnt_memory_ = None
         if measures is not None and folds and not machines:
-            self.baseline_ = self._learn_baseline(scaled, codes, groups, measures)
+            self.memory_ = self._learn_memory(scaled, codes, groups, measures)
         if copies and folds and not machines:
             self.far_ = TypeClassifier(self.C, self.random_state).fit(*everything)
             self.reach_ = self._find_reach(scaled, codes, folds)
         return self
 
-    def _learn_baseline(
+    def _learn_memory(
         self, scaled: np.ndarray, codes: np.ndarray, groups: Any, measures: np.ndarray
-    ) -> Baseline | None:
+    ) -> Memory | None:
         """p-values are told by cells that were left out of types and of decisions, as a new one;
         few at a time, lest what they were left out of be much poorer than what names the new."""
         units = measure_units(measures)
@@ -262,13 +262,13 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         quantiles, known = quantiles_of(measures, codes, n_types)
         ranges = np.stack([np.zeros(n_types), np.ones(n_types)])
 
-        def learn(rows: np.ndarray) -> Baseline:
+        def learn(rows: np.ndarray) -> Memory:
             means, whitening = types_at(places[rows], codes[rows], n_directions)
-            return Baseline(means, whitening, ranges, units, np.zeros((3, 1)), quantiles, known)
+            return Memory(means, whitening, ranges, units, np.zeros((3, 1)), quantiles, known)
 
         distance, between = np.zeros(len(places)), np.zeros(len(places))
         nearest = codes.copy()
-        for train, test in stratified_folds(codes, groups, _BASELINE_FOLDS, self.random_state):
+        for train, test in stratified_folds(codes, groups, _MEMORY_FOLDS, self.random_state):
             train = train[good[train]]
             if len(np.unique(codes[train])) < n_types:
                 return None

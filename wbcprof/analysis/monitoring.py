@@ -173,7 +173,7 @@ def _results(model: Model, profiles: Profiles) -> dict[str, float]:
     types = model.classifier.classes_.tolist()
     called = np.bincount(probabilities.argmax(axis=1), minlength=len(types)) / len(probabilities)
     shares = {f"{SHARE}{type_}": float(share) for type_, share in zip(types, called, strict=True)}
-    if model.classifier.baseline_ is not None and profiles.measures is not None:
+    if model.classifier.memory_ is not None and profiles.measures is not None:
         strange = model.classifier.strangeness(profiles.values, profiles.measures)
         shares[STRANGE] = float((~(strange.p > _STRANGE_RATE)).mean())
     return {**shares, SURENESS: float(probabilities.max(axis=1).mean())}

@@ -2,7 +2,7 @@
 
 `name_cells` names cells and says which are like none that the model was learnt from, or between
 two types. `check_set` holds a set of cells, such as a slide, against those cells. The p-values of
-single cells are those of `wbcprof.model.baseline`. Of a set, every measure is held against that of
+single cells are those of `wbcprof.model.memory`. Of a set, every measure is held against that of
 images of the types that the cells are called, so that a slide of one type is as good as any::
 
     measures   Kolmogorov-Smirnov, two samples (Massey, 1951; small samples as by Stephens, 1970)
@@ -23,8 +23,8 @@ from scipy.special import kolmogorov
 from scipy.stats import betabinom
 
 from wbcprof.checks import Real
-from wbcprof.model.baseline import Baseline, Strangeness
 from wbcprof.model.machines import TypeMachines
+from wbcprof.model.memory import Memory, Strangeness
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles
 from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT
@@ -165,18 +165,18 @@ def name_cells(
     calls[probabilities.max(axis=1) < reject_below] = UNSURE
     n = len(profiles)
     p, score = np.full(n, np.nan), np.full(n, np.nan)
-    if machines.baseline_ is None or profiles.measures is None:
-        warnings.warn(why_unknown(machines.baseline_, profiles), StrangeCellsWarning, stacklevel=2)
+    if machines.memory_ is None or profiles.measures is None:
+        warnings.warn(why_unknown(machines.memory_, profiles), StrangeCellsWarning, stacklevel=2)
     else:
         strange = machines.strangeness(profiles.values, profiles.measures)
         p, score = strange.p, strange.score
         how = what_is_strange(strange, false_alarms)
         calls[how != ""] = how[how != ""]
         probabilities[how == UNLIKE] = np.nan
-        if 1 / (machines.baseline_.n_cells + 1) > false_alarms:
+        if 1 / (machines.memory_.n_cells + 1) > false_alarms:
             warnings.warn(
                 f"no cell can be called strange at a false-alarm rate of {false_alarms:g}: the "
-                f"model tells by {machines.baseline_.n_cells} cells; give more, or a larger rate",
+                f"model tells by {machines.memory_.n_cells} cells; give more, or a larger rate",
                 StrangeCellsWarning,
                 stacklevel=2,
             )
@@ -224,25 +224,25 @@ def check_set(model: Model, profiles: Profiles, *, false_alarms: float = 0.01) -
     """
     RATE.check("false_alarms", false_alarms)
     machines = _machines(model, profiles)
-    baseline, n = machines.baseline_, len(profiles)
-    if baseline is None or profiles.measures is None:
-        return _untold(n, why_unknown(baseline, profiles))
+    memory, n = machines.memory_, len(profiles)
+    if memory is None or profiles.measures is None:
+        return _untold(n, why_unknown(memory, profiles))
     if n < _FEWEST:
         return _untold(
             n, f"whether {n} cells come from the world that the model knows cannot be told; "
             f"give {_FEWEST} or more"
         )  # fmt: skip
     codes = np.searchsorted(machines.classes_, machines.predict(profiles.values))
-    ranks = baseline.ranks(profiles.measures, codes)
+    ranks = memory.ranks(profiles.measures, codes)
     strange = machines.strangeness(profiles.values, profiles.measures)
     p = np.where(np.isnan(strange.p), 0.0, strange.p)
     found = {
-        name: _same_distribution(ranks[:, column], baseline.known[column])
+        name: _same_distribution(ranks[:, column], memory.known[column])
         for column, name in enumerate(MEASURES)
         if name in OF_INSTRUMENT
     }
     found["Strange"] = len(_STRANGE) * min(
-        _as_many(int((p <= share).sum()), n, share, baseline.n_cells) for share in _STRANGE
+        _as_many(int((p <= share).sum()), n, share, memory.n_cells) for share in _STRANGE
     )
     findings = {
         name: min(1.0, len(found) * value) for name, value in sorted(found.items(), key=_second)
@@ -253,7 +253,7 @@ def check_set(model: Model, profiles: Profiles, *, false_alarms: float = 0.01) -
     sentence = (
         "these cells are as those that the model knows"
         if familiar
-        else _sentence(baseline, profiles.measures, codes, findings, false_alarms, n_unlike)
+        else _sentence(memory, profiles.measures, codes, findings, false_alarms, n_unlike)
     )
     signatures = [] if familiar else _signatures(machines, profiles, codes)
     return SetCheck(True, familiar, least, n, n_unlike, findings, signatures, sentence)
@@ -267,11 +267,11 @@ def what_is_strange(strange: Strangeness, false_alarms: float) -> np.ndarray:
     return how
 
 
-def why_unknown(baseline: Baseline | None, profiles: Profiles) -> str:
+def why_unknown(memory: Memory | None, profiles: Profiles) -> str:
     """Why nothing can be said of what is strange."""
-    if baseline is None:
+    if memory is None:
         return (
-            "which cells are strange cannot be known: the model has no baseline, since it is "
+            "which cells are strange cannot be known: the model has no memory, since it is "
             "older, or was learnt from or adapted to too few cells; learn it again, or adapt it to "
             "20 cells or more (wbcprof adapt)"
         )
@@ -330,7 +330,7 @@ def _as_many(count: int, n: int, share: float, n_left_out: int) -> float:
 
 
 def _sentence(
-    baseline: Baseline,
+    memory: Memory,
     measures: np.ndarray,
     codes: np.ndarray,
     findings: dict[str, float],
@@ -338,7 +338,7 @@ def _sentence(
     n_unlike: int,
 ) -> str:
     n, flagged = len(codes), {name for name, p in findings.items() if p <= rate}
-    expected = np.nanmedian(baseline.quantiles[codes, baseline.quantiles.shape[1] // 2], axis=0)
+    expected = np.nanmedian(memory.quantiles[codes, memory.quantiles.shape[1] // 2], axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = dict(zip(MEASURES, np.nanmedian(measures, axis=0) / expected, strict=True))
     parts, causes = [], set()

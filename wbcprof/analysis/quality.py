@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from wbcprof.images.copies import find_copies
-from wbcprof.model.baseline import Baseline
+from wbcprof.model.memory import Memory
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles
 from wbcprof.smear.measures import MEASURES
@@ -35,7 +35,7 @@ def flag_images(model: Model, profiles: Profiles, images: Any = None) -> list[li
     Parameters
     ----------
     model : Model
-        Whose baseline is the reference. Without one, only "no cell", "cut cell", "several cells"
+        Whose memory is the reference. Without one, only "no cell", "cut cell", "several cells"
         and "duplicate" are found.
     profiles : Profiles
         Of the images.
@@ -75,8 +75,8 @@ def flag_images(model: Model, profiles: Profiles, images: Any = None) -> list[li
         "several cells": m["Others"] > _OTHERS,
     }
     classifier = model.classifier
-    if classifier is not None and classifier.baseline_ is not None:
-        wrong |= _against(classifier.baseline_, m)
+    if classifier is not None and classifier.memory_ is not None:
+        wrong |= _against(classifier.memory_, m)
     if images is not None:
         later = {image_id for alike in find_copies(images) for image_id in alike[1:]}
         wrong["duplicate"] = np.array([image_id in later for image_id in profiles.ids])
@@ -84,14 +84,14 @@ def flag_images(model: Model, profiles: Profiles, images: Any = None) -> list[li
     return [[flag for flag in present if wrong[flag][i]] for i in range(len(profiles))]
 
 
-def _against(baseline: Baseline, m: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    reference = dict(zip(MEASURES, np.moveaxis(baseline.quantiles, 2, 0), strict=True))
+def _against(memory: Memory, m: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    reference = dict(zip(MEASURES, np.moveaxis(memory.quantiles, 2, 0), strict=True))
 
     def most(name: str) -> float:
         return float(np.nanmax(reference[name][:, -2]))
 
     def middle(name: str) -> float:
-        return float(np.nanmedian(reference[name][:, baseline.quantiles.shape[1] // 2]))
+        return float(np.nanmedian(reference[name][:, memory.quantiles.shape[1] // 2]))
 
     channels = [f"Background{c}" for c in ("Red", "Green", "Blue")]
     light = np.mean([m[name] for name in channels], axis=0)

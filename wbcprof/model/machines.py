@@ -19,14 +19,14 @@ import numpy as np
 
 from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, shown
 from wbcprof.model.arrays import check_arrays, prefixed, under
-from wbcprof.model.baseline import FIELDS, Baseline, Strangeness, between_types
 from wbcprof.model.discriminant import Gaussians
+from wbcprof.model.memory import FIELDS, Memory, Strangeness, between_types
 
 RULES = {"C": NamedOr("auto", Real(above=0)), "kernel": Choice(("discriminant", "rbf", "linear"))}
 """What the parameters of a classifier may be."""
 
 _FAR = "far."
-_BASELINE, _LEARNT_BASELINE = "baseline.", "learnt_baseline."
+_MEMORY, _LEARNT_MEMORY = "memory.", "learnt_memory."
 _GAUSSIANS = ("basis", "means", "covariance")
 _ARRAYS = ("mean", "scale", "support_vectors", "coef", "intercept")
 _VALUES = ("classes", "kernel", "C", "random_state", "C_used", "gamma", "slope", "calibrated")
@@ -54,8 +54,8 @@ class TypeMachines:
     far_: TypeMachines | None
     reach_: float
     foreign_: bool
-    baseline_: Baseline | None
-    learnt_baseline_: Baseline | None  # of machines that were adapted
+    memory_: Memory | None
+    learnt_memory_: Memory | None  # of machines that were adapted
 
     def __init__(
         self, C: float | str = "auto", random_state: int = 0, *, kernel: str = "discriminant"
@@ -96,11 +96,11 @@ class TypeMachines:
         Raises
         ------
         ValueError
-            The machines have no baseline, or the profiles no measures: it cannot be known.
+            The machines have no memory, or the profiles no measures: it cannot be known.
         """
-        if self.baseline_ is None or self.gaussians_ is None:
+        if self.memory_ is None or self.gaussians_ is None:
             raise ValueError(
-                "whether a cell is strange cannot be known: the model has no baseline, since it is "
+                "whether a cell is strange cannot be known: the model has no memory, since it is "
                 "older, or was learnt from or adapted to too few cells, or without measures; "
                 "learn its classifier again with wbcprof.train, or adapt it to 20 cells or more"
             )
@@ -117,13 +117,13 @@ class TypeMachines:
             )
         far = self.far_ if self.foreign_ else None
         logits = self._near_logits(scaled) if far is None else far._logits(X)
-        places = self.baseline_.places(self._directions(scaled), measures)
-        return self.baseline_.strangeness(places, between_types(logits))
+        places = self.memory_.places(self._directions(scaled), measures)
+        return self.memory_.strangeness(places, between_types(logits))
 
     def _directions(self, scaled: np.ndarray) -> np.ndarray:
-        """Leading directions of standardised profiles, which baselines read."""
-        assert self.gaussians_ is not None and self.baseline_ is not None
-        basis = self.gaussians_.basis[: self.baseline_.n_directions]
+        """Leading directions of standardised profiles, which memorys read."""
+        assert self.gaussians_ is not None and self.memory_ is not None
+        basis = self.gaussians_.basis[: self.memory_.n_directions]
         result: np.ndarray = scaled @ basis.T.astype(np.float64)
         return result
 
@@ -167,14 +167,14 @@ class TypeMachines:
             there = copy(self)
             there.far_ = other
             there.foreign_ = bool(self._is_beyond(self.standardise(X)).mean() > 0.5)
-        if self.baseline_ is not None:
-            there.learnt_baseline_ = self.learnt_baseline_ or self.baseline_
-            there.baseline_ = there._new_baseline(X, measures)
+        if self.memory_ is not None:
+            there.learnt_memory_ = self.learnt_memory_ or self.memory_
+            there.memory_ = there._new_memory(X, measures)
         return there, apart
 
-    def _new_baseline(self, X: Any, measures: np.ndarray | None) -> Baseline | None:
+    def _new_memory(self, X: Any, measures: np.ndarray | None) -> Memory | None:
         """Of the laboratory of profiles X, for these machines, which were adapted to it."""
-        learnt = self.learnt_baseline_
+        learnt = self.learnt_memory_
         if measures is None or learnt is None or self.gaussians_ is None:
             return None
         scaled = self.standardise(X)
@@ -187,8 +187,8 @@ class TypeMachines:
     def unadapted(self) -> Self:
         """These machines as they were learnt."""
         other = copy(self)
-        if other.learnt_baseline_ is not None:
-            other.baseline_, other.learnt_baseline_ = other.learnt_baseline_, None
+        if other.learnt_memory_ is not None:
+            other.memory_, other.learnt_memory_ = other.learnt_memory_, None
         if other.far_ is not None:
             other.far_, other.foreign_ = other.far_.unadapted(), False
         elif other.gaussians_ is not None:
@@ -277,9 +277,9 @@ class TypeMachines:
             own, values = self.far_.to_arrays()
             arrays |= prefixed(_FAR, own)
             far = {"machines": values, "reach": self.reach_, "foreign": self.foreign_}
-        for prefix, baseline in self._baselines().items():
-            if baseline is not None:
-                arrays |= prefixed(prefix, {name: getattr(baseline, name) for name in FIELDS})
+        for prefix, memory in self._memorys().items():
+            if memory is not None:
+                arrays |= prefixed(prefix, {name: getattr(memory, name) for name in FIELDS})
         return arrays, {
             "classes": self.classes_.tolist(),
             "kernel": self.kernel,
@@ -292,8 +292,8 @@ class TypeMachines:
             "far": far,
         }
 
-    def _baselines(self) -> dict[str, Baseline | None]:
-        return {_BASELINE: self.baseline_, _LEARNT_BASELINE: self.learnt_baseline_}
+    def _memorys(self) -> dict[str, Memory | None]:
+        return {_MEMORY: self.memory_, _LEARNT_MEMORY: self.learnt_memory_}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Self:
@@ -349,9 +349,9 @@ class TypeMachines:
         machines.gaussians_ = None
         if kernel == "discriminant":
             machines.gaussians_ = Gaussians.from_arrays(arrays, len(classes), n_features)
-        machines.baseline_, machines.learnt_baseline_ = (
-            Baseline.from_arrays(found, len(classes)) if found else None
-            for found in (under(prefix, arrays) for prefix in (_BASELINE, _LEARNT_BASELINE))
+        machines.memory_, machines.learnt_memory_ = (
+            Memory.from_arrays(found, len(classes)) if found else None
+            for found in (under(prefix, arrays) for prefix in (_MEMORY, _LEARNT_MEMORY))
         )
         machines.far_, machines.reach_, machines.foreign_ = None, np.inf, False
         if (far := document.get("far")) is not None:

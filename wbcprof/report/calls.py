@@ -224,7 +224,7 @@ def _fill(found: Calls, classifier: TypeMachines, cells: Cells, rows: np.ndarray
         called, rival, contribution = explain_calls(classifier, values)
         found.called[part], found.rival[part] = called, rival
         found.probability[part] = classifier.predict_proba(values)
-        if classifier.baseline_ is not None and cells.profiles.measures is not None:
+        if classifier.memory_ is not None and cells.profiles.measures is not None:
             strange = classifier.strangeness(values, cells.profiles.measures[part])
             found.strange[part] = what_is_strange(strange, _FALSE_ALARMS)
         spread = (values - classifier.mean_) / classifier.scale_

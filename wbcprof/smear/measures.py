@@ -2,7 +2,7 @@
 one whole leukocyte is there.
 
 A fraction of a millisecond each, from the leukocyte that canonical cells need anyway. NaN is what
-an image does not show. `wbcprof.analysis.baseline` holds a set of them against another.
+an image does not show. `wbcprof.analysis.memory` holds a set of them against another.
 """
 
 from __future__ import annotations

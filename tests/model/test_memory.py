@@ -7,9 +7,9 @@ import pytest
 
 import wbcprof
 from wbcprof.analysis.classify import TypeClassifier
-from wbcprof.model import baseline as module
-from wbcprof.model.baseline import Baseline, between_types, p_values, quantiles_of
+from wbcprof.model import memory as module
 from wbcprof.model.machines import TypeMachines
+from wbcprof.model.memory import Memory, between_types, p_values, quantiles_of
 from wbcprof.smear import MEASURES
 
 SIZE, FOCUS = MEASURES.index("NucleusSize"), MEASURES.index("Focus")
@@ -97,17 +97,17 @@ def test_in_another_laboratory_p_values_are_told_by_its_cells(machines):
     aside = X[200:210] + 9 * np.random.default_rng(98).normal(size=30)
     assert (there.strangeness(aside, measures[200:210]).p <= 0.02).all()
     back = there.unadapted()
-    assert back.baseline_ is machines.baseline_ and back.learnt_baseline_ is None
+    assert back.memory_ is machines.memory_ and back.learnt_memory_ is None
     again, _ = there.adapted(X[:200], None, measures[:200])
-    np.testing.assert_array_equal(again.baseline_.left_out, there.baseline_.left_out)
+    np.testing.assert_array_equal(again.memory_.left_out, there.memory_.left_out)
 
 
 @pytest.mark.parametrize("n", [1, 19])
 def test_too_few_cells_of_another_laboratory(machines, n):
     X, _, measures = world(n, 8, shift=4.0)
     there, _ = machines.adapted(X, None, measures)
-    assert there.baseline_ is None
-    with pytest.raises(ValueError, match="cannot be known: the model has no baseline"):
+    assert there.memory_ is None
+    with pytest.raises(ValueError, match="cannot be known: the model has no memory"):
         there.strangeness(X, measures)
 
 
@@ -117,15 +117,15 @@ def test_without_measures_it_cannot_be_known(machines):
         machines.strangeness(X, None)
     with pytest.raises(ValueError, match=r"Length of measures \(2\)"):
         machines.strangeness(X, np.ones((2, len(MEASURES)), np.float32))
-    assert TypeClassifier().fit(X, y).baseline_ is None
+    assert TypeClassifier().fit(X, y).memory_ is None
     rbf = TypeClassifier(kernel="rbf").fit(X, y, measures=world(60, 9)[2])
-    assert rbf.baseline_ is None
+    assert rbf.memory_ is None
 
 
 def test_a_measure_that_no_image_shows(machines):
     X, y, measures = world(60, 10)
     measures[:, FOCUS] = np.nan
-    assert TypeClassifier().fit(X, y, measures=measures).baseline_ is None
+    assert TypeClassifier().fit(X, y, measures=measures).memory_ is None
 
 
 def test_ranks_are_uniform_within_every_type_whatever_the_mix():
@@ -134,12 +134,12 @@ def test_ranks_are_uniform_within_every_type_whatever_the_mix():
     known = np.round(known, 1).astype(np.float32)  # many are the same
     quantiles, n = quantiles_of(known, np.arange(3000) % 3, 3)
     empty = np.zeros((3, 2))
-    baseline = Baseline(empty, empty, empty, empty, empty, quantiles, n)
+    memory = Memory(empty, empty, empty, empty, empty, quantiles, n)
     new = np.round(rng.normal(size=(500, len(MEASURES))) + 2, 1).astype(np.float32)
-    ranks = baseline.ranks(new, np.full(500, 2))
+    ranks = memory.ranks(new, np.full(500, 2))
     assert np.abs(np.sort(ranks, axis=0) - np.linspace(0, 1, 500)[:, None]).max() < 0.1
     new[3, 5] = np.nan
-    assert np.isnan(baseline.ranks(new, np.full(500, 2))).sum() == 1
+    assert np.isnan(memory.ranks(new, np.full(500, 2))).sum() == 1
 
 
 def test_types_of_few_cells_take_the_measures_of_all():
@@ -162,24 +162,24 @@ def test_stored_and_read_again(machines):
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)
     after = TypeMachines.from_arrays(*there.to_arrays()).unadapted()
-    np.testing.assert_array_equal(after.baseline_.left_out, machines.baseline_.left_out)
+    np.testing.assert_array_equal(after.memory_.left_out, machines.memory_.left_out)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("means", np.zeros((2, 25)), "means must be"),
-        ("ranges", np.zeros((2, 3)), "spreads of the baseline"),
+        ("ranges", np.zeros((2, 3)), "spreads of the memory"),
         ("left_out", np.full((3, 5), np.nan), "NaN"),
         ("quantiles", np.zeros((3, 5, 2), np.float32), "quantiles"),
         ("known", None, "known must be"),
     ],
 )
-def test_a_damaged_baseline_is_refused(machines, name, value, message):
+def test_a_damaged_memory_is_refused(machines, name, value, message):
     arrays, document = machines.to_arrays()
-    arrays = {**arrays, f"baseline.{name}": value}
+    arrays = {**arrays, f"memory.{name}": value}
     if value is None:
-        del arrays[f"baseline.{name}"]
+        del arrays[f"memory.{name}"]
     with pytest.raises(ValueError, match=message):
         TypeMachines.from_arrays(arrays, document)
 
@@ -191,7 +191,7 @@ def test_many_cells_left_out_are_thinned(monkeypatch):
     every = TypeClassifier().fit(X, y, measures=measures).strangeness(*new).p
     monkeypatch.setattr(module, "_MOST_KEPT", 50)
     learnt = TypeClassifier().fit(X, y, measures=measures)
-    assert learnt.baseline_.n_cells == 50
+    assert learnt.memory_.n_cells == 50
     few = learnt.strangeness(*new).p
     assert np.corrcoef(few, every)[0, 1] > 0.99
     assert abs((few <= 0.1).mean() - (every <= 0.1).mean()) < 0.04

@@ -30,7 +30,7 @@ OF_CELLS = ("NucleusSize", "DensityRed", "DensityGreen", "DensityBlue", "Focus")
 """Measures that say something of a cell, beside its profile."""
 
 N_QUANTILES = 101
-"""Of every measure of every type, evenly spaced, that a baseline keeps."""
+"""Of every measure of every type, evenly spaced, that a memory keeps."""
 
 _SHRINKAGE = 0.05  # of covariances towards the mean variance of directions, and of each measure
 _MARGIN = 0.5  # weight of being between two types, beside being far from all
@@ -62,7 +62,7 @@ class Strangeness(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Baseline:
+class Memory:
     """See the module.
 
     Attributes
@@ -92,7 +92,7 @@ class Baseline:
     known: np.ndarray
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray], n_types: int) -> Baseline:
+    def from_arrays(cls, arrays: dict[str, np.ndarray], n_types: int) -> Memory:
         """That whose fields are given; ValueError where they do not fit."""
         n_places = N_DIRECTIONS + len(OF_CELLS)
         if "means" in arrays and arrays["means"].ndim == 2:
@@ -115,9 +115,9 @@ class Baseline:
         if quantiles is None or quantiles.shape != shape or quantiles.dtype != np.float32:
             raise ValueError("quantiles of the measures are missing or of another shape")
         if not (arrays["ranges"][1] > 0).all() or not (arrays["units"][1] > 0).all():
-            raise ValueError("spreads of the baseline are not positive")
+            raise ValueError("spreads of the memory are not positive")
         if n_cells < 1 or n_places <= len(OF_CELLS):
-            raise ValueError("the baseline is of no cells")
+            raise ValueError("the memory is of no cells")
         return cls(**{name: arrays[name] for name in FIELDS})
 
     @property
@@ -180,7 +180,7 @@ class Baseline:
 
     def adapted(
         self, directions: np.ndarray, measures: np.ndarray, share: np.ndarray, between: np.ndarray
-    ) -> Baseline | None:
+    ) -> Memory | None:
         """Of another laboratory, from cells whose types have the probabilities `share` (n,
         n_types): what is common to all its cells moves the types, and p-values are told by its
         cells. None where there are too few, or none was measured."""
@@ -204,7 +204,7 @@ FIELDS = ("means", "whitening", "ranges", "units", "left_out", "quantiles", "kno
 
 
 def ranges_of(distance: np.ndarray, nearest: np.ndarray, n_types: int) -> np.ndarray:
-    """`Baseline.ranges` of cells left out; a type of few takes those of all."""
+    """`Memory.ranges` of cells left out; a type of few takes those of all."""
     logarithm = np.log(np.maximum(distance, 1e-12))
     ranges = []
     for k in range(n_types):
@@ -215,7 +215,7 @@ def ranges_of(distance: np.ndarray, nearest: np.ndarray, n_types: int) -> np.nda
 
 
 def told_by(far: np.ndarray, between: np.ndarray) -> np.ndarray:
-    """`Baseline.left_out` of cells left out, given their u and v."""
+    """`Memory.left_out` of cells left out, given their u and v."""
     kept = np.linspace(0, len(far) - 1, min(len(far), _MOST_KEPT)).round().astype(int)
     kept_far, kept_between = np.sort(far)[kept], np.sort(between)[kept]
     p_far, p_between = p_values(kept_far, far), p_values(kept_between, between)
@@ -247,7 +247,7 @@ def of_cells(measures: np.ndarray) -> np.ndarray:
 
 
 def measure_units(measures: np.ndarray) -> np.ndarray | None:
-    """`Baseline.units`; None where a measure is not known of any cell."""
+    """`Memory.units`; None where a measure is not known of any cell."""
     chosen = of_cells(measures)
     if np.isnan(chosen).all(axis=0).any():
         return None
@@ -265,7 +265,7 @@ def join(directions: np.ndarray, measures: np.ndarray, units: np.ndarray) -> np.
 def quantiles_of(
     measures: np.ndarray, codes: np.ndarray, n_types: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`Baseline.quantiles` and `Baseline.known` of measures (n, len(MEASURES)) of types."""
+    """`Memory.quantiles` and `Memory.known` of measures (n, len(MEASURES)) of types."""
     at = np.linspace(0, 1, N_QUANTILES)
     quantiles = np.full((n_types, N_QUANTILES, measures.shape[1]), np.nan, np.float32)
     for column, values in enumerate(measures.T):
