@@ -74,6 +74,12 @@ def measure(options):
     return wbcprof.load(path.with_suffix(".wbcprof")), found
 
 
+def told(strangeness):
+    """p and score of cells; images in which no cell is found are none of the types."""
+    empty = np.isnan(strangeness.p)
+    return np.where(empty, 0, strangeness.p), np.where(empty, 1e9, strangeness.score)
+
+
 def auroc(home, strange):
     truth = np.repeat([0, 1], [len(home), len(strange)])
     return float(roc_auc_score(truth, np.concatenate([home, strange])))
@@ -114,20 +120,20 @@ def main() -> None:
         print(lines[-1], flush=True)
 
     truth = found["home.labels"]
-    home = machines.strangeness(*take("home"))
+    home_p, home_score = told(machines.strangeness(*take("home")))
     for kind in ("erythroblast", "platelet", "tecom", "chula"):
-        strange = machines.strangeness(*take(kind))
-        caught = interval((strange.p <= 0.01).sum(), len(strange.p))
-        say(f"{kind} against home: AUROC", f"{auroc(home.score, strange.score):.4f}")
+        p, score = told(machines.strangeness(*take(kind)))
+        caught = interval((p <= 0.01).sum(), len(p))
+        say(f"{kind} against home: AUROC", f"{auroc(home_score, score):.4f}")
         say(f"{kind}: called strange at .01", caught)
     without = learn(found["train.labels"] != LEFT_OUT)
-    score = without.strangeness(*take("home")).score
+    _, score = told(without.strangeness(*take("home")))
     out = truth == LEFT_OUT
     say(f"{LEFT_OUT} left out of learning: AUROC", f"{auroc(score[~out], score[out]):.4f}")
     for rate in RATES:
-        say(f"false alarms at {rate}", interval((home.p <= rate).sum(), len(truth)))
+        say(f"false alarms at {rate}", interval((home_p <= rate).sum(), len(truth)))
         for name in machines.classes_:
-            own = home.p[truth == name] <= rate
+            own = home_p[truth == name] <= rate
             say(f"false alarms at {rate}, {name}", interval(own.sum(), len(own)))
     values, measures = take("home")
     started = perf_counter()
