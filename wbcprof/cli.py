@@ -839,6 +839,10 @@ def _info(options: argparse.Namespace) -> None:
         else ", ".join(map(repr, model.classifier.classes_.tolist()))
     )
     print(f"classifier: {types}")
+    if model.classifier is not None:
+        memory = model.classifier.memory_
+        told = "cannot tell" if memory is None else f"told by {memory.n_cells:,} cells"
+        print(f"which cells are strange: {told}")
     print(json.dumps({"parameters": model.parameters, "provenance": model.provenance}, indent=2))
 
 

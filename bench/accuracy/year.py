@@ -14,8 +14,8 @@ imaged, measures and probabilities of each cell are interpolated.
 
 Simulated: which cells a slide shows (100, by a patient's differential about 59 % neutrophils, 30 %
 lymphocytes, 7 % monocytes, 3 % eosinophils, 1 % basophils; Dirichlet, concentration 40), and how
-slides differ besides: light by 1.5 % and each colour by 0.5 %, densities by 5 %, sharpness by 8 %
-(standard deviations). PBC is one laboratory and one instrument: what slides of others differ by
+slides differ besides: light by 1.5 % and each colour by 0.5 %, densities by 5 %, blur by 8 %, size
+by 1 % (standard deviations). PBC is one laboratory and one instrument: what slides of others differ by
 decides how soon a change is seen, and is not known here.
 """
 
@@ -33,9 +33,9 @@ from travel import DATA, learn_from, read
 import wbcprof
 from wbcprof.analysis import Monitor, SlideSummary
 from wbcprof.analysis.charts import REJECTIONS
-from wbcprof.analysis.monitoring import ALARMS, model_identity
+from wbcprof.analysis.monitoring import ALARMS, STRANGE, model_identity
 from wbcprof.report import write_monitor
-from wbcprof.smear.acquisition import measure
+from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT
 
 TYPES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 SHARES, CONCENTRATION = (0.01, 0.03, 0.30, 0.07, 0.59), 40
@@ -43,12 +43,8 @@ PER_TYPE, N_SLIDES, N_CELLS, N_DAYS = 50, 300, 100, 365
 FADED = np.linspace(0, 0.15, 7)  # of the light, lost
 STAIN = np.array([1.12, 1.06, 0.97])  # of the densities of red, green, blue
 LAMP_FROM, STAIN_FROM = 100, 200  # slides
-COLOURS = ("red", "green", "blue")
-MEASURES = (
-    *(f"background_{c}" for c in COLOURS), *(f"nucleus_density_{c}" for c in COLOURS),
-    "red_cell_density", "sharpness",
-)  # fmt: skip
-SPREADS = {"background": 0.005, "nucleus": 0.02, "red": 0.02, "sharpness": 0.08}  # log, one measure
+SPREADS = {"Nu": 0.01, "Ba": 0.005, "De": 0.02, "Fo": 0.08}  # log, of one measure
+COLUMNS = [MEASURES.index(name) for name in OF_INSTRUMENT]
 LIGHT, DENSITY = 0.015, 0.05  # log, that all of one kind have in common
 YEARS = {"nothing": (), "lamp": ("lamp",), "stain": ("stain",), "both": ("lamp", "stain")}
 SIGNALS = {
@@ -73,30 +69,26 @@ def change(image, lost, stained):
     return np.clip(np.rint(255 * coded), 0, 255).astype(np.uint8)
 
 
-def measured(image):
-    """`MEASURES` of one image, NaN where unknown."""
-    found, unknown = measure(image), np.full(3, np.nan)
-    three = [unknown if v is None else v for v in (found.background, found.nucleus_density)]
-    red = np.nan if found.red_cell_density is None else found.red_cell_density[1]
-    return [*three[0], *three[1], red, np.nan if found.sharpness is None else found.sharpness]
-
-
 def imaged(model):
-    """Of each cell under each light and stain, measures (2, 7, n, 8) and probabilities."""
+    """Of each cell under each light and stain, measures (2, 7, n, 8), probabilities and how strange
+    it is."""
     images, labels = read(DATA / "pbc", "val")
     rows = np.concatenate([np.flatnonzero(labels == name)[:PER_TYPE] for name in TYPES])
-    measures, probabilities = [], []
+    measures, probabilities, strange = [], [], []
     for stained in (False, True):
         for lost in FADED:
             changed = [change(images[i], lost, stained) for i in rows]
-            measures.append([measured(image) for image in changed])
             profiles = model.profile(changed)
+            measures.append(profiles.measures[:, COLUMNS])
+            p = model.classifier.strangeness(profiles.values, profiles.measures).p
+            strange.append(np.nan_to_num(p)[:, None])
             probabilities.append(model.classifier.predict_proba(profiles.values))
             print(f"imaged: {lost:.1%} of the light lost, stain {'new' if stained else 'old'}")
     shape = (2, len(FADED), len(rows), -1)
     return {
         "measures": np.array(measures).reshape(shape),
         "probabilities": np.array(probabilities).reshape(shape),
+        "strange": np.array(strange).reshape(shape),
         "types": labels[rows],
     }
 
@@ -125,10 +117,12 @@ def year(model, cells, changes, random, baseline):
         called = np.bincount(chance.argmax(axis=1), minlength=len(names)) / N_CELLS
         found = {f"share of {n}": float(share) for n, share in zip(names, called, strict=True)}
         found["sureness"] = float(chance.max(axis=1).mean())
-        for name, value in zip(MEASURES, values, strict=True):
-            kind = name.split("_")[0]
-            common = {"background": light, "sharpness": 0.0}.get(kind, density)
-            found[name] = float(value * np.exp(common + random.normal(0, SPREADS[kind])))
+        p = between(cells["strange"], stained, lost)[drawn]
+        found[STRANGE] = float((p <= 0.05).mean())
+        for (name, words), value in zip(OF_INSTRUMENT.items(), values, strict=True):
+            kind = name[:2]
+            common = {"Ba": light, "De": density}.get(kind, 0.0)
+            found[words] = float(value * np.exp(common + random.normal(0, SPREADS[kind])))
         day = date(2026, 1, 1) + timedelta(days=i * N_DAYS // N_SLIDES)
         monitor.append(SlideSummary(f"slide {i:03}", day.isoformat(), N_CELLS, found))
     return monitor

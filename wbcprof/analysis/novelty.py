@@ -369,7 +369,7 @@ def _sentence(
         causes.add("focus")
         parts.append("images more blurred" if ratio["Focus"] > 1 else "images sharper")
     if "Strange" in flagged:
-        parts.append(f"{n_unlike} of {n} cells unlike those known, {rate * n:.0f} expected")
+        parts.append(f"{n_unlike} of {n} cells unlike those known, {rate * n:.1g} expected")
     return (
         f"these cells are not from the world that the model knows: {'; '.join(parts)}. "
         + _advice(causes, n_unlike / n)

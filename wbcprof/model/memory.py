@@ -9,7 +9,8 @@ stain of the nucleus, focus), at distance from its nearest type::
 
 where p(t) is the share of cells learnt from, each left out in its turn, that were no smaller in
 t: conformal p-values (Vovk et al., Algorithmic learning in a random world, 2005). A new cell of the
-same world has p(s) <= a with probability a, whatever its distribution.
+same world has p(s) <= a with probability a whatever its distribution, but for what leaving a
+twentieth out makes poorer: a little less, half of it where forty cells of a type were learnt from.
 """
 
 from __future__ import annotations
