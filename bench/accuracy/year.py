@@ -15,8 +15,8 @@ imaged, measures and probabilities of each cell are interpolated.
 Simulated: which cells a slide shows (100, by a patient's differential about 59 % neutrophils, 30 %
 lymphocytes, 7 % monocytes, 3 % eosinophils, 1 % basophils; Dirichlet, concentration 40), and how
 slides differ besides: light by 1.5 % and each colour by 0.5 %, densities by 5 %, blur by 8 %, size
-by 1 % (standard deviations). PBC is one laboratory and one instrument: what slides of others differ by
-decides how soon a change is seen, and is not known here.
+by 1 % (standard deviations). PBC is one laboratory and one instrument: what slides of others differ
+by decides how soon a change is seen, and is not known here.
 """
 
 from __future__ import annotations
