@@ -459,7 +459,7 @@ def test_monitor_goes_on_from_its_state(model_file, days, tmp_path, capsys, monk
     assert main(command) == 0
     assert "6 slides, 6 of them new" in capsys.readouterr().err
     once = page.read_text(), table.read_text()
-    assert "Control set" in once[0] and len(once[1].splitlines()) == 1 + 6 * 7
+    assert "Control set" in once[0] and len(once[1].splitlines()) == 1 + 6 * 16
     monkeypatch.setattr(wbcprof.Model, "profile", Mock(side_effect=ValueError("read again")))
     assert main(command) == 0
     assert "6 slides, 0 of them new" in capsys.readouterr().err

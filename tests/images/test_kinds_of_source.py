@@ -496,14 +496,16 @@ def test_pixels_are_changed_once_their_size_is_known(stack, n_threads):
 
     def change(pixels):
         names.append(threading.current_thread().name)
-        return pixels - pixels.min(), "no sky"
+        return pixels - pixels.min(), "no sky", np.float32([pixels.min()])
 
     source = open_images([stack[0], stack[0, :0], stack[1, :5], stack[2]], min_size=6)
     with (
         pytest.warns(ImageWarning, match="2 of 4 images were skipped; first: .* 0x30 px"),
         pytest.warns(ImageWarning, match="2 images were taken as expected .*: 2 no sky"),
     ):
-        pixels = [cell.pixels for cell in source.read(n_threads, change)]
+        cells = list(source.read(n_threads, change))
+    pixels = [cell.pixels for cell in cells]
+    assert [cell.measures.tolist() for cell in cells] == [[stack[i].min()] for i in (0, 2)]
     np.testing.assert_array_equal(pixels, [image - image.min() for image in stack[[0, 2]]])
     assert source.converted == {"no sky": 2}
     assert len(names) == 2 and ("MainThread" in names) == (n_threads == 1)

@@ -170,7 +170,7 @@ def test_stored_and_read_again(machines):
     [
         ("means", np.zeros((2, 25)), "means must be"),
         ("ranges", np.zeros((2, 3)), "spreads of the memory"),
-        ("left_out", np.full((3, 5), np.nan), "NaN"),
+        ("left_out", np.full((3, 5), np.nan, np.float32), "NaN"),
         ("quantiles", np.zeros((3, 5, 2), np.float32), "quantiles"),
         ("known", None, "known must be"),
     ],

@@ -17,7 +17,7 @@ from wbcprof.datasets import make_leukocytes
 from wbcprof.model.storage import FORMAT_VERSION
 
 MODELS = {
-    "canonical": {"n_signatures": 8},
+    "canonical": {"n_signatures": 4},
     "discs": {
         "n_signatures": 24, "patch_size": 6, "pools": ("sqrt", "std", "max", "active"),
         "normalise": "reinhard",

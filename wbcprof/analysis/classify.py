@@ -264,7 +264,9 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
 
         def learn(rows: np.ndarray) -> Memory:
             means, whitening = types_at(places[rows], codes[rows], n_directions)
-            return Memory(means, whitening, ranges, units, np.zeros((3, 1)), quantiles, known)
+            return Memory(
+                means, whitening, ranges, units, np.zeros((3, 1), np.float32), quantiles, known
+            )
 
         distance, between = np.zeros(len(places)), np.zeros(len(places))
         nearest = codes.copy()

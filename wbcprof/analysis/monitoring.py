@@ -145,8 +145,8 @@ def summarise(model: Model, profiles: Profiles, name: str, time: str = "") -> Sl
     >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
     >>> model.classifier = wbcprof.train(model, cells.images, cells.labels)
     >>> slide = summarise(model, model.profile(cells.images), "S-0412", "2026-03-02")
-    >>> slide.n_cells, list(slide.measures)[:3]
-    (8, ['share of lymphocyte', 'share of neutrophil', 'sureness'])
+    >>> slide.n_cells, list(slide.measures)[:2]
+    (8, ['share of lymphocyte', 'share of neutrophil'])
     """
     if list(profiles.feature_names) != list(model.feature_names):
         raise ValueError(

@@ -65,6 +65,18 @@ class NamedCells:
         The larger the stranger; NaN where it cannot be known.
     probabilities : ndarray of shape (n_images, n_types), float64
         NaN where the cell is "unlike": it is none of these.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> known = make_leukocytes(60, size=72, types=["lymphocyte", "neutrophil"])  # generated
+    >>> model = wbcprof.fit(known.images[::4], n_signatures=16, n_patches=800, max_iter=1)
+    >>> model.classifier = wbcprof.train(model, known.images, known.labels, augment=0)
+    >>> from wbcprof.analysis import name_cells
+    >>> cells = name_cells(model, model.profile(known.images[:4]), false_alarms=0.05)
+    >>> print(*cells.named, cells.probabilities.shape)
+    lymphocyte lymphocyte lymphocyte lymphocyte (4, 2)
     """
 
     ids: list[str]
@@ -95,6 +107,18 @@ class SetCheck:
         Features whose mean differs most from that of cells of the same types, in standard errors.
     sentence : str
         What differs and what to do.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> known = make_leukocytes(60, size=72, types=["lymphocyte", "neutrophil"])  # generated
+    >>> model = wbcprof.fit(known.images[::4], n_signatures=16, n_patches=800, max_iter=1)
+    >>> model.classifier = wbcprof.train(model, known.images, known.labels, augment=0)
+    >>> from wbcprof.analysis import check_set
+    >>> found = check_set(model, model.profile(known.images[1::2]))
+    >>> found.familiar, found.n_cells, found.sentence
+    (True, 60, 'these cells are as those that the model knows')
     """
 
     known: bool

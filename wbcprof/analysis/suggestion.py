@@ -27,6 +27,18 @@ class Suggestion:
     call : str
         As the model names it; see `NamedCells.calls`.
     novelty_p : float
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> known = make_leukocytes(60, size=72, types=["lymphocyte", "neutrophil"])  # generated
+    >>> model = wbcprof.fit(known.images[::4], n_signatures=16, n_patches=800, max_iter=1)
+    >>> model.classifier = wbcprof.train(model, known.images, known.labels, augment=0)
+    >>> from wbcprof.analysis import suggest
+    >>> (first,) = suggest(model, model.profile(known.images[:9]), n=1)
+    >>> first.image_id == f"image_{first.index:06}"
+    True
     """
 
     index: int

@@ -97,6 +97,18 @@ class TypeMachines:
         ------
         ValueError
             The machines have no memory, or the profiles no measures: it cannot be known.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> known = make_leukocytes(60, size=72, types=["lymphocyte", "neutrophil"])  # generated
+        >>> model = wbcprof.fit(known.images[::4], n_signatures=16, n_patches=800, max_iter=1)
+        >>> classifier = wbcprof.train(model, known.images, known.labels, augment=0)
+        >>> new = make_leukocytes(5, size=72, types=["eosinophil"], random_state=1).images
+        >>> profiles = model.profile(new)
+        >>> classifier.strangeness(profiles, profiles.measures).p.shape
+        (5,)
         """
         if self.memory_ is None or self.gaussians_ is None:
             raise ValueError(

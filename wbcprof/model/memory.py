@@ -30,7 +30,7 @@ turn; see bench/accuracy/README.md."""
 OF_CELLS = ("NucleusSize", "DensityRed", "DensityGreen", "DensityBlue", "Focus")
 """Measures that say something of a cell, beside its profile."""
 
-N_QUANTILES = 101
+N_QUANTILES = 51
 """Of every measure of every type, evenly spaced, that a memory keeps."""
 
 _SHRINKAGE = 0.05  # of covariances towards the mean variance of directions, and of each measure
@@ -69,13 +69,13 @@ class Memory:
     Attributes
     ----------
     means : ndarray of shape (n_types, n_places), float64
-    whitening : ndarray of shape (n_types, n_places, n_places), float64
+    whitening : ndarray of shape (n_types, n_places, n_places), float32
         Squares of (z - mean) @ whitening add up to D.
     ranges : ndarray of shape (2, n_types), float64
         Middle and spread of log D.
     units : ndarray of shape (2, len(OF_CELLS)), float64
         Centre and spread of measures.
-    left_out : ndarray of shape (3, n_cells), float64
+    left_out : ndarray of shape (3, n_cells), float32
         Of cells left out, each sorted: u, v and s.
     quantiles : ndarray of shape (n_types, N_QUANTILES, len(MEASURES)), float32
         Of the measures of the images of every type; of all types where one has few, NaN where none
@@ -103,13 +103,15 @@ class Memory:
             arrays,
             {
                 "means": (n_types, n_places),
-                "whitening": (n_types, n_places, n_places),
                 "ranges": (2, n_types),
                 "units": (2, len(OF_CELLS)),
-                "left_out": (3, n_cells),
                 "known": (len(MEASURES),),
             },
             np.float64,
+        )
+        check_arrays(
+            arrays,
+            {"whitening": (n_types, n_places, n_places), "left_out": (3, n_cells)},
         )
         quantiles = arrays.get("quantiles")
         shape = (n_types, N_QUANTILES, len(MEASURES))
@@ -221,7 +223,7 @@ def told_by(far: np.ndarray, between: np.ndarray) -> np.ndarray:
     kept_far, kept_between = np.sort(far)[kept], np.sort(between)[kept]
     p_far, p_between = p_values(kept_far, far), p_values(kept_between, between)
     score = np.sort(-np.log(p_far) - _MARGIN * np.log(p_between))[kept]
-    return np.stack([kept_far, kept_between, score])
+    return np.stack([kept_far, kept_between, score]).astype(np.float32)
 
 
 def p_values(left_out: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -310,4 +312,4 @@ def types_at(
         covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * np.diag(variances)
         covariance += 1e-9 * np.eye(n_places)
         whitening.append(np.linalg.cholesky(np.linalg.inv(covariance)))
-    return means, np.stack(whitening)
+    return means, np.stack(whitening).astype(np.float32)

@@ -211,7 +211,17 @@ class CanonicalForm:
         return self.examine(image)[:2]
 
     def examine(self, image: np.ndarray) -> tuple[np.ndarray, str, Leukocyte, float]:
-        """`change`, the leukocyte, and how blurred the canonical cell was, px squared."""
+        """`change`, the leukocyte, and how blurred the canonical cell was, px squared.
+
+        Examples
+        --------
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> from wbcprof.smear import CanonicalForm
+        >>> images = make_leukocytes(1, size=192).images  # generated
+        >>> cell, note, found, blurred = CanonicalForm.learn(images).examine(images[0])
+        >>> cell.shape, note, found.has_nucleus, 0 < blurred < 9
+        ((112, 112, 3), '', True, True)
+        """
         image = np.ascontiguousarray(check_image(image))
         found = find_leukocyte(image)
         notes = []
