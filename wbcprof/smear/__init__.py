@@ -7,6 +7,8 @@ from wbcprof._lazy import attach
 if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.smear.canonical import CanonicalForm as CanonicalForm
     from wbcprof.smear.canonical import find_leukocyte as find_leukocyte
+    from wbcprof.smear.finder import FoundLeukocyte as FoundLeukocyte
+    from wbcprof.smear.finder import find_leukocytes as find_leukocytes
     from wbcprof.smear.instrument import AcquisitionWarning as AcquisitionWarning
     from wbcprof.smear.instrument import Instrument as Instrument
     from wbcprof.smear.instrument import measure_instrument as measure_instrument
@@ -17,6 +19,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "canonical": ["CanonicalForm", "find_leukocyte"],
+        "finder": ["FoundLeukocyte", "find_leukocytes"],
         "instrument": ["AcquisitionWarning", "Instrument", "measure_instrument"],
         "measures": ["MEASURES"],
         "stain": ["StainNormaliser"],
