@@ -22,7 +22,7 @@ from wbcprof.checks import (
     known_labels,
     one_known_label_each,
 )
-from wbcprof.datasets import leukocytes
+from wbcprof.datasets import leukocytes, smears
 from wbcprof.images.source import open_images
 from wbcprof.learning import profiler
 from wbcprof.model import machines, pooling, sparse
@@ -68,6 +68,7 @@ DECLARED = {
         lambda **p: leukocytes.make_leukocytes(**{"size": 48, **p}),
         leukocytes.RULES,
     ),
+    "make_smear": (lambda **p: smears.make_smear(**{"size": (64, 64), **p}), smears.RULES),
     "figures": (figure, figures.RULES),
     "Monitor": (lambda **p: Monitor(wbcprof.Model([]), **p), monitoring.RULES),
     "write_report": (report, page.RULES),

@@ -21,11 +21,15 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.datasets.leukocytes import Leukocytes as Leukocytes
     from wbcprof.datasets.leukocytes import make_leukocytes as make_leukocytes
     from wbcprof.datasets.leukocytes import write_folder as write_folder
+    from wbcprof.datasets.smears import Smear as Smear
+    from wbcprof.datasets.smears import make_smear as make_smear
+    from wbcprof.datasets.smears import write_smear as write_smear
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "drawing": ["LEUKOCYTE_TYPES"],
         "leukocytes": ["Leukocytes", "make_leukocytes", "write_folder"],
+        "smears": ["Smear", "make_smear", "write_smear"],
     },
 )

@@ -107,7 +107,7 @@ def make_leukocytes(
     """
     given = check(RULES, n_per_type=n_per_type, size=size, random_state=random_state)
     n_per_type, size = given["n_per_type"], given["size"]
-    types = _check_types(types)
+    types = check_types(types)
     random_state = given["random_state"]
 
     images = np.empty((n_per_type * len(types), size, size, 3), dtype=np.uint8)
@@ -168,15 +168,7 @@ def write_folder(leukocytes: Leukocytes, directory: str | Path) -> Path:
 
     for name in {*map(str, leukocytes.labels), *leukocytes.ids}:
         _check_file_name(name)
-    directory = Path(directory)
-    if directory.exists() and not directory.is_dir():
-        raise FileExistsError(f"expected a folder to write to, got the file {directory}")
-    if directory.is_dir() and any(directory.iterdir()):
-        raise FileExistsError(
-            f"expected a new or empty folder, got {directory}, which is not empty; "
-            "name another folder or empty this one"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = new_folder(directory)
     (directory / "README.txt").write_text(
         f"{leukocytes.description}\n\nEach sub-folder holds the generated images of one type.\n",
         encoding="utf-8",
@@ -187,6 +179,20 @@ def write_folder(leukocytes: Leukocytes, directory: str | Path) -> Path:
         folder = directory / str(label)
         folder.mkdir(exist_ok=True)
         Image.fromarray(image).save(folder / f"{name}.png")
+    return directory
+
+
+def new_folder(directory: str | Path) -> Path:
+    """The folder, made with its parents; refuses one that holds something, and a file."""
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise FileExistsError(f"expected a folder to write to, got the file {directory}")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise FileExistsError(
+            f"expected a new or empty folder, got {directory}, which is not empty; "
+            "name another folder or empty this one"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
     return directory
 
 
@@ -203,7 +209,7 @@ def _check_file_name(name: str) -> None:
         raise ValueError(f"labels and ids must be possible as file names, got {name[:80]!r}")
 
 
-def _check_types(types: Sequence[str]) -> tuple[str, ...]:
+def check_types(types: Sequence[str]) -> tuple[str, ...]:
     if isinstance(types, str):
         raise ValueError(f"types must be a sequence of type names, got the string {types!r}")
     types = tuple(types)
