@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wbcprof
-from wbcprof import PSD, Profiler, TypeClassifier, checks, datasets
+from wbcprof import PSD, Profiler, TypeClassifier, checks
 from wbcprof.analysis import Monitor, figures, monitoring
 from wbcprof.checks import (
     Choice,
@@ -22,6 +22,7 @@ from wbcprof.checks import (
     known_labels,
     one_known_label_each,
 )
+from wbcprof.datasets import leukocytes, smears
 from wbcprof.images.source import open_images
 from wbcprof.learning import profiler
 from wbcprof.model import machines, pooling, sparse
@@ -63,7 +64,11 @@ DECLARED = {
         lambda **p: sparse.sparse_code(ROWS, ROWS[:5], **{"alpha": 1.0, **p}),
         sparse.RULES,
     ),
-    "make_leukocytes": (lambda **p: datasets.make_leukocytes(**{"size": 48, **p}), datasets.RULES),
+    "make_leukocytes": (
+        lambda **p: leukocytes.make_leukocytes(**{"size": 48, **p}),
+        leukocytes.RULES,
+    ),
+    "make_smear": (lambda **p: smears.make_smear(**{"size": (64, 64), **p}), smears.RULES),
     "figures": (figure, figures.RULES),
     "Monitor": (lambda **p: Monitor(wbcprof.Model([]), **p), monitoring.RULES),
     "write_report": (report, page.RULES),

@@ -28,6 +28,7 @@ MADE_BY = {
     "wbcprof.analysis.compare.Differences": "wbcprof.analysis.compare.differential_signatures",
     "wbcprof.analysis.compare.DifferentialCount": "wbcprof.analysis.compare.differential_count",
     "wbcprof.datasets.Leukocytes": "wbcprof.datasets.make_leukocytes",
+    "wbcprof.datasets.Smear": "wbcprof.datasets.make_smear",
     "wbcprof.scale.ShardedProfiles": "wbcprof.scale.profile_to_shards",
 }
 

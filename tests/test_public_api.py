@@ -27,6 +27,7 @@ MACHINERY = {
 RESULTS = {
     "Association", "DifferentialCount", "Differences", "Evaluation", "Leukocytes",
     "ShardedProfiles", "StainNormaliser", "CanonicalForm", "Instrument", "Chart", "Flag",
+    "Smear",
 }  # fmt: skip
 STORED = Path(__file__).parent / "public_api.txt"
 

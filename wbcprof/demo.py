@@ -40,7 +40,7 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     """
     from wbcprof.analysis.classify import rank_signatures, train
     from wbcprof.analysis.evaluation import evaluate
-    from wbcprof.datasets import make_leukocytes
+    from wbcprof.datasets.leukocytes import make_leukocytes
     from wbcprof.learning.profiler import fit
     from wbcprof.report.page import write_report
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from wbcprof._lazy import attach
 
 if TYPE_CHECKING:  # what `__getattr__` gives
+    from wbcprof.images.boxes import Box as Box
+    from wbcprof.images.boxes import read_boxes as read_boxes
     from wbcprof.images.copies import DuplicateWarning as DuplicateWarning
     from wbcprof.images.copies import find_copies as find_copies
     from wbcprof.images.groups import read_groups as read_groups
@@ -14,6 +16,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "boxes": ["Box", "read_boxes"],
         "copies": ["DuplicateWarning", "find_copies"],
         "groups": ["read_groups"],
         "source": ["ImageWarning", "open_images"],

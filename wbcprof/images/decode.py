@@ -40,7 +40,7 @@ def read_file(path: Path, pages: Sequence[int | None] = (None,)) -> list[Outcome
 
     outcomes: list[Outcome] = []
     try:
-        with _reasons():
+        with reasons():
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise Unusable("not a regular file")
@@ -58,7 +58,7 @@ def _read_page(image: Any, path: Path, page: int | None) -> Outcome:
     from PIL import Image
 
     try:
-        with _reasons():
+        with reasons():
             if page is not None:
                 image.seek(page)
             limit = Image.MAX_IMAGE_PIXELS
@@ -115,8 +115,21 @@ def stated_pixel_size(path: Path) -> float | None:
     return size if _SMALLEST_PIXEL <= size <= _LARGEST_PIXEL else None
 
 
+def stated_shape(path: Path) -> tuple[int, int] | None:
+    """Rows and columns by the head of an image file; None where it cannot be read."""
+    from PIL import Image
+
+    if not path.is_file():
+        return None
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception:  # said when the file is read
+        return None
+
+
 @contextmanager
-def _reasons() -> Iterator[None]:
+def reasons() -> Iterator[None]:
     """Turn whatever reading a file raises into `Unusable`."""
     from PIL import Image, UnidentifiedImageError
 

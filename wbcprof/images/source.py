@@ -47,6 +47,7 @@ from wbcprof.images.decode import (
     read_array,
     read_file,
     stated_pixel_size,
+    stated_shape,
 )
 from wbcprof.threads import resolve_threads
 
@@ -338,6 +339,10 @@ class ImageSource:
         """Ids of the images offered, none decoded."""
         return [image_id for block in self._images.blocks() for image_id in block.ids]
 
+    def shapes(self) -> list[tuple[int, int] | None]:
+        """Rows and columns of the images offered, none decoded; None where a file does not say."""
+        return [shape for block in self._images.blocks() for shape in block.shapes()]
+
     def digests(self) -> dict[str, str]:
         """Hexadecimal digests of ``"images"`` (ids of all, content of arrays but not of files) and
         of ``"labels"``."""
@@ -510,6 +515,9 @@ class _File:
         for start in range(0, len(self), self.block_pages):
             yield self.part(start, start + self.block_pages)
 
+    def shapes(self) -> list[tuple[int, int] | None]:
+        return [stated_shape(self.path)] * len(self)  # pages are of one size
+
     def load(self) -> list[Outcome]:
         return read_file(self.path, (None,) if self.pages is None else self.pages)
 
@@ -540,6 +548,9 @@ class _Array:
 
     def arrays(self) -> Sequence[np.ndarray]:
         return [np.asarray(self.array)]
+
+    def shapes(self) -> list[tuple[int, int] | None]:
+        return [self.array.shape[:2]]
 
     def load(self) -> list[Outcome]:
         return [read_array(self.array)]
@@ -581,6 +592,9 @@ class _Rows:
 
     def arrays(self) -> np.ndarray:
         return np.asarray(self.array[self.start : self.stop])
+
+    def shapes(self) -> list[tuple[int, int] | None]:
+        return [self.array.shape[1:3]] * len(self)
 
     def load(self) -> list[Outcome]:
         try:
