@@ -1,4 +1,4 @@
-"""What differs: signatures between types or groups, along an endpoint, and the differential count.
+"""What differs: signatures between types or groups, along an endpoint, and counts of one slide.
 
 For values ``x`` of a signature in ``m`` cells of a group and ``n`` cells outside it::
 
@@ -38,6 +38,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wbcprof.analysis.agreement import (
+    BlandAltman,
+    Concordance,
+    CountAgreement,
+    PassingBablok,
+    bland_altman,
+    compare_counts,
+    concordance,
+    passing_bablok,
+)
 from wbcprof.analysis.counting import DifferentialCount, differential_count
 from wbcprof.checks import UNLABELLED, Choice, label_names, sorted_types
 
@@ -46,12 +56,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Association",
+    "BlandAltman",
+    "Concordance",
+    "CountAgreement",
     "Differences",
     "DifferentialCount",
+    "PassingBablok",
     "associate",
+    "bland_altman",
+    "compare_counts",
+    "concordance",
     "differential_count",
     "differential_signatures",
     "explain_calls",
+    "passing_bablok",
 ]
 
 EXACT_SAMPLES, EXACT_RANK_TEST = 8, 40
