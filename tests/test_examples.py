@@ -27,6 +27,7 @@ MADE_BY = {
     "wbcprof.analysis.compare.Association": "wbcprof.analysis.compare.associate",
     "wbcprof.analysis.compare.BlandAltman": "wbcprof.analysis.compare.bland_altman",
     "wbcprof.analysis.compare.Concordance": "wbcprof.analysis.compare.concordance",
+    "wbcprof.analysis.compare.CorrectedCount": "wbcprof.analysis.compare.correct_count",
     "wbcprof.analysis.compare.CountAgreement": "wbcprof.analysis.compare.compare_counts",
     "wbcprof.analysis.compare.PassingBablok": "wbcprof.analysis.compare.passing_bablok",
     "wbcprof.analysis.compare.Differences": "wbcprof.analysis.compare.differential_signatures",

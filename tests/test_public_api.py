@@ -27,7 +27,7 @@ MACHINERY = {
 RESULTS = {
     "Association", "DifferentialCount", "Differences", "Evaluation", "Leukocytes",
     "ShardedProfiles", "StainNormaliser", "CanonicalForm", "Instrument", "Chart", "Flag",
-    "BlandAltman", "Concordance", "CountAgreement", "PassingBablok",
+    "BlandAltman", "Concordance", "CorrectedCount", "CountAgreement", "PassingBablok",
 }  # fmt: skip
 STORED = Path(__file__).parent / "public_api.txt"
 

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wbcprof.analysis.counting import differential_count, wilson_interval
+from wbcprof.analysis.counting import (
+    cells_needed,
+    differential_count,
+    exact_interval,
+    wilson_interval,
+)
 
 
 @pytest.fixture
@@ -78,3 +83,54 @@ def test_bad_counts():
         differential_count(["a"], confidence=95)
     with pytest.raises(ValueError, match=r"Length of labels \(1\)"):
         differential_count(["a", "b"], ["s"])
+
+
+# ---- exact limits ----
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_exact_limits_are_scipys(confidence):
+    for n in (1, 7, 200):
+        for k in {0, 1, n // 3, n}:
+            expected = stats.binomtest(k, n).proportion_ci(confidence, "exact")
+            assert exact_interval(k, n, confidence) == pytest.approx(tuple(expected), abs=1e-9)
+
+
+def test_exact_limits_are_those_of_ruemkes_table():
+    # In percent among 100 cells, rounded outwards as there.
+    table = {0: (0, 4), 1: (0, 6), 2: (0, 8), 4: (1, 10), 5: (1, 12), 10: (4, 18), 20: (12, 30),
+             50: (39, 61)}  # fmt: skip
+    low, high = exact_interval(list(table), 100)
+    found = zip(np.floor(100 * low), np.ceil(100 * high), strict=True)
+    assert dict(zip(table, found, strict=True)) == table
+
+
+def test_cells_needed_are_the_first_that_suffice():
+    counts, totals = np.array([[60, 3, 0], [1, 50, 100]]), np.array([[100], [100]])
+    needed = cells_needed(counts, totals, 0.03)
+    for (row, column), more in np.ndenumerate(needed):
+        share = counts[row, column] / 100
+        for n, is_enough in ((100 + more, True), (100 + more - 1, more == 0)):
+            k = share * n
+            low = stats.beta.ppf(0.025, k, n - k + 1) if k else 0
+            high = stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1
+            assert (high - low <= 0.06) == is_enough
+    assert needed[0, 2] == needed[1, 2]  # none, and all
+
+
+def test_cells_needed_without_a_cell_are_those_of_one_half():
+    assert cells_needed(0, 0, 0.05) == 100 + cells_needed(50, 100, 0.05)
+    assert cells_needed(5, 10_000, 0.05) == 0
+
+
+def test_bad_limits():
+    for function in (exact_interval, lambda *cells: cells_needed(*cells, 0.05)):
+        for k, n in ((-1, 10), (11, 10), (np.nan, 10), (1, np.inf)):
+            with pytest.raises(ValueError, match="counts must be 0 or more, and at most"):
+                function(k, n)
+    with pytest.raises(ValueError, match=r"precision must be above 0 and below 0\.5, got 5"):
+        cells_needed(1, 10, 5)
+    with pytest.raises(ValueError, match="confidence"):
+        exact_interval(1, 10, 95)
+    low, high = exact_interval(0, 0)
+    assert np.isnan(low) and np.isnan(high)

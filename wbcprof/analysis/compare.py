@@ -48,7 +48,13 @@ from wbcprof.analysis.agreement import (
     concordance,
     passing_bablok,
 )
-from wbcprof.analysis.counting import DifferentialCount, differential_count
+from wbcprof.analysis.correction import CorrectedCount, correct_count
+from wbcprof.analysis.counting import (
+    DifferentialCount,
+    cells_needed,
+    differential_count,
+    exact_interval,
+)
 from wbcprof.checks import UNLABELLED, Choice, label_names, sorted_types
 
 if TYPE_CHECKING:
@@ -58,16 +64,20 @@ __all__ = [
     "Association",
     "BlandAltman",
     "Concordance",
+    "CorrectedCount",
     "CountAgreement",
     "Differences",
     "DifferentialCount",
     "PassingBablok",
     "associate",
     "bland_altman",
+    "cells_needed",
     "compare_counts",
     "concordance",
+    "correct_count",
     "differential_count",
     "differential_signatures",
+    "exact_interval",
     "explain_calls",
     "passing_bablok",
 ]
