@@ -19,6 +19,7 @@ from matplotlib.patches import Polygon, StepPatch
 from matplotlib.testing.compare import compare_images
 
 from wbcprof.analysis import figures
+from wbcprof.analysis.agreement import bland_altman, passing_bablok
 from wbcprof.analysis.embedding import embed
 
 DASH = "\N{EN DASH}"
@@ -56,6 +57,9 @@ def every_figure(values, labels, names):
     image = rng.integers(0, 256, (24, 30, 3), dtype=np.uint8)
     k, n = len(names), len(labels)
     probabilities = rng.dirichlet(np.ones(k), n)
+    counted = np.linspace(0.2, 0.8, 30)
+    again = 1.15 * counted - 0.05 + np.random.default_rng(2).normal(0, 0.02, 30)
+    both = names[0], names[-1]
     return {
         "mosaic": lambda ax: figures.signature_mosaic(rng.normal(size=(9, 4, 4, 3)), ax=ax),
         "reconstructions": lambda ax: figures.reconstructions(
@@ -74,6 +78,8 @@ def every_figure(values, labels, names):
         ),
         "response": lambda ax: figures.response_map(image, np.ones((5, 6)), 8, 4, ax=ax),
         "calibration": lambda ax: figures.calibration(labels, probabilities, names, ax=ax),
+        "line": lambda ax: figures.method_line(counted, again, both, ax=ax),
+        "differences": lambda ax: figures.difference_plot(counted, again, both, ax=ax),
         "coverage": lambda ax: figures.accuracy_coverage(labels, probabilities, names, ax=ax),
     }
 
@@ -540,6 +546,45 @@ def test_bad_probabilities(draw):
     ]:
         with pytest.raises(ValueError, match=message):
             draw(truth, probabilities, names)
+
+
+# Two methods
+
+
+def test_method_line_is_passing_bablok_with_identity_and_band(rng):
+    x = rng.uniform(0.2, 0.8, 25)
+    y = 0.1 + 0.8 * x + rng.normal(0, 0.01, 25)
+    ax = figures.method_line(x, y)
+    line = passing_bablok(x, y)
+    identity, drawn = (line.get_xydata() for line in ax.lines)
+    np.testing.assert_array_equal(identity[:, 0], identity[:, 1])
+    np.testing.assert_allclose(drawn[:, 1], line.intercept + line.slope * drawn[:, 0])
+    np.testing.assert_array_equal(ax.collections[1].get_offsets(), np.column_stack([x, y]))
+    (outline,) = ax.collections[0].get_paths()
+    assert outline.contains_points(drawn[1:-1]).all()
+    assert f"slope {line.slope:.3g}" in ax.get_legend().get_texts()[1].get_text()
+
+
+@pytest.mark.parametrize("percent", [False, True])
+def test_difference_plot_shows_bias_and_limits(percent, rng):
+    x = rng.uniform(0.2, 0.8, 25)
+    y = x + rng.normal(0.02, 0.01, 25)
+    ax = figures.difference_plot(x, y, percent=percent)
+    found = bland_altman(x, y, percent=percent)
+    heights = [line.get_ydata()[0] for line in ax.lines[:4]]
+    assert heights == [0, found.bias, found.lower, found.upper]
+    expected = 100 * (y - x) / ((x + y) / 2) if percent else y - x
+    np.testing.assert_allclose(ax.collections[0].get_offsets()[:, 1], expected)
+    assert ax.get_ylabel().endswith("% of mean") == percent
+    boxes = [patch.get_window_extent().transformed(ax.transData.inverted()) for patch in ax.patches]
+    assert boxes[1].intervaly == pytest.approx((found.lower_low, found.lower_high))
+
+
+def test_a_trend_is_drawn_where_there_is_one(rng):
+    x = rng.uniform(0.2, 0.8, 25)
+    assert len(figures.difference_plot(x, 1.3 * x + rng.normal(0, 0.01, 25)).lines) == 5
+    with pytest.raises(ValueError, match="names must be two"):
+        figures.difference_plot(x, x, "both")
 
 
 # All of them

@@ -1,4 +1,4 @@
-"""What differs: signatures between types or groups, along an endpoint, and the differential count.
+"""What differs: signatures between types or groups, along an endpoint, and counts of one slide.
 
 For values ``x`` of a signature in ``m`` cells of a group and ``n`` cells outside it::
 
@@ -31,34 +31,57 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import permutations
 from math import factorial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from wbcprof.checks import UNLABELLED, Choice, Real, label_names, sorted_types
+from wbcprof.analysis.agreement import (
+    BlandAltman,
+    Concordance,
+    CountAgreement,
+    PassingBablok,
+    bland_altman,
+    compare_counts,
+    concordance,
+    passing_bablok,
+)
+from wbcprof.analysis.correction import CorrectedCount, correct_count
+from wbcprof.analysis.counting import (
+    DifferentialCount,
+    cells_needed,
+    differential_count,
+    exact_interval,
+)
+from wbcprof.checks import UNLABELLED, Choice, label_names, sorted_types
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
     "Association",
+    "BlandAltman",
+    "Concordance",
+    "CorrectedCount",
+    "CountAgreement",
     "Differences",
     "DifferentialCount",
+    "PassingBablok",
     "associate",
+    "bland_altman",
+    "cells_needed",
+    "compare_counts",
+    "concordance",
+    "correct_count",
     "differential_count",
     "differential_signatures",
+    "exact_interval",
     "explain_calls",
+    "passing_bablok",
 ]
 
-NEUTROPHILS = "neutrophil segmented_neutrophil band_neutrophil seg band".split()
-LYMPHOCYTES = (
-    "lymphocyte typical_lymphocyte atypical_lymphocyte reactive_lymphocyte variant_lymphocyte "
-    "large_granular_lymphocyte"
-).split()
 EXACT_SAMPLES, EXACT_RANK_TEST = 8, 40
 COLUMNS_AT_ONCE = 128
 
@@ -150,60 +173,6 @@ class Association:
                 "correlation": self.correlation,
                 "p_value": self.p_value,
                 "q_value": self.q_value,
-            }
-        )
-
-
-@dataclass(frozen=True)
-class DifferentialCount:
-    """Result of `differential_count`: how many cells of each type a sample holds.
-
-    Attributes
-    ----------
-    samples, types : list of str
-    counts : ndarray of shape (n_samples, n_types), int
-    share, low, high : ndarray of shape (n_samples, n_types), float64
-        Part of the sample's cells of known type, with its Wilson interval; NaN without cells.
-    n_unknown : ndarray of shape (n_samples,), int
-        Cells without a type, which no share counts.
-    nlr, nlr_low, nlr_high : ndarray of shape (n_samples,), float64
-        Neutrophil-to-lymphocyte ratio with its interval; infinite without lymphocytes, NaN
-        without either.
-    neutrophils, lymphocytes : list of str
-        The types that the ratio counts.
-    confidence : float
-    """
-
-    samples: list[str]
-    types: list[str]
-    counts: np.ndarray
-    share: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    n_unknown: np.ndarray
-    nlr: np.ndarray
-    nlr_low: np.ndarray
-    nlr_high: np.ndarray
-    neutrophils: list[str] = field(default_factory=list)
-    lymphocytes: list[str] = field(default_factory=list)
-    confidence: float = 0.95
-
-    def to_pandas(self) -> DataFrame:
-        """A `pandas.DataFrame`, one row per sample and type."""
-        import pandas as pd
-
-        n_samples, n_types = self.counts.shape
-        return pd.DataFrame(
-            {
-                "sample": np.repeat(self.samples, n_types),
-                "type": np.tile(self.types, n_samples),
-                **{
-                    name: getattr(self, name).ravel() for name in ("counts", "share", "low", "high")
-                },
-                **{
-                    name: np.repeat(getattr(self, name), n_types)
-                    for name in ("n_unknown", "nlr", "nlr_low", "nlr_high")
-                },
             }
         )
 
@@ -375,113 +344,6 @@ def associate(
     )
 
 
-def differential_count(
-    types: Iterable[Any],
-    samples: Iterable[Any] | None = None,
-    *,
-    neutrophils: Sequence[str] | None = None,
-    lymphocytes: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-    confidence: float = 0.95,
-) -> DifferentialCount:
-    """Differential count of each sample, with intervals, and its neutrophil-to-lymphocyte ratio.
-
-    Parameters
-    ----------
-    types : n_cells names
-        Labelled or called types. A name that is new is a type like any other.
-    samples : n_cells names, optional
-        By default all cells are one sample, ``"all cells"``. Cells without a sample are one
-        sample, ``"unlabelled"``.
-    neutrophils, lymphocytes : names, optional
-        Types that the ratio counts. By default those whose name, in any case, with spaces, hyphens
-        or underscores, singular or plural, is in `NEUTROPHILS` or `LYMPHOCYTES` (mature
-        neutrophils with bands; all mature lymphocytes).
-    exclude : names
-        Types that are not leukocytes (smudge cells, platelets, erythroblasts): not counted.
-    confidence : float
-
-    Returns
-    -------
-    DifferentialCount
-
-    Raises
-    ------
-    ValueError
-        No cells, lengths differ, or `confidence` is not between 0 and 1.
-
-    Notes
-    -----
-    Shares: Wilson (1927). Ratio: given N + L cells, N is binomial with p = NLR / (1 + NLR), so that
-    Wilson's limits of p, as p / (1 - p), are those of the ratio. Both tell how sure the counted
-    cells make us of the blood they were drawn at random from. They know nothing of cells called
-    wrongly, nor of cells picked by type.
-
-    Examples
-    --------
-    >>> import wbcprof
-    >>> types = ["neutrophil"] * 60 + ["lymphocyte"] * 30 + ["monocyte"] * 8 + [None] * 2
-    >>> count = wbcprof.compare.differential_count(types)
-    >>> dict(zip(count.types, count.counts[0].tolist()))
-    {'lymphocyte': 30, 'monocyte': 8, 'neutrophil': 60}
-    >>> print(f"NLR {count.nlr[0]:.1f} ({count.nlr_low[0]:.2f} to {count.nlr_high[0]:.2f})")
-    NLR 2.0 (1.29 to 3.09)
-    >>> count.to_pandas().set_index("type")["share"].round(3).to_dict()
-    {'lymphocyte': 0.306, 'monocyte': 0.082, 'neutrophil': 0.612}
-    """
-    names = label_names(types)
-    if not names:
-        raise ValueError("expected at least one cell, got none")
-    units = ["all cells"] * len(names) if samples is None else label_names(samples, len(names))
-    kept = [i for i, name in enumerate(names) if name not in set(exclude)]
-    if not kept:
-        raise ValueError(f"all cells are of the excluded types {sorted(set(exclude))}")
-    names, units = [names[i] for i in kept], [units[i] for i in kept]
-    found_samples, found = sorted_types(units), sorted_types(names)
-    table = np.zeros((len(found_samples), len(found)), dtype=np.int64)
-    row = {name: i for i, name in enumerate(found_samples)}
-    column = {name: i for i, name in enumerate(found)}
-    np.add.at(table, ([row[unit] for unit in units], [column[name] for name in names]), 1)
-    n_unknown = np.zeros(len(found_samples), dtype=np.int64)
-    if found[-1] == UNLABELLED:
-        table, n_unknown, found = table[:, :-1], table[:, -1], found[:-1]
-
-    total = table.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = table / total[:, None]
-        low, high = wilson_interval(table, total[:, None], confidence)
-        counted = (
-            _members(found, neutrophils, NEUTROPHILS),
-            _members(found, lymphocytes, LYMPHOCYTES),
-        )
-        n, m = (table[:, [column[name] for name in chosen]].sum(axis=1) for chosen in counted)
-        ratio_low, ratio_high = (p / (1 - p) for p in wilson_interval(n, n + m, confidence))
-        nlr = n / m
-    return DifferentialCount(
-        found_samples, found, table, share, low, high, n_unknown, nlr, ratio_low, ratio_high,
-        *counted, confidence,
-    )  # fmt: skip
-
-
-def wilson_interval(
-    counts: ArrayLike, totals: ArrayLike, confidence: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's score interval of ``counts / totals``: lower and upper limits, float64; NaN where
-    a total is 0."""
-    from scipy.special import ndtri
-
-    Real(above=0, below=1).check("confidence", confidence)
-    counts, totals = np.asarray(counts, np.float64), np.asarray(totals, np.float64)
-    z = ndtri(0.5 + confidence / 2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p = counts / totals
-        centre = (p + z**2 / (2 * totals)) / (1 + z**2 / totals)
-        half = z * np.sqrt(p * (1 - p) / totals + z**2 / (4 * totals**2)) / (1 + z**2 / totals)
-    # At the ends, centre - half and centre + half are 0 and 1 but for rounding.
-    low = np.where(counts == 0, np.where(totals > 0, 0.0, np.nan), centre - half)
-    return low, np.where(counts == totals, np.where(totals > 0, 1.0, np.nan), centre + half)
-
-
 def explain_calls(classifier: Any, values: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What each feature adds to a call: what the called type's margin over its nearest rival would
     lose if that feature alone were as in the average training cell.
@@ -545,16 +407,6 @@ def explain_calls(classifier: Any, values: Any) -> tuple[np.ndarray, np.ndarray,
         change = np.exp(np.float32(classifier.gamma_) * cell * (cell - 2 * support))
         out[:] = kernel.sum() - kernel @ change
     return called, rival, contribution
-
-
-def _members(found: list[str], given: Sequence[str] | None, known: list[str]) -> list[str]:
-    if given is not None:
-        return [name for name in found if name in set(given)]
-
-    def plain(name: str) -> str:
-        return "_".join(name.lower().replace("-", " ").replace("_", " ").split()).removesuffix("s")
-
-    return [name for name in found if plain(name) in known]
 
 
 def _table(

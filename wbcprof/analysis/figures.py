@@ -38,6 +38,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wbcprof.analysis.agreement import (
+    bland_altman,
+    line_band,
+    mean_and_difference,
+    passing_bablok,
+)
 from wbcprof.checks import UNLABELLED, Choice, Integer, Real, check
 from wbcprof.checks import label_names as _names
 from wbcprof.checks import sorted_types as _types
@@ -50,11 +56,13 @@ __all__ = [
     "accuracy_coverage",
     "calibration",
     "confusion",
+    "difference_plot",
     "embedding",
     "f1_bars",
     "heatmap",
     "learning_curve",
     "mean_profiles",
+    "method_line",
     "reconstructions",
     "response_map",
     "signature_mosaic",
@@ -775,6 +783,120 @@ def accuracy_coverage(
     ax.set(xlim=(0, 1.02), ylim=(1 - 1.3 * room, 1 + 0.05 * room))
     _dress(ax, "coverage (share of cells called)", "accuracy")
     return ax
+
+
+def method_line(
+    x: ArrayLike,
+    y: ArrayLike,
+    names: Sequence[str] = ("first method", "second method"),
+    confidence: float = 0.95,
+    ax: Axes | None = None,
+) -> Axes:
+    """Two methods' values of the same slides, with the line that relates them.
+
+    The line is that of `wbcprof.compare.passing_bablok`, its band holds it at each x alone with the
+    stated confidence, dashed is y = x.
+
+    Parameters
+    ----------
+    x, y : (n,) float
+        Of 10 slides at least.
+    names : two names
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.uniform(0.2, 0.8, 40)
+    >>> y = x + rng.normal(0, 0.03, 40)
+    >>> ax = wbcprof.figures.method_line(x, y, names=("by eye", "by model"))
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('by eye', 'by model')
+    """
+    first, second = _two(names)
+    line = passing_bablok(x, y, confidence=confidence)
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    room = 0.04 * (high - low)
+    at = np.linspace(low - room, high + room, 200)
+    text = (
+        f"slope {line.slope:.3g} ({line.slope_low:.3g} to {line.slope_high:.3g})\n"
+        f"intercept {line.intercept:.3g} ({line.intercept_low:.3g} to {line.intercept_high:.3g})"
+    )
+
+    ax = _axes(ax, (3.6, 3.6))
+    ax.fill_between(at, *line_band(line, x, y, at), color=PALETTE[0], alpha=0.2, lw=0)
+    ax.plot(at, at, color="0.4", lw=0.8, linestyle="--", label="y = x")
+    ax.plot(at, line.intercept + line.slope * at, color=PALETTE[0], lw=1.6, label=text)
+    ax.scatter(x, y, s=10, color="0.15", alpha=0.7, lw=0, zorder=3)
+    ax.set(xlim=at[[0, -1]], ylim=at[[0, -1]], aspect="equal")
+    ax.legend(frameon=False, fontsize=SMALL, loc="upper left")
+    _dress(ax, _literal(first), _literal(second))
+    return ax
+
+
+def difference_plot(
+    x: ArrayLike,
+    y: ArrayLike,
+    names: Sequence[str] = ("first method", "second method"),
+    percent: bool = False,
+    confidence: float = 0.95,
+    ax: Axes | None = None,
+) -> Axes:
+    """By how much two methods differ on each slide, against the mean of both.
+
+    Bias and limits of agreement are those of `wbcprof.compare.bland_altman`, each in the band of
+    its interval; the thin line is the trend of the difference with the mean, where it is one.
+
+    Parameters
+    ----------
+    x, y : (n,) float
+        Of 10 slides at least.
+    names : two names
+    percent : bool
+        Differences in percent of the mean.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.uniform(0.2, 0.8, 40)
+    >>> y = x + rng.normal(0, 0.03, 40)
+    >>> ax = wbcprof.figures.difference_plot(x, y, names=("by eye", "by model"))
+    >>> ax.get_ylabel()
+    'by model - by eye'
+    """
+    first, second = _two(names)
+    found = bland_altman(x, y, percent=percent, confidence=confidence)
+    mean, difference = mean_and_difference(
+        np.asarray(x, np.float64), np.asarray(y, np.float64), percent
+    )
+    ax = _axes(ax, (4.6, 3.2))
+    ax.axhline(0, color="0.4", lw=0.8, linestyle="--")
+    for name, colour in (("bias", PALETTE[0]), ("lower", PALETTE[3]), ("upper", PALETTE[3])):
+        height, low, high = (getattr(found, name + end) for end in ("", "_low", "_high"))
+        ax.axhspan(low, high, color=colour, alpha=0.15, lw=0)
+        ax.axhline(height, color=colour, lw=1.4)
+        text = f"{'bias' if name == 'bias' else 'limit'} {height:.3g}{' %' * percent}"
+        place: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+        at = ("axes fraction", "data")
+        ax.annotate(text, (1, height), xycoords=at, color=colour, fontsize=SMALL, **place)
+    if found.trend_p < 1 - confidence:
+        ends = np.array([mean.min(), mean.max()])
+        trend = difference.mean() + found.trend * (ends - mean.mean())
+        ax.plot(ends, trend, color="0.15", lw=0.9, linestyle=":")
+    ax.scatter(mean, difference, s=10, color="0.15", alpha=0.7, lw=0, zorder=3)
+    what = f"{_literal(second)} - {_literal(first)}"
+    _dress(ax, "mean of both", what + ", % of mean" * percent)
+    return ax
+
+
+def _two(names: Sequence[str]) -> tuple[str, str]:
+    if isinstance(names, str) or len(names) != 2:
+        raise ValueError(f"names must be two, of the first and the second method, got {names!r}")
+    return str(names[0]), str(names[1])
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:

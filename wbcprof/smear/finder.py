@@ -33,10 +33,11 @@ _WEIGHTS = np.array([2.0, 1.0, -1.0], np.float32)
 _SMOOTH = 0.05  # red cells
 _FOREGROUND = (0.08, 0.15)  # optical density of green, least and most, of what is not background
 _OTSU_SHARE = 0.7
-_LEVEL = 0.55  # between red cells, 0, and the densest, 1: nuclei begin
-_DENSEST = 0.995  # quantile
+_LEVEL = 0.45  # between red cells, 0, and the densest, 1: nuclei begin
+_DENSEST = 0.25  # squares of red cells: as much is denser than what the densest is taken for
 _MOST_RED_CELLS = 0.4  # of that of the densest: red cells
 _LEAST_RATIO, _LEAST = 2.0, 0.25  # of nuclei to red cells, and by itself
+_ALONE = 0.68  # of the densest, where red cells are too few to tell theirs
 _JOIN = 0.25  # red cells between lobes
 _SIZES = (0.55, 3.5)  # red cells: square root of the area of a nucleus
 _LEAST_FILLING = 0.24
@@ -126,12 +127,13 @@ def outline_leukocytes(field: np.ndarray, red_cell_diameter: float) -> Outlines:
     green = density[..., 1]
     least = float(np.clip(_OTSU_SHARE * _otsu(green), *_FOREGROUND))
     foreground = green > least
-    densest = float(np.quantile(stained, _DENSEST))
-    red_cells = float(np.median(stained[foreground])) if foreground.any() else 0.0
-    red_cells = max(min(red_cells, _MOST_RED_CELLS * densest), 0.0)
-    level = max(
-        red_cells + _LEVEL * (densest - red_cells), _LEAST_RATIO * max(red_cells, 0.05), _LEAST
-    )
+    n_densest = min(stained.size, max(1, round(_DENSEST * unit * unit)))
+    densest = float(np.partition(stained.ravel(), -n_densest)[-n_densest])
+    typical = float(np.median(stained[foreground])) if foreground.any() else 0.0
+    red_cells = max(min(typical, _MOST_RED_CELLS * densest), 0.0)
+    level = max(red_cells + _LEVEL * (densest - red_cells), _LEAST_RATIO * red_cells, _LEAST)
+    if typical > red_cells:  # few red cells, as where a field is cut out about one leukocyte
+        level = max(_ALONE * densest, _LEAST)
     dense = ndimage.binary_opening(stained > level)
     joined = ndimage.binary_dilation(dense, iterations=max(1, round(_JOIN * unit)))
     label, _ = ndimage.label(joined)
