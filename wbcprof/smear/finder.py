@@ -6,7 +6,8 @@ smear. The field is reduced until a red cell is about `_DIAMETER` px across; the
     light      background: the brightest pixels of every part of the field, smoothed
     stained    2 red + green - blue optical density: nuclei take up red light most in every stain
     nuclei     above a level between that of red cells, the median of what is not background, and
-               that of the densest half per cent; opened; lobes that lie close belong together
+               that of the densest quarter of a red cell's square; opened; lobes that lie close
+               belong together
     judged     size in red cells; filling of their box (rims of red cells and scratches do not)
     cell       what is not background within reach of the nucleus, connected to it
 """
@@ -36,8 +37,9 @@ _OTSU_SHARE = 0.7
 _LEVEL = 0.45  # between red cells, 0, and the densest, 1: nuclei begin
 _DENSEST = 0.25  # squares of red cells: as much is denser than what the densest is taken for
 _MOST_RED_CELLS = 0.4  # of that of the densest: red cells
-_LEAST_RATIO, _LEAST = 2.0, 0.25  # of nuclei to red cells, and by itself
-_ALONE = 0.68  # of the densest, where red cells are too few to tell theirs
+_LEAST_RATIO, _LEAST = 2.2, 0.25  # of nuclei to red cells, and by itself
+_CROP = 6.0  # red cells along the shorter side: what is smaller is cut out about a leukocyte
+_ALONE = 0.68  # of the densest, there: nuclei begin
 _JOIN = 0.25  # red cells between lobes
 _SIZES = (0.55, 3.5)  # red cells: square root of the area of a nucleus
 _LEAST_FILLING = 0.24
@@ -60,6 +62,16 @@ class FoundLeukocyte(NamedTuple):
         Whether the edge of the field cuts it.
     contrast : float
         How much denser it is stained than red cells, as a ratio.
+
+    Examples
+    --------
+    >>> from wbcprof.datasets import make_smear
+    >>> from wbcprof.smear import find_leukocytes
+    >>> smear = make_smear(1)  # generated
+    >>> first = find_leukocytes(smear.images[0], 7.5 / smear.pixel_size)[0]
+    >>> left, top, right, bottom = first.box
+    >>> left < first.x < right and top < first.y < bottom and first.nucleus < right - left
+    True
     """
 
     y: float
@@ -90,6 +102,9 @@ class Outlines(NamedTuple):
 
 def find_leukocytes(field: np.ndarray, red_cell_diameter: float) -> list[FoundLeukocyte]:
     """Leukocytes of a field (H, W, 3), uint8, from top to bottom.
+
+    Touching leukocytes are found as one, and a pile of red cells may be taken for one in a field
+    that has none.
 
     Parameters
     ----------
@@ -132,8 +147,8 @@ def outline_leukocytes(field: np.ndarray, red_cell_diameter: float) -> Outlines:
     typical = float(np.median(stained[foreground])) if foreground.any() else 0.0
     red_cells = max(min(typical, _MOST_RED_CELLS * densest), 0.0)
     level = max(red_cells + _LEVEL * (densest - red_cells), _LEAST_RATIO * red_cells, _LEAST)
-    if typical > red_cells:  # few red cells, as where a field is cut out about one leukocyte
-        level = max(_ALONE * densest, _LEAST)
+    if typical > red_cells and min(green.shape) < _CROP * unit:
+        level = max(_ALONE * densest, _LEAST)  # cut out about one leukocyte
     dense = ndimage.binary_opening(stained > level)
     joined = ndimage.binary_dilation(dense, iterations=max(1, round(_JOIN * unit)))
     label, _ = ndimage.label(joined)
