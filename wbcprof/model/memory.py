@@ -98,7 +98,7 @@ class Memory:
         n_places = N_DIRECTIONS + len(OF_CELLS)
         if "means" in arrays and arrays["means"].ndim == 2:
             n_places = min(n_places, arrays["means"].shape[1])
-        n_cells = arrays["left_out"].shape[-1] if "left_out" in arrays else 0
+        n_cells = arrays["left_out"].size // 3 if "left_out" in arrays else 0
         check_arrays(
             arrays,
             {
@@ -121,6 +121,8 @@ class Memory:
             raise ValueError("spreads of the memory are not positive")
         if n_cells < 1 or n_places <= len(OF_CELLS):
             raise ValueError("the memory is of no cells")
+        if (np.diff(arrays["left_out"], axis=1) < 0).any():
+            raise ValueError("the cells left out are not in order")
         return cls(**{name: arrays[name] for name in FIELDS})
 
     @property
