@@ -190,7 +190,7 @@ def test_after_adapting_the_laboratory_is_familiar(model, new):
 
 def test_few_cells_tell_nothing_of_a_set(model, profiles):
     found = check_set(model, profiles.at([0]))
-    assert not found.known and "1 cells" in found.sentence and found.familiar
+    assert not found.known and "told from 1 cell;" in found.sentence and found.familiar
 
 
 def test_a_strange_set_is_warned_of_once_or_an_error(model, new):

@@ -253,9 +253,10 @@ def check_set(model: Model, profiles: Profiles, *, false_alarms: float = 0.01) -
         return _untold(n, why_unknown(memory, profiles))
     if n < _FEWEST:
         return _untold(
-            n, f"whether {n} cells come from the world that the model knows cannot be told; "
-            f"give {_FEWEST} or more"
-        )  # fmt: skip
+            n,
+            f"whether these come from the world that the model knows cannot be told from {n} "
+            f"{'cell' if n == 1 else 'cells'}; give {_FEWEST} or more",
+        )
     codes = np.searchsorted(machines.classes_, machines.predict(profiles.values))
     ranks = memory.ranks(profiles.measures, codes)
     strange = machines.strangeness(profiles.values, profiles.measures)

@@ -133,7 +133,7 @@ class TypeMachines:
         return self.memory_.strangeness(places, between_types(logits))
 
     def _directions(self, scaled: np.ndarray) -> np.ndarray:
-        """Leading directions of standardised profiles, which memorys read."""
+        """Leading directions of standardised profiles, which its memory reads."""
         assert self.gaussians_ is not None and self.memory_ is not None
         basis = self.gaussians_.basis[: self.memory_.n_directions]
         result: np.ndarray = scaled @ basis.T.astype(np.float64)
