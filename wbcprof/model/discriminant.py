@@ -101,9 +101,7 @@ class Gaussians:
         """Probability of each type where all are as frequent, (n, n_types)."""
         solved = np.linalg.solve(self.covariance, self.means.T)
         logits = places @ solved - 0.5 * np.einsum("ij,ji->i", self.means, solved)
-        share = np.exp(logits - logits.max(axis=1, keepdims=True))
-        result: np.ndarray = share / share.sum(axis=1, keepdims=True)
-        return result
+        return shares(logits)
 
     def nearest(self, places: np.ndarray) -> np.ndarray:
         """Squared Mahalanobis distance to the nearest type, (n,)."""
@@ -162,6 +160,13 @@ class Gaussians:
         """Length of a shift in standard deviations of cells about the mean of their type."""
         squared = float(shift @ np.linalg.solve(self.covariance, shift))
         return float(np.sqrt(max(squared, 0.0)))
+
+
+def shares(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (n, n_types) from their logarithms up to a constant of each row."""
+    relative = np.exp(logits - logits.max(axis=1, keepdims=True))
+    result: np.ndarray = relative / relative.sum(axis=1, keepdims=True)
+    return result
 
 
 def shrink(covariance: np.ndarray, share: float) -> np.ndarray:

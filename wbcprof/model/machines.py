@@ -19,7 +19,7 @@ import numpy as np
 
 from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, shown
 from wbcprof.model.arrays import check_arrays, prefixed, under
-from wbcprof.model.discriminant import Gaussians
+from wbcprof.model.discriminant import Gaussians, shares
 from wbcprof.model.memory import FIELDS, Memory, Strangeness, between_types
 
 RULES = {"C": NamedOr("auto", Real(above=0)), "kernel": Choice(("discriminant", "rbf", "linear"))}
@@ -129,13 +129,13 @@ class TypeMachines:
             )
         far = self.far_ if self.foreign_ else None
         logits = self._near_logits(scaled) if far is None else far._logits(X)
-        places = self.memory_.places(self._directions(scaled), measures)
+        places = self.memory_.places(self._directions(scaled, self.memory_), measures)
         return self.memory_.strangeness(places, between_types(logits))
 
-    def _directions(self, scaled: np.ndarray) -> np.ndarray:
-        """Leading directions of standardised profiles, which its memory reads."""
-        assert self.gaussians_ is not None and self.memory_ is not None
-        basis = self.gaussians_.basis[: self.memory_.n_directions]
+    def _directions(self, scaled: np.ndarray, memory: Memory) -> np.ndarray:
+        """Leading directions of standardised profiles, which a memory reads."""
+        assert self.gaussians_ is not None
+        basis = self.gaussians_.basis[: memory.n_directions]
         result: np.ndarray = scaled @ basis.T.astype(np.float64)
         return result
 
@@ -187,14 +187,12 @@ class TypeMachines:
     def _new_memory(self, X: Any, measures: np.ndarray | None) -> Memory | None:
         """Of the laboratory of profiles X, for these machines, which were adapted to it."""
         learnt = self.learnt_memory_
-        if measures is None or learnt is None or self.gaussians_ is None:
+        if measures is None or learnt is None:
             return None
         scaled = self.standardise(X)
         logits = self._logits(X) if self.foreign_ else self._near_logits(scaled)
-        directions = scaled @ self.gaussians_.basis[: learnt.n_directions].T.astype(np.float64)
-        share = np.exp(logits - logits.max(axis=1, keepdims=True))
-        share /= share.sum(axis=1, keepdims=True)
-        return learnt.adapted(directions, measures, share, between_types(logits))
+        directions = self._directions(scaled, learnt)
+        return learnt.adapted(directions, measures, shares(logits), between_types(logits))
 
     def unadapted(self) -> Self:
         """These machines as they were learnt."""
@@ -274,10 +272,7 @@ class TypeMachines:
         >>> print(*classifier.classes_[probability.argmax(axis=1)])
         lymphocyte neutrophil
         """
-        logits = self._logits(X)
-        relative = np.exp(logits - logits.max(axis=1, keepdims=True))
-        share: np.ndarray = relative / relative.sum(axis=1, keepdims=True)
-        return share
+        return shares(self._logits(X))
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """For a file: the arrays learnt, and types and settings that JSON can hold."""
