@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 import wbcprof
-from wbcprof.analysis import check_set, flag_images, name_cells, novelty, suggest
+from wbcprof.analysis import (
+    check_set,
+    flag_images,
+    name_cells,
+    novelty,
+    suggest,
+    summarise,
+)
 from wbcprof.analysis.novelty import StrangeCellsWarning, warn_of_set
 from wbcprof.datasets import make_leukocytes
 from wbcprof.smear import MEASURES
@@ -113,6 +120,16 @@ def test_profiles_of_another_model_are_refused(model, profiles, known):
     older = replace(profiles, metadata={**profiles.metadata, "n_images": 7})
     with pytest.raises(ValueError, match="another model: n_images 7 rather than"):
         check_set(model, older)
+
+
+def test_profiles_coded_otherwise_are_refused(model, new):
+    for other in ({"step": 5}, {"inference": "sparse", "step": 12}):
+        coded = model.profile(new.images[:12], **other)
+        for call in (name_cells, check_set, suggest):
+            with pytest.raises(ValueError, match="coded otherwise: "):
+                call(model, coded)
+        with pytest.raises(ValueError, match="slide 'a': the profiles are coded otherwise"):
+            summarise(model, coded, "a")
 
 
 def test_a_model_without_memory_says_so(model, profiles, known):

@@ -31,7 +31,7 @@ from wbcprof.analysis.charts import (
 )
 from wbcprof.checks import Integer, Real, check, shown
 from wbcprof.files import csv_text, json_value, replacing
-from wbcprof.model.model import Model
+from wbcprof.model.model import Model, check_made_by
 from wbcprof.model.profiles import Profiles
 from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT
 
@@ -148,12 +148,10 @@ def summarise(model: Model, profiles: Profiles, name: str, time: str = "") -> Sl
     >>> slide.n_cells, list(slide.measures)[:2]
     (8, ['share of lymphocyte', 'share of neutrophil'])
     """
-    if list(profiles.feature_names) != list(model.feature_names):
-        raise ValueError(
-            f"slide {name!r}: expected profiles of {len(model.feature_names)} features of this "
-            f"model, got {len(profiles.feature_names)} of another; profile it with the model of "
-            "the monitor"
-        )
+    try:
+        check_made_by(model, profiles)
+    except ValueError as error:
+        raise ValueError(f"slide {name!r}: {error}") from error
     if not len(profiles):
         raise ValueError(f"slide {name!r} has no cells")
     measures = {**_results(model, profiles), **_acquisition(profiles)}

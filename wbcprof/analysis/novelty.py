@@ -25,7 +25,7 @@ from scipy.stats import betabinom
 from wbcprof.checks import Real
 from wbcprof.model.machines import TypeMachines
 from wbcprof.model.memory import Memory, Strangeness
-from wbcprof.model.model import Model
+from wbcprof.model.model import Model, check_made_by
 from wbcprof.model.profiles import Profiles
 from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT
 
@@ -309,20 +309,7 @@ def why_unknown(memory: Memory | None, profiles: Profiles) -> str:
 def _machines(model: Model, profiles: Profiles) -> TypeMachines:
     if model.classifier is None:
         raise ValueError("the model holds no classifier; fit it on labelled images")
-    if profiles.feature_names != model.feature_names:
-        raise ValueError(
-            f"expected profiles of this model, of {len(model.feature_names)} features, got "
-            f"{len(profiles.feature_names)} of other names; profile the images with this model"
-        )
-    other = [
-        f"{name} {profiles.metadata[name]!r} rather than {value!r}"
-        for name, value in model.provenance.items()
-        if name != "adapted" and name in profiles.metadata and profiles.metadata[name] != value
-    ]
-    if other:
-        raise ValueError(
-            f"the profiles are of another model: {other[0]}; profile the images with this one"
-        )
+    check_made_by(model, profiles)
     return model.classifier
 
 

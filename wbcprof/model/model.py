@@ -748,6 +748,29 @@ def profile(
     return model.profile(images, labels=labels, n_threads=n_threads, progress=progress, **coding)
 
 
+def check_made_by(model: Model, profiles: Profiles) -> None:
+    """Refuse profiles of another model, or coded otherwise than types are learnt from.
+
+    Raises
+    ------
+    ValueError
+        Features, or what the metadata say of model and coding, are not this model's.
+    """
+    if list(profiles.feature_names) != list(model.feature_names):
+        raise ValueError(
+            f"expected profiles of this model, of {len(model.feature_names)} features, got "
+            f"{len(profiles.feature_names)} of another; profile the images with this model"
+        )
+    for name, value in model.metadata(Coding()).items():
+        found = profiles.metadata.get(name, value)
+        if name != "adapted" and found != value:
+            of = "of another model" if name in model.provenance else "coded otherwise"
+            raise ValueError(
+                f"the profiles are {of}: {name} {found!r} rather than {value!r}; profile the "
+                "images with this model, at its own settings"
+            )
+
+
 def read_cells(
     source: ImageSource,
     normaliser: Normaliser | None,
