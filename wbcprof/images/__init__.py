@@ -9,6 +9,9 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.images.boxes import read_boxes as read_boxes
     from wbcprof.images.copies import DuplicateWarning as DuplicateWarning
     from wbcprof.images.copies import find_copies as find_copies
+    from wbcprof.images.fields import Field as Field
+    from wbcprof.images.fields import FieldSource as FieldSource
+    from wbcprof.images.fields import open_fields as open_fields
     from wbcprof.images.groups import read_groups as read_groups
     from wbcprof.images.source import ImageWarning as ImageWarning
     from wbcprof.images.source import open_images as open_images
@@ -18,6 +21,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "boxes": ["Box", "read_boxes"],
         "copies": ["DuplicateWarning", "find_copies"],
+        "fields": ["Field", "FieldSource", "open_fields"],
         "groups": ["read_groups"],
         "source": ["ImageWarning", "open_images"],
     },

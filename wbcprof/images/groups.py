@@ -67,7 +67,7 @@ def read_groups(how: str | os.PathLike[str], images: Any) -> dict[str, str]:
     kind, _, value = name.partition(":")
     ids = open_images(images).ids()
     if kind == "folder":
-        return _folders(value, ids)
+        return groups_in_folders(value, ids)
     if kind == "column":
         if not isinstance(images, str | os.PathLike) or Path(images).suffix.lower() != ".csv":
             raise ValueError(
@@ -140,7 +140,8 @@ def one_group_each(groups: Iterable[Any], n: int, of: str) -> np.ndarray:
     return one_known_label_each(groups, n, of, "group")
 
 
-def _folders(level: str, ids: Sequence[str]) -> dict[str, str]:
+def groups_in_folders(level: str, ids: Sequence[str]) -> dict[str, str]:
+    """Group by id: the folder of this level, counted from the left."""
     if not level.isdecimal() or int(level) < 1:
         raise ValueError(f"expected folder:1, folder:2 ... from the left, got 'folder:{level}'")
     folders = {name: PurePosixPath(name.lstrip("/")).parts[:-1] for name in ids}

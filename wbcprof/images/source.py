@@ -35,7 +35,7 @@ from functools import partial
 from hashlib import blake2b
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -75,7 +75,7 @@ Change = Callable[[np.ndarray], tuple[np.ndarray, str, np.ndarray | None]]
 """What `ImageSource.read` does to pixels; what they lacked, such as "no background", or ""; and
 what was measured of them."""
 
-_Loaded = tuple[np.ndarray, str, str, np.ndarray | None] | Unusable
+Loaded = tuple[np.ndarray, str, str, np.ndarray | None] | Unusable
 """Pixels, what they were converted from, what they lacked, what was measured."""
 
 
@@ -143,12 +143,12 @@ class ImageSource:
 
     def __init__(
         self,
-        images: _Listed | _Stream,
+        images: Listed[Given] | Stream,
         labels: list[str | None] | None,
         min_size: int,
         on_error: Literal["skip", "raise"],
     ) -> None:
-        self._images = images
+        self.images = images
         self.n_hint = images.n
         self.labels = labels
         self.min_size = min_size
@@ -192,7 +192,7 @@ class ImageSource:
         n = 0
         n_threads = 1 if self.n_hint == 1 else resolve_threads(n_threads)
         load = partial(self._load, change=change)
-        with closing(_outcomes(self._blocks(), load, n_threads, change is not None)) as outcomes:
+        with closing(in_order(self._blocks(), load, n_threads, change is not None)) as outcomes:
             for index, (image_id, outcome) in enumerate(outcomes):
                 n += 1
                 if isinstance(outcome, Unusable):
@@ -211,13 +211,13 @@ class ImageSource:
         """Pixels of at most `most` images, spread over all; the others are not decoded, and those
         that cannot be used are left to `read` to tell of."""
         every = -(-self.n // most)
-        chosen: list[_File | _Array | _Rows] = []
+        chosen: list[Given] = []
         n = 0
         for block in self._blocks():
             chosen += [block.part(i, i + 1) for i in range(-n % every, len(block), every)]
             n += len(block)
         load = partial(self._load, change=None)
-        with closing(_outcomes(iter(chosen), load, resolve_threads(n_threads), False)) as outcomes:
+        with closing(in_order(iter(chosen), load, resolve_threads(n_threads), False)) as outcomes:
             for _, outcome in outcomes:
                 if not isinstance(outcome, Unusable):
                     yield outcome[0]
@@ -228,12 +228,12 @@ class ImageSource:
             return self
         cells = list(self.read(n_threads))
         labels = None if self.labels is None else [cell.label for cell in cells]
-        return self._with(_Listed([_Array(c.pixels, c.image_id) for c in cells]), labels)
+        return self._with(Listed([Array(c.pixels, c.image_id) for c in cells]), labels)
 
     def stated_pixel_size(self) -> float | None:
         """Micrometres for each pixel, where the first files all state the same, as TIFF files of
         microscopes do."""
-        files = (block for block in self._images.blocks() if isinstance(block, _File))
+        files = (block for block in self.images.blocks() if isinstance(block, File))
         stated = [stated_pixel_size(block.path) for block in islice(files, _FEW_FILES)]
         first = stated[0] if stated else None
         agree = first is not None and all(
@@ -255,33 +255,15 @@ class ImageSource:
         self.skipped, self.converted = skipped, converted
         if self.labels is not None:
             _check_n_labels(self.labels, n)
-        if n == 0:
-            raise ValueError("No images given: the iterator was empty.")
-        if skipped:
-            first = f"first: {skipped[0].image_id}: {skipped[0].reason}"
-            if len(skipped) == n:
-                raise NoUsableImage(f"No usable image among the {n} given; {first}")
-            were = "was" if len(skipped) == 1 else "were"
-            warnings.warn(
-                f"{len(skipped)} of {n} images {were} skipped; {first}", ImageWarning, stacklevel=3
-            )
-        lacking = Counter({what: k for what, k in converted.items() if what.startswith("no ")})
-        for counted, done in (
-            (converted - lacking, "converted to 8-bit RGB"),
-            (lacking, "taken as expected where nothing could be measured"),
-        ):
-            if total := counted.total():
-                kinds = ", ".join(f"{count} {kind}" for kind, count in counted.most_common())
-                were = "image was" if total == 1 else "images were"
-                warnings.warn(f"{total} {were} {done}: {kinds}", ImageWarning, stacklevel=3)
+        tell_of_pass(n, skipped, converted)
 
     def missing_files(self) -> list[str]:
         """Files of the images in `skipped` that this process cannot see."""
         skipped = {image.image_id for image in self.skipped}
         return [
             str(block.path)
-            for block in self._images.blocks()
-            if isinstance(block, _File)
+            for block in self.images.blocks()
+            if isinstance(block, File)
             and skipped.intersection(block.ids)
             and not block.path.is_file()
         ]
@@ -301,7 +283,7 @@ class ImageSource:
             n = "an unknown number of" if self.n_hint is None else self.n_hint
             raise ValueError(f"a part must lie within the {n} images, got {start} to {stop}")
         labels = None if self.labels is None else self.labels[start:stop]
-        return self._with(self._images.part(start, stop), labels)
+        return self._with(self.images.part(start, stop), labels)
 
     def parts(self, size: int) -> Iterator[ImageSource]:
         """Consecutive parts of `size` images each, the last of what is left, none decoded; of an
@@ -312,7 +294,7 @@ class ImageSource:
             return
         blocks, n = self._blocks(), 0
         while some := list(islice(blocks, size)):
-            yield self._with(_Listed(some), self.labels and self.labels[n : n + len(some)])
+            yield self._with(Listed(some), self.labels and self.labels[n : n + len(some)])
             n += len(some)
         if self.labels is not None:
             _check_n_labels(self.labels, n)
@@ -320,47 +302,47 @@ class ImageSource:
     @staticmethod
     def together(parts: Sequence[ImageSource]) -> ImageSource:
         """Some parts of a source, in any order, as one source."""
-        blocks = [block for part in parts for block in part._images.blocks()]
+        blocks = [block for part in parts for block in part.images.blocks()]
         labels = [label for part in parts for label in part.labels or ()]
-        return parts[0]._with(_Listed(blocks), labels or None)
+        return parts[0]._with(Listed(blocks), labels or None)
 
     def self_contained(self) -> ImageSource:
         """The same images for a process elsewhere: by the full paths of files, and with the content
         of arrays."""
-        blocks: list[_File | _Array] = []
-        for block in self._images.blocks():
-            if isinstance(block, _File):
+        blocks: list[File | Array] = []
+        for block in self.images.blocks():
+            if isinstance(block, File):
                 blocks.append(replace(block, path=Path(os.path.abspath(block.path))))
             else:
-                blocks += map(_Array, block.arrays(), block.ids)
-        return self._with(_Listed(blocks), self.labels)
+                blocks += map(Array, block.arrays(), block.ids)
+        return self._with(Listed(blocks), self.labels)
 
     def ids(self) -> list[str]:
         """Ids of the images offered, none decoded."""
-        return [image_id for block in self._images.blocks() for image_id in block.ids]
+        return [image_id for block in self.images.blocks() for image_id in block.ids]
 
     def shapes(self) -> list[tuple[int, int] | None]:
         """Rows and columns of the images offered, none decoded; None where a file does not say."""
-        return [shape for block in self._images.blocks() for shape in block.shapes()]
+        return [shape for block in self.images.blocks() for shape in block.shapes()]
 
     def digests(self) -> dict[str, str]:
         """Hexadecimal digests of ``"images"`` (ids of all, content of arrays but not of files) and
         of ``"labels"``."""
         images = blake2b(digest_size=16)
-        for block in self._images.blocks():
+        for block in self.images.blocks():
             images.update(json.dumps(block.ids).encode())
-            for pixels in () if isinstance(block, _File) else block.arrays():
+            for pixels in () if isinstance(block, File) else block.arrays():
                 images.update(f"{pixels.dtype} {pixels.shape}".encode())
                 images.update(np.ascontiguousarray(pixels).data)
         labels = blake2b(json.dumps(self.labels).encode(), digest_size=16)
         return {"images": images.hexdigest(), "labels": labels.hexdigest()}
 
-    def _with(self, images: _Listed | _Stream, labels: list[str | None] | None) -> ImageSource:
+    def _with(self, images: Listed[Given] | Stream, labels: list[str | None] | None) -> ImageSource:
         return ImageSource(images, labels, self.min_size, self.on_error)
 
-    def _blocks(self) -> Iterator[_File | _Array | _Rows]:
+    def _blocks(self) -> Iterator[Given]:
         n = 0
-        blocks = self._images.blocks()
+        blocks = self.images.blocks()
         for block in blocks:
             n += len(block)
             if self.labels is not None and n > len(self.labels):
@@ -369,15 +351,15 @@ class ImageSource:
 
     def _load(
         self,
-        block: _File | _Array | _Rows,
+        block: Given,
         change: Change | None,
-    ) -> list[_Loaded]:
+    ) -> list[Loaded]:
         return [
             outcome if isinstance(outcome, Unusable) else self._change(*outcome, change)
             for outcome in block.load()
         ]
 
-    def _change(self, pixels: np.ndarray, kind: str, change: Change | None) -> _Loaded:
+    def _change(self, pixels: np.ndarray, kind: str, change: Change | None) -> Loaded:
         height, width = pixels.shape[:2]
         if min(height, width) < self.min_size:
             patch = f"{self.min_size}x{self.min_size}"
@@ -470,7 +452,7 @@ def open_images(
         if names is None and (min_size, on_error) == (images.min_size, images.on_error):
             return images
         names = images.labels if names is None else names
-        return ImageSource(images._images, names, min_size, on_error)
+        return ImageSource(images.images, names, min_size, on_error)
 
     if isinstance(images, str | os.PathLike):
         found, own = _from_path(images)
@@ -482,12 +464,12 @@ def open_images(
         raise TypeError(f"images must be {ACCEPTED}; got {type(images).__name__}.")
     if isinstance(images, list | tuple) or hasattr(images, "dtype"):
         units = [_unit(thing, index) for index, thing in enumerate(images)]
-        return ImageSource(_Listed(units), names, min_size, on_error)
-    return ImageSource(_Stream(images), names, min_size, on_error)
+        return ImageSource(Listed(units), names, min_size, on_error)
+    return ImageSource(Stream(images), names, min_size, on_error)
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class File:
     """The image in a file, or pages of a TIFF, of which so many are read in one go."""
 
     path: Path
@@ -508,10 +490,10 @@ class _File:
     def in_memory(self) -> bool:
         return False
 
-    def part(self, start: int, stop: int) -> _File:
+    def part(self, start: int, stop: int) -> File:
         return self if self.pages is None else replace(self, pages=self.pages[start:stop])
 
-    def blocks(self) -> Iterator[_File]:
+    def blocks(self) -> Iterator[File]:
         for start in range(0, len(self), self.block_pages):
             yield self.part(start, start + self.block_pages)
 
@@ -523,7 +505,7 @@ class _File:
 
 
 @dataclass(frozen=True, slots=True)
-class _Array:
+class Array:
     """One image as an array."""
 
     array: Any
@@ -540,10 +522,10 @@ class _Array:
     def in_memory(self) -> bool:
         return isinstance(self.array, np.ndarray)
 
-    def part(self, start: int, stop: int) -> _Array:
+    def part(self, start: int, stop: int) -> Array:
         return self
 
-    def blocks(self) -> Iterator[_Array]:
+    def blocks(self) -> Iterator[Array]:
         yield self
 
     def arrays(self) -> Sequence[np.ndarray]:
@@ -557,7 +539,7 @@ class _Array:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class Rows:
     """Images `start` to `stop` of an array (n, H, W, C)."""
 
     array: Any
@@ -575,10 +557,10 @@ class _Rows:
     def in_memory(self) -> bool:
         return isinstance(self.array, np.ndarray)
 
-    def part(self, start: int, stop: int) -> _Rows:
-        return _Rows(self.array, self.start + start, self.start + stop)
+    def part(self, start: int, stop: int) -> Rows:
+        return Rows(self.array, self.start + start, self.start + stop)
 
-    def blocks(self) -> Iterator[_Rows]:
+    def blocks(self) -> Iterator[Rows]:
         """One for each chunk of the array as it is stored, cut where that is large."""
         chunk = (getattr(self.array, "chunks", None) or (1,))[0]
         rows = chunk[0] if isinstance(chunk, tuple) else chunk  # dask has the sizes of all
@@ -587,7 +569,7 @@ class _Rows:
         start = self.start
         while start < self.stop:
             stop = min(self.stop, (start // rows + 1) * rows)
-            yield _Rows(self.array, start, stop)
+            yield Rows(self.array, start, stop)
             start = stop
 
     def arrays(self) -> np.ndarray:
@@ -608,28 +590,47 @@ class _Rows:
         return [read_array(image) for image in block]
 
 
-class _Listed:
+Given = File | Array | Rows
+
+
+class Block(Protocol):
+    """One image or several that are read in one go."""
+
+    def __len__(self) -> int: ...
+    @property
+    def ids(self) -> list[str]: ...
+    @property
+    def in_memory(self) -> bool: ...
+    def part(self, start: int, stop: int) -> Self: ...
+    def blocks(self) -> Iterator[Self]: ...
+
+
+B = TypeVar("B", bound=Block)
+T = TypeVar("T")
+
+
+class Listed(Generic[B]):
     """Images known beforehand, in units of one or several."""
 
-    def __init__(self, units: Sequence[_File | _Array | _Rows]) -> None:
-        self._units = units
+    def __init__(self, units: Sequence[B]) -> None:
+        self.units = units
         self._ends = list(accumulate(map(len, units)))
         self.n = self._ends[-1] if units else 0
 
-    def blocks(self) -> Iterator[_File | _Array | _Rows]:
-        for unit in self._units:
+    def blocks(self) -> Iterator[B]:
+        for unit in self.units:
             yield from unit.blocks()
 
-    def part(self, start: int, stop: int) -> _Listed:
+    def part(self, start: int, stop: int) -> Listed[B]:
         units = []
         for index in range(bisect_right(self._ends, start), bisect_left(self._ends, stop) + 1):
-            unit = self._units[index]
+            unit = self.units[index]
             before = self._ends[index] - len(unit)
             units.append(unit.part(max(start - before, 0), min(stop - before, len(unit))))
-        return _Listed(units)
+        return Listed(units)
 
 
-class _Stream:
+class Stream:
     """Image files and arrays as an iterable gives them, `start` to `stop` of them."""
 
     def __init__(self, things: Iterable[Any], start: int = 0, stop: int | None = None) -> None:
@@ -640,7 +641,7 @@ class _Stream:
             stop = len(things)
         self.n = None if stop is None else stop - start
 
-    def blocks(self) -> Iterator[_File | _Array]:
+    def blocks(self) -> Iterator[File | Array]:
         if isinstance(self._things, Iterator):
             if self._read:
                 raise RuntimeError(
@@ -656,29 +657,29 @@ class _Stream:
         for index, thing in enumerate(things, self._start):
             yield _unit(thing, index)
 
-    def part(self, start: int, stop: int) -> _Stream:
+    def part(self, start: int, stop: int) -> Stream:
         if isinstance(self._things, Iterator):
             raise TypeError(
                 "images from an iterator have no parts, since it can be read only once; "
                 "give a list or a folder"
             )
-        return _Stream(self._things, self._start + start, self._start + stop)
+        return Stream(self._things, self._start + start, self._start + stop)
 
 
-def _outcomes(
-    blocks: Iterator[_File | _Array | _Rows],
-    load: Callable[[_File | _Array | _Rows], list[_Loaded]],
+def in_order(
+    blocks: Iterator[B],
+    load: Callable[[B], list[T]],
     n_threads: int,
     changed: bool,
-) -> Generator[tuple[str, _Loaded], None, None]:
-    """Id and pixels of every image, in order, whatever order threads finish in; arrays in memory
-    go to threads only if they are changed."""
+) -> Generator[tuple[str, T], None, None]:
+    """Id of every image and what was loaded of it, in order, whatever order threads finish in;
+    arrays in memory go to threads only if they are changed."""
     if n_threads == 1:
         for block in blocks:
             yield from zip(block.ids, load(block), strict=True)
         return
 
-    pending: deque[tuple[_File | _Array | _Rows, Callable[[], list[_Loaded]]]] = deque()
+    pending: deque[tuple[B, Callable[[], list[T]]]] = deque()
     ahead = 0
     pool = failure = None
     more = True
@@ -693,7 +694,7 @@ def _outcomes(
                 if coming is None:
                     more = False
                     continue
-                wait: Callable[[], list[_Loaded]] = partial(load, coming)
+                wait: Callable[[], list[T]] = partial(load, coming)
                 if changed or not coming.in_memory:
                     if pool is None:
                         from concurrent.futures import ThreadPoolExecutor
@@ -713,6 +714,37 @@ def _outcomes(
             pool.shutdown(cancel_futures=True)
 
 
+def tell_of_pass(n: int, skipped: list[SkippedImage], converted: Counter[str]) -> None:
+    """Warn, where the pass is read, of what became of the `n` images offered in it.
+
+    Raises
+    ------
+    NoUsableImage
+        No image was usable.
+    ValueError
+        There are none.
+    """
+    if n == 0:
+        raise ValueError("No images given: the iterator was empty.")
+    if skipped:
+        first = f"first: {skipped[0].image_id}: {skipped[0].reason}"
+        if len(skipped) == n:
+            raise NoUsableImage(f"No usable image among the {n} given; {first}")
+        were = "was" if len(skipped) == 1 else "were"
+        warnings.warn(
+            f"{len(skipped)} of {n} images {were} skipped; {first}", ImageWarning, stacklevel=4
+        )
+    lacking = Counter({what: k for what, k in converted.items() if what.startswith("no ")})
+    for counted, done in (
+        (converted - lacking, "converted to 8-bit RGB"),
+        (lacking, "taken as expected where nothing could be measured"),
+    ):
+        if total := counted.total():
+            kinds = ", ".join(f"{count} {kind}" for kind, count in counted.most_common())
+            were = "image was" if total == 1 else "images were"
+            warnings.warn(f"{total} {were} {done}: {kinds}", ImageWarning, stacklevel=4)
+
+
 def _check_n_labels(labels: list[str | None], n: int) -> None:
     if len(labels) != n:
         raise ValueError(f"Length of labels ({len(labels)}) must match number of images ({n})")
@@ -722,23 +754,23 @@ def _array_id(index: int) -> str:
     return f"image_{index:06d}"
 
 
-def _file(path: str | os.PathLike[str]) -> _File:
+def _file(path: str | os.PathLike[str]) -> File:
     name = os.fspath(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"No such image file or folder: '{name}'")
     if os.path.isdir(path):
         raise ValueError(f"'{name}' is a folder; give one folder by itself, or image files only.")
-    return _File(Path(path), name)
+    return File(Path(path), name)
 
 
-def _unit(thing: Any, index: int) -> _File | _Array:
+def _unit(thing: Any, index: int) -> File | Array:
     """One image file or array of a collection; refuses what is neither."""
     if isinstance(thing, str | os.PathLike):
         return _file(thing)
     array = None if isinstance(thing, NOT_ONE_PER_IMAGE) else _as_array(thing)
     if array is None:
         raise TypeError(f"images must be {ACCEPTED}; item {index} is a {type(thing).__name__}.")
-    return _Array(array, _array_id(index))
+    return Array(array, _array_id(index))
 
 
 def _as_array(thing: Any) -> Any:
@@ -768,22 +800,24 @@ def _as_array(thing: Any) -> Any:
         return None
 
 
-def _from_array(array: Any) -> _Listed | _Stream:
+def _from_array(array: Any) -> Listed[Given] | Stream:
     shape = tuple(array.shape)
     if len(shape) not in (2, 3, 4):
         raise ValueError(f"An image array must have shape (n, H, W, 3) or (H, W, 3), got {shape}.")
     if len(shape) < 4:
-        return _Listed([_Array(array, _array_id(0))])
+        return Listed([Array(array, _array_id(0))])
     if not hasattr(array, "__getitem__"):
-        return _Stream(array)
-    return _Listed([_Rows(array, 0, shape[0])])
+        return Stream(array)
+    return Listed([Rows(array, 0, shape[0])])
 
 
-def _from_path(path: str | os.PathLike[str]) -> tuple[_Listed | _Stream, list[str | None] | None]:
+def _from_path(
+    path: str | os.PathLike[str],
+) -> tuple[Listed[Given] | Stream, list[str | None] | None]:
     """Images, and labels if there are any, of a folder, a file or a glob."""
     suffix = Path(path).suffix.lower()
     if os.path.isdir(path):
-        return _open_zarr(Path(path)) if suffix == ".zarr" else _from_folder(Path(path))
+        return _open_zarr(Path(path)) if suffix == ".zarr" else from_folder(Path(path))
     if os.path.exists(path):
         if suffix == ".csv":
             return _from_csv(Path(path))
@@ -791,10 +825,10 @@ def _from_path(path: str | os.PathLike[str]) -> tuple[_Listed | _Stream, list[st
             return _open_npy(Path(path))
     elif glob.has_magic(os.fspath(path)):
         return _from_glob(Path(path))
-    return _Listed([_with_pages(_file(path))]), None
+    return Listed([with_pages(_file(path))]), None
 
 
-def _with_pages(file: _File) -> _File:
+def with_pages(file: File) -> File:
     """The file, with its pages if it is a TIFF of several."""
     if file.path.suffix.lower() not in (".tif", ".tiff"):
         return file
@@ -805,17 +839,19 @@ def _with_pages(file: _File) -> _File:
     return replace(file, pages=range(n), block_pages=block_pages)
 
 
-def _from_folder(folder: Path) -> tuple[_Listed, list[str | None] | None]:
-    files = [_with_pages(_File(folder / name, name)) for name in _find_images(folder)]
+def from_folder(
+    folder: Path, suffixes: Sequence[str] = SUFFIXES
+) -> tuple[Listed[Given], list[str | None] | None]:
+    files = [with_pages(File(folder / name, name)) for name in find_images(folder, suffixes)]
     labels = [
         known_label(file.name.split("/")[0]) if "/" in file.name else None
         for file in files
         for _ in file.ids
     ]
-    return _Listed(files), labels if any(labels) else None
+    return Listed(files), labels if any(labels) else None
 
 
-def _from_glob(pattern: Path) -> tuple[_Listed, None]:
+def _from_glob(pattern: Path) -> tuple[Listed[Given], None]:
     fixed = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
     root = Path(*pattern.parts[:fixed])
     # Path.glob, unlike glob.glob, does not follow links down "**", which may lead back up.
@@ -827,10 +863,10 @@ def _from_glob(pattern: Path) -> tuple[_Listed, None]:
     )
     if not found:
         raise FileNotFoundError(f"No file matches '{pattern}'")
-    return _Listed([_with_pages(_File(Path(name), name)) for name in found]), None
+    return Listed([with_pages(File(Path(name), name)) for name in found]), None
 
 
-def _from_csv(path: Path) -> tuple[_Listed, list[str | None] | None]:
+def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
     files, labels, missing = [], [], []
     try:
         with open(path, newline="", encoding="utf-8-sig") as lines:
@@ -851,7 +887,7 @@ def _from_csv(path: Path) -> tuple[_Listed, list[str | None] | None]:
                 name = row[at].strip() if len(row) > at else ""
                 if not name:
                     raise ValueError(f"'{path}', line {rows.line_num}: no image path")
-                files.append(_File(path.parent / name, name))
+                files.append(File(path.parent / name, name))
                 if not os.path.exists(files[-1].path):
                     missing.append(name)
                 if label_at is not None:
@@ -866,10 +902,10 @@ def _from_csv(path: Path) -> tuple[_Listed, list[str | None] | None]:
             f"{len(missing)} of the {len(files)} files named in '{path}' do not exist in "
             f"'{path.parent}': {shown}"
         )
-    return _Listed(files), labels if any(labels) else None
+    return Listed(files), labels if any(labels) else None
 
 
-def _open_npy(path: Path) -> tuple[_Listed | _Stream, None]:
+def _open_npy(path: Path) -> tuple[Listed[Given] | Stream, None]:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # damaged headers raise almost any kind
@@ -877,7 +913,7 @@ def _open_npy(path: Path) -> tuple[_Listed | _Stream, None]:
     return _from_array(array), None
 
 
-def _open_zarr(path: Path) -> tuple[_Listed | _Stream, None]:
+def _open_zarr(path: Path) -> tuple[Listed[Given] | Stream, None]:
     try:
         import zarr
     except ImportError as error:
@@ -891,7 +927,7 @@ def _open_zarr(path: Path) -> tuple[_Listed | _Stream, None]:
     return _from_array(array), None
 
 
-def _find_images(folder: Path) -> list[str]:
+def find_images(folder: Path, suffixes: Sequence[str]) -> list[str]:
     """Sorted POSIX paths, relative to `folder`, of the images in it."""
 
     def fail(error: OSError) -> None:
@@ -908,10 +944,10 @@ def _find_images(folder: Path) -> list[str]:
             for root, folders, files in os.walk(entry, onerror=fail):
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 found += [Path(root, name) for name in files if not name.startswith(".")]
-    ids = sorted(p.relative_to(folder).as_posix() for p in found if p.suffix.lower() in SUFFIXES)
+    ids = sorted(p.relative_to(folder).as_posix() for p in found if p.suffix.lower() in suffixes)
     if not ids:
         raise ValueError(
-            f"No images in folder '{folder}': expected files ending in {', '.join(SUFFIXES)}, "
+            f"No images in folder '{folder}': expected files ending in {', '.join(suffixes)}, "
             "in one sub-folder per cell type or directly in the folder."
         )
     return ids

@@ -1,0 +1,763 @@
+"""Fields in, whatever holds them: photographs as they are, large images and slides in tiles.
+
+A tile has a core and, around it, a margin. The cores part the whole image: each cell, by its
+centre, belongs to one tile, and the margin shows all of it there. Margins end where the image does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from wbcprof.checks import Integer, known_label, shown
+from wbcprof.images.decode import Outcome, Unusable, read_array, stated_pixel_size
+from wbcprof.images.groups import groups_from_csv, groups_in_folders
+from wbcprof.images.source import (
+    Array,
+    File,
+    Given,
+    Listed,
+    Rows,
+    SkippedImage,
+    Stream,
+    from_folder,
+    in_order,
+    open_images,
+    tell_of_pass,
+)
+from wbcprof.threads import resolve_threads
+
+__all__ = ["Field", "FieldSource", "open_fields"]
+
+RULES = {"tile": Integer(64), "margin": Integer(0)}
+"""What parameters of `open_fields` may be."""
+
+_NO_FOLDER = "all fields"  # name of the slide of what has no folder, such as arrays
+_AHEAD_BYTES = 1 << 30  # of pixels that are decoded before their turn, about
+
+Place = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels; right and bottom are excluded."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Field:
+    """One photograph, or one tile of a large one or of a slide file.
+
+    Attributes
+    ----------
+    field_id : str
+        As `wbcprof.images.open_images` has ids; of a tile with the upper left corner of its core:
+        ``case7.svs#x008192-y004096``.
+    slide : str
+        Name of the slide that it is of.
+    pixels : uint8 array (H, W, 3)
+        RGB, with margins. May share memory with the user's array and may be read-only.
+    left, top : int
+        Upper left corner of `pixels` in the whole image.
+    core : tuple of int
+        Left, top, right and bottom within `pixels`; right and bottom are excluded. Cells whose
+        centre lies there belong to this field, all others to its neighbours.
+    whole : tuple of int
+        Rows and columns of the whole image.
+    pixel_size : float or None
+        Micrometres for each pixel, if the file states it.
+    image_id : str
+        Of the whole image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from wbcprof.images import open_fields
+    >>> photograph = np.full((300, 400, 3), 255, np.uint8)
+    >>> (field,) = open_fields(photograph)
+    >>> field.field_id, field.slide, field.core
+    ('image_000000', 'all fields', (0, 0, 400, 300))
+    """
+
+    field_id: str
+    slide: str
+    pixels: np.ndarray
+    left: int
+    top: int
+    core: Place
+    whole: tuple[int, int]
+    pixel_size: float | None
+    image_id: str
+
+
+_Loaded = tuple[Field, str] | Unusable
+"""A field and what it was converted from, or why there is none."""
+
+
+# --- what tiles are cut from -------------------------------------------------------------------
+
+
+class Regions(Protocol):
+    """A large image that is read by regions."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def in_memory(self) -> bool: ...
+    @property
+    def at_once(self) -> Literal["tile", "row", "all"]:
+        """How many tiles are best read in one go."""
+
+    def pixel_size(self) -> float | None: ...
+    def read(self, places: Sequence[Place]) -> Iterator[Outcome]:
+        """Pixels of each place, in order."""
+
+    def self_contained(self, place: Place) -> Regions:
+        """The same for a process elsewhere that reads no more than this place."""
+
+    def content(self, place: Place) -> Iterator[bytes]:
+        """What a digest is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LargeArray:
+    """An array (H, W, C), or of one that begins at `left`, `top` of it."""
+
+    array: Any
+    shape: tuple[int, int]
+    left: int = 0
+    top: int = 0
+    at_once: Literal["tile"] = "tile"
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.array, np.ndarray)
+
+    def pixel_size(self) -> None:
+        return None
+
+    def read(self, places: Sequence[Place]) -> Iterator[Outcome]:
+        for place in places:
+            try:
+                pixels = self._cut(place)
+            except MemoryError:
+                raise
+            except Exception as error:  # of whichever library stores the array
+                yield Unusable(f"cannot be read: {error}")
+            else:
+                yield read_array(pixels)
+
+    def self_contained(self, place: Place) -> _LargeArray:
+        return replace(self, array=self._cut(place), left=place[0], top=place[1])
+
+    def content(self, place: Place) -> Iterator[bytes]:
+        pixels = self._cut(place)
+        yield f"{pixels.dtype} {pixels.shape}".encode()
+        yield np.ascontiguousarray(pixels).tobytes()
+
+    def _cut(self, place: Place) -> np.ndarray:
+        left, top, right, bottom = place
+        rows = slice(top - self.top, bottom - self.top)
+        return np.asarray(self.array[rows, left - self.left : right - self.left])
+
+
+@dataclass(frozen=True, slots=True)
+class _LargePhotograph:
+    """An image file that can only be decoded as a whole."""
+
+    file: File
+    shape: tuple[int, int]
+    in_memory: bool = False
+    at_once: Literal["all"] = "all"
+
+    def pixel_size(self) -> float | None:
+        return stated_pixel_size(self.file.path)
+
+    def read(self, places: Sequence[Place]) -> Iterator[Outcome]:
+        (outcome,) = self.file.load()
+        if not isinstance(outcome, Unusable) and outcome[0].shape[:2] != self.shape:
+            outcome = Unusable(f"expected {self.shape} px, got {outcome[0].shape[:2]}: it changed")
+        for left, top, right, bottom in places:
+            if isinstance(outcome, Unusable):
+                yield outcome
+            else:
+                yield outcome[0][top:bottom, left:right], outcome[1]
+
+    def self_contained(self, place: Place) -> _LargePhotograph:
+        return replace(self, file=_by_full_path(self.file))
+
+    def content(self, place: Place) -> Iterator[bytes]:
+        yield _size_on_disk(self.file.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Tiles of a whole image of so many rows and columns, numbered along rows."""
+
+    rows: int
+    columns: int
+    tile: int
+    margin: int
+
+    @property
+    def across(self) -> int:
+        return -(-self.columns // self.tile)
+
+    @property
+    def n(self) -> int:
+        return self.across * -(-self.rows // self.tile)
+
+    def core(self, number: int) -> Place:
+        row, column = divmod(number, self.across)
+        left, top = column * self.tile, row * self.tile
+        right, bottom = min(left + self.tile, self.columns), min(top + self.tile, self.rows)
+        return left, top, right, bottom
+
+    def place(self, number: int) -> Place:
+        """Where the tile lies, with its margins."""
+        left, top, right, bottom = self.core(number)
+        return (
+            max(left - self.margin, 0),
+            max(top - self.margin, 0),
+            min(right + self.margin, self.columns),
+            min(bottom + self.margin, self.rows),
+        )
+
+
+# --- units of fields ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Photographs:
+    """Images that are fields as they are, and the slide of each."""
+
+    images: Given
+    slides: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    @property
+    def ids(self) -> list[str]:
+        return self.images.ids
+
+    @property
+    def in_memory(self) -> bool:
+        return self.images.in_memory
+
+    def part(self, start: int, stop: int) -> _Photographs:
+        return _Photographs(self.images.part(start, stop), self.slides[start:stop])
+
+    def blocks(self) -> Iterator[_Photographs]:
+        slides = iter(self.slides)
+        for block in self.images.blocks():
+            yield _Photographs(block, tuple(islice(slides, len(block))))
+
+    def load(self) -> list[_Loaded]:
+        size = stated_pixel_size(self.images.path) if isinstance(self.images, File) else None
+        loaded: list[_Loaded] = []
+        for image_id, slide, outcome in zip(self.ids, self.slides, self.images.load(), strict=True):
+            if isinstance(outcome, Unusable):
+                loaded.append(outcome)
+                continue
+            pixels, kind = outcome
+            height, width = pixels.shape[:2]
+            core = 0, 0, width, height
+            field = Field(image_id, slide, pixels, 0, 0, core, (height, width), size, image_id)
+            loaded.append((field, kind))
+        return loaded
+
+    def self_contained(self) -> Iterator[_Photographs]:
+        if isinstance(self.images, File):
+            yield replace(self, images=_by_full_path(self.images))
+            return
+        for pixels, image_id, slide in zip(
+            self.images.arrays(), self.ids, self.slides, strict=True
+        ):
+            yield _Photographs(Array(pixels, image_id), (slide,))
+
+    def content(self) -> Iterator[bytes]:
+        if isinstance(self.images, File):
+            yield _size_on_disk(self.images.path)
+            return
+        for pixels in self.images.arrays():
+            yield f"{pixels.dtype} {pixels.shape}".encode()
+            yield np.ascontiguousarray(pixels).tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiles:
+    """Tiles of one large image, by their numbers in its grid."""
+
+    image: Regions
+    image_id: str
+    slide: str
+    grid: Grid
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def ids(self) -> list[str]:
+        corners = (self.grid.core(number)[:2] for number in self.numbers)
+        return [f"{self.image_id}#x{left:06d}-y{top:06d}" for left, top in corners]
+
+    @property
+    def slides(self) -> tuple[str, ...]:
+        return (self.slide,) * len(self)
+
+    @property
+    def in_memory(self) -> bool:
+        return self.image.in_memory
+
+    def part(self, start: int, stop: int) -> _Tiles:
+        return replace(self, numbers=self.numbers[start:stop])
+
+    def blocks(self) -> Iterator[_Tiles]:
+        if self.image.at_once == "all":
+            yield self
+            return
+        each = self.grid.across if self.image.at_once == "row" else 1
+        for _, numbers in groupby(self.numbers, lambda number: number // each):
+            yield replace(self, numbers=list(numbers))
+
+    def load(self) -> list[_Loaded]:
+        places = [self.grid.place(number) for number in self.numbers]
+        size = self.image.pixel_size()
+        loaded: list[_Loaded] = []
+        for field_id, number, place, outcome in zip(
+            self.ids, self.numbers, places, self.image.read(places), strict=True
+        ):
+            if isinstance(outcome, Unusable):
+                loaded.append(outcome)
+                continue
+            pixels, kind = outcome
+            left, top = place[:2]
+            core = self.grid.core(number)
+            field = Field(
+                field_id,
+                self.slide,
+                pixels,
+                left,
+                top,
+                (core[0] - left, core[1] - top, core[2] - left, core[3] - top),
+                (self.grid.rows, self.grid.columns),
+                size,
+                self.image_id,
+            )
+            loaded.append((field, kind))
+        return loaded
+
+    def self_contained(self) -> Iterator[_Tiles]:
+        for block in self.blocks():
+            places = np.array([self.grid.place(number) for number in block.numbers])
+            left, top = map(int, places[:, :2].min(0))
+            right, bottom = map(int, places[:, 2:].max(0))
+            yield replace(block, image=self.image.self_contained((left, top, right, bottom)))
+
+    def content(self) -> Iterator[bytes]:
+        yield repr((self.grid, list(self.numbers))).encode()
+        for number in self.numbers:
+            yield from self.image.content(self.grid.place(number))
+
+
+_Unit = _Photographs | _Tiles
+
+
+class _Given:
+    """Units of what an iterator gives."""
+
+    n = None
+
+    def __init__(self, images: Stream, cut: _Cut):
+        self._images, self._cut = images, cut
+
+    def blocks(self) -> Iterator[_Unit]:
+        for index, image in enumerate(self._images.blocks()):
+            for unit in self._cut.units(image, index):
+                yield from unit.blocks()
+
+
+def _by_full_path(file: File) -> File:
+    return replace(file, path=Path(os.path.abspath(file.path)))
+
+
+def _size_on_disk(path: Path) -> bytes:
+    return str(path.stat().st_size if path.exists() else None).encode()
+
+
+# --- the source --------------------------------------------------------------------------------
+
+
+class FieldSource:
+    """Stream of `Field` records; made by `open_fields`.
+
+    Every pass, by ``iter()``, `read` or `sample`, is independent and decodes the fields anew, in
+    the same order, so several threads may iterate at once. Only a source built on an iterator can
+    be read just once, and has no ids, slides, parts, digest or sample.
+
+    Attributes
+    ----------
+    n_hint : int or None
+        Number of fields offered (tiles included, before any is skipped), if known.
+    skipped : list of SkippedImage
+        Fields left out in the latest completed pass, and why.
+    converted : Counter of str
+        What its fields were converted from to 8-bit RGB, and how many.
+    """
+
+    def __init__(self, units: Listed[_Unit] | _Given, largest: int) -> None:
+        self._units, self._largest = units, largest
+        self.n_hint = units.n
+        self.skipped: list[SkippedImage] = []
+        self.converted: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Field]:
+        return self.read(1)
+
+    def read(self, n_threads: int | None = None) -> Iterator[Field]:
+        """One pass, in which background threads decode a few fields ahead.
+
+        Parameters
+        ----------
+        n_threads : int, optional
+            See `wbcprof.threads.resolve_threads`; fewer where fields are so large that those ahead
+            would take more than about a gigabyte. One means none in the background, as ``iter()``
+            has it. Arrays in memory need no decoding and start no threads.
+
+        Raises
+        ------
+        ValueError
+            No field was usable.
+
+        Warns
+        -----
+        ImageWarning
+            Once at the end of the pass: fields were skipped or converted.
+        """
+        n_threads = self._threads(n_threads)
+        skipped: list[SkippedImage] = []
+        converted: Counter[str] = Counter()
+        n = 0
+        with closing(in_order(self._units.blocks(), _load, n_threads, False)) as outcomes:
+            for field_id, outcome in outcomes:
+                n += 1
+                if isinstance(outcome, Unusable):
+                    skipped.append(SkippedImage(field_id, str(outcome)))
+                    continue
+                field, kind = outcome
+                converted.update(filter(None, [kind]))
+                yield field
+        self.end_pass(n, skipped, converted)
+
+    def end_pass(self, n: int, skipped: list[SkippedImage], converted: Counter[str]) -> None:
+        """Note what became of the `n` fields offered in a pass, and warn of it; for passes that go
+        on elsewhere, such as on a cluster.
+
+        Raises
+        ------
+        NoUsableImage
+            No field was usable.
+        """
+        self.skipped, self.converted = skipped, converted
+        tell_of_pass(n, skipped, converted)
+
+    def sample(
+        self, most: int, *, slide: str | None = None, n_threads: int | None = None
+    ) -> Iterator[Field]:
+        """At most `most` fields, spread over all, or over those of one slide; the others are not
+        decoded, and those that cannot be used are left to `read` to tell of."""
+        units = self._listed()
+        slides = self.slides()
+        of = [place for place, name in enumerate(slides) if slide in (None, name)]
+        if not of:
+            raise ValueError(f"no slide is named {slide!r}; the first is {slides[0]!r}")
+        most = min(most, len(of))
+        chosen = [of[(2 * k + 1) * len(of) // (2 * most)] for k in range(most)]
+        blocks = (unit for place in chosen for unit in units.part(place, place + 1).units)
+        with closing(in_order(blocks, _load, self._threads(n_threads), False)) as outcomes:
+            for _, outcome in outcomes:
+                if not isinstance(outcome, Unusable):
+                    yield outcome[0]
+
+    def ids(self) -> list[str]:
+        """Ids of the fields offered, none decoded."""
+        return [field_id for unit in self._listed().units for field_id in unit.ids]
+
+    def slides(self) -> list[str]:
+        """The slide of each field offered, none decoded."""
+        return [slide for unit in self._listed().units for slide in unit.slides]
+
+    def part(self, start: int, stop: int) -> FieldSource:
+        """Fields `start` to `stop` (excluded) as a source with the same ids and slides; the others
+        are not read.
+
+        Raises
+        ------
+        ValueError
+            The part is empty or reaches past the last field.
+        """
+        units = self._listed()
+        if not 0 <= start < stop <= units.n:
+            raise ValueError(f"a part must lie within the {units.n} fields, got {start} to {stop}")
+        return FieldSource(units.part(start, stop), self._largest)
+
+    def self_contained(self) -> FieldSource:
+        """The same fields for a process elsewhere: by the full paths of files, and with the content
+        of arrays."""
+        units = [alone for unit in self._listed().units for alone in unit.self_contained()]
+        return FieldSource(Listed(units), self._largest)
+
+    def digest(self) -> str:
+        """Hexadecimal digest of ids, slides, tiles, the content of arrays and the size of files."""
+        digest = blake2b(json.dumps([self.ids(), self.slides()]).encode(), digest_size=16)
+        for unit in self._listed().units:
+            for content in unit.content():
+                digest.update(content)
+        return digest.hexdigest()
+
+    def _listed(self) -> Listed[_Unit]:
+        if isinstance(self._units, _Given):
+            raise TypeError(
+                "fields from an iterator are known only when they are read, and once; give a list, "
+                "an array or a folder"
+            )
+        return self._units
+
+    def _threads(self, n_threads: int | None) -> int:
+        if self.n_hint == 1:
+            return 1
+        return min(resolve_threads(n_threads), max(2, _AHEAD_BYTES // (2 * self._largest)))
+
+
+def _load(unit: _Unit) -> list[_Loaded]:
+    return unit.load()
+
+
+def open_fields(
+    images: Any,
+    *,
+    slides: str | os.PathLike[str] | Sequence[str] | Mapping[str, str] | None = None,
+    tile: int = 4096,
+    margin: int = 512,
+) -> FieldSource:
+    """Turn whatever holds fields of smears into a stream of fields, each small enough to be held.
+
+    Parameters
+    ----------
+    images
+        As `wbcprof.images.open_images` takes them. Images of more than twice `tile` squared pixels
+        come as tiles; of arrays, these are views.
+    slides : str, path, sequence or mapping, optional
+        Which slide each image is of:
+
+        - None: the sub-folder of the folder that is given, or of the deepest that holds all files
+          given; that folder itself for what lies in it directly. Of an iterator, the folder that a
+          file lies in. Arrays are of one slide, ``"all fields"``.
+        - ``"folder:2"``: the second folder of the image's id, counted from the left.
+        - ``"pattern:^([A-Z]+-\\\\d+)_"``: what the first group of this regular expression finds in
+          the name of the file.
+        - CSV file, in UTF-8: its first line names a column ``image`` (or ``path``, ``file``,
+          ``filename``), the ids, and a column ``slide``.
+        - One name for each image, in order, or a mapping from the ids of images.
+    tile : int
+        Rows and columns of the core of a tile.
+    margin : int
+        Around the core, in pixels; more than the largest cell measures.
+
+    Returns
+    -------
+    FieldSource
+
+    Raises
+    ------
+    FileNotFoundError
+        A path does not exist.
+    TypeError
+        `images` or `slides` is of another kind.
+    ValueError
+        There are no images, or one has no slide.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from wbcprof.images import open_fields
+    >>> whole = np.full((200, 500, 3), 255, np.uint8)
+    >>> source = open_fields(whole, slides=["case 7"], tile=200, margin=20)
+    >>> for field in source:
+    ...     print(field.field_id, field.slide, field.pixels.shape, field.core)
+    image_000000#x000000-y000000 case 7 (200, 220, 3) (0, 0, 200, 200)
+    image_000000#x000200-y000000 case 7 (200, 240, 3) (20, 0, 220, 200)
+    image_000000#x000400-y000000 case 7 (200, 120, 3) (20, 0, 120, 200)
+
+    A few fields show how an instrument takes pictures, before all are read:
+
+    >>> [field.left for field in source.sample(1)]
+    [180]
+    """
+    if isinstance(images, FieldSource):
+        return images
+    tile, margin = RULES["tile"].check("tile", tile), RULES["margin"].check("margin", margin)
+    folder = None
+    if isinstance(images, str | os.PathLike) and _is_folder_of_images(Path(images)):
+        folder = Path(images)
+        given: Listed[Given] | Stream = from_folder(folder)[0]
+    else:
+        given = open_images(images).images
+    if isinstance(given, Stream):
+        cut = _Cut(tile, margin, _names(slides, None, None))
+        return FieldSource(_Given(given, cut), _bytes(2 * tile * tile))
+    cut = _Cut(tile, margin, _names(slides, given, folder))
+    units: list[_Unit] = []
+    n = 0
+    for image in given.units:
+        units += cut.units(image, n)
+        n += len(image)
+    return FieldSource(Listed(units), cut.largest)
+
+
+def _is_folder_of_images(path: Path) -> bool:
+    return path.is_dir() and path.suffix.lower() != ".zarr"
+
+
+def _bytes(pixels: int) -> int:
+    return 3 * pixels
+
+
+class _Cut:
+    """Cuts images into units of fields."""
+
+    def __init__(self, tile: int, margin: int, name: _Name):
+        self.tile, self.margin, self._name = tile, margin, name
+        self.largest = 1  # bytes of pixels that are read in one go, of the units so far
+
+    def units(self, images: Given, index: int) -> Iterator[_Unit]:
+        """Units of the images of which the first is number `index` of all."""
+        ids = images.ids
+        slides = [self._name(image_id, images, index + k) for k, image_id in enumerate(ids)]
+        shapes = images.shapes()
+        if not any(map(self._is_large, shapes)):
+            self._note(max((math.prod(shape) for shape in shapes if shape), default=1))
+            yield _Photographs(images, tuple(slides))
+            return
+        for k, (image_id, slide, shape) in enumerate(zip(ids, slides, shapes, strict=True)):
+            assert shape is not None  # images of a unit are of one size
+            yield self._tiles(_large(images.part(k, k + 1), shape), image_id, slide)
+
+    def _is_large(self, shape: tuple[int, int] | None) -> bool:
+        return shape is not None and len(shape) == 2 and math.prod(shape) > 2 * self.tile**2
+
+    def _tiles(self, image: Regions, image_id: str, slide: str) -> _Tiles:
+        grid = Grid(*image.shape, self.tile, self.margin)
+        whole = math.prod(image.shape)
+        self._note(whole if image.at_once == "all" else (self.tile + 2 * self.margin) ** 2)
+        return _Tiles(image, image_id, slide, grid, range(grid.n))
+
+    def _note(self, pixels: int) -> None:
+        self.largest = max(self.largest, _bytes(pixels))
+
+
+def _large(image: Given, shape: tuple[int, int]) -> Regions:
+    if isinstance(image, File):
+        return _LargePhotograph(image, shape)
+    if isinstance(image, Rows):
+        return _LargeArray(image.array[image.start], shape)
+    return _LargeArray(image.array, shape)
+
+
+# --- which slide an image is of ----------------------------------------------------------------
+
+_Name = Callable[[str, Given, int], str]
+"""Slide of the image of this id, in this unit, that is such a number of all."""
+
+
+def _names(
+    slides: str | os.PathLike[str] | Iterable[str] | Mapping[str, str] | None,
+    given: Listed[Given] | None,
+    folder: Path | None,
+) -> _Name:
+    """How slides are named; images of an iterator are not given, and have no folder."""
+    if slides is None:
+        return _by_folder(given, folder)
+    if isinstance(slides, str | os.PathLike):
+        return _by_text(os.fspath(slides))
+    if isinstance(slides, Mapping):
+        return _by_table(slides, "slides")
+    if not isinstance(slides, Sequence | np.ndarray):
+        raise TypeError(
+            "slides must be a CSV file, 'folder:2', 'pattern:REGEX', one name for each image, or "
+            f"a mapping from ids to names, got {shown(slides)}"
+        )
+    names = [known_label(name) for name in slides]
+    if given is not None and len(names) != given.n:
+        raise ValueError(f"Length of slides ({len(names)}) must match number of images ({given.n})")
+
+    def name(image_id: str, images: Given, index: int) -> str:
+        if index >= len(names):
+            raise ValueError(f"slides names {len(names)} slides, but there are more images")
+        return _known(names[index], image_id, f"item {index} of slides is empty")
+
+    return name
+
+
+def _by_folder(given: Listed[Given] | None, folder: Path | None) -> _Name:
+    files = [unit for unit in given.units if isinstance(unit, File)] if given else []
+    if files and folder is None:
+        parents = {os.path.dirname(os.path.abspath(file.path)) for file in files}
+        folder = Path(os.path.commonpath(parents))
+
+    def name(image_id: str, images: Given, index: int) -> str:
+        if not isinstance(images, File):
+            return _NO_FOLDER
+        above = Path(os.path.abspath(images.path)).parent
+        if folder is None:
+            return above.name or _NO_FOLDER
+        root = Path(os.path.abspath(folder))
+        return (*above.relative_to(root).parts, root.name or _NO_FOLDER)[0]
+
+    return name
+
+
+def _by_text(how: str) -> _Name:
+    kind, _, value = how.partition(":")
+    if kind == "folder":
+        return lambda image_id, images, index: groups_in_folders(value, [image_id])[image_id]
+    if kind != "pattern":
+        if not os.path.exists(how):
+            raise FileNotFoundError(
+                f"No such file: {how!r}; slides come from a CSV file, folder:2 or pattern:REGEX"
+            )
+        return _by_table(groups_from_csv(how, ("slide",)), repr(how))
+    try:
+        pattern = re.compile(value)
+    except re.error as error:
+        raise ValueError(f"{how!r} is not a regular expression: {error}") from error
+    if pattern.groups == 0:
+        raise ValueError(f"{how!r} has no group: put what names the slide in brackets, ( )")
+
+    def name(image_id: str, images: Given, index: int) -> str:
+        file_name = image_id.replace("\\", "/").rpartition("/")[2]
+        found = pattern.search(file_name)
+        return _known(found[1] if found else None, image_id, f"{how!r} finds none in its name")
+
+    return name
+
+
+def _by_table(table: Mapping[str, str], what: str) -> _Name:
+    reason = f"{what} does not name it; its own first image is {next(iter(table), 'none')!r}"
+    return lambda image_id, images, index: _known(table.get(image_id), image_id, reason)
+
+
+def _known(name: Any, image_id: str, reason: str) -> str:
+    slide = known_label(name)
+    if slide is None:
+        raise ValueError(f"the image {image_id!r} has no slide: {reason}")
+    return slide
