@@ -3,9 +3,11 @@ CSV and JSON files, whatever it is."""
 
 from __future__ import annotations
 
+import csv
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,26 @@ def from_csv_text(cell: str) -> str | None:
     if not cell:
         return None
     return cell[1:] if cell[0] == "'" and _GUARDED.match(cell) else cell
+
+
+def rounded(value: float, digits: int) -> float | None:
+    """A number for a table; None where it is not known."""
+    return round(float(value), digits) if math.isfinite(value) else None
+
+
+def write_rows(
+    path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """Write rows as CSV, the columns in this order; the file is whole or absent."""
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        for row in rows:
+            values = (row[column] for column in columns)
+            writer.writerow([csv_text(v) if isinstance(v, str) else v for v in values])
 
 
 def json_value(value: Any) -> Any:

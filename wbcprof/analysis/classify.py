@@ -117,6 +117,9 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         The types as "discriminant" learnt them.
     calibrated_ : bool
         False if a type had one image or was in one group only: the slope is then 1.
+    confusion_ : ndarray of shape (n_types, n_types), int64, or None
+        Training cells, true types down, called types across, each called by what was learnt
+        without its fold; None where nothing could be left out.
     n_features_in_ : int
 
     Examples
@@ -305,7 +308,7 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         self.gaussians_ = gaussians
         self.support_vectors_, self.gamma_, self.C_ = scaled[:0], 0.0, 1.0
         self.coef_, self.intercept_ = gaussians.machines()
-        self.slope_ = _calibrate(decide, codes, folds) if folds else 1.0
+        self.slope_, self.confusion_ = _left_out(decide, codes, folds)
 
     def _learn_machines(
         self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split], squared_norm: float
@@ -335,7 +338,7 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         self.support_vectors_, self.gamma_, self.C_ = support[:0] if linear else support, gamma, C
         self.coef_ = weights @ support.astype(np.float64) if linear else weights
         self.intercept_ = intercept
-        self.slope_ = _calibrate(decide, codes, folds) if folds else 1.0
+        self.slope_, self.confusion_ = _left_out(decide, codes, folds)
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -472,10 +475,13 @@ def _pair_weights(svm: SVC) -> tuple[np.ndarray, np.ndarray]:
     return weights, sign * svm.intercept_
 
 
-def _calibrate(
+def _left_out(
     decide: Callable[[np.ndarray, np.ndarray], np.ndarray], codes: np.ndarray, folds: list[Split]
-) -> float:
-    """Slope of least log loss of what is decided, learnt on the rest, on the folds left out."""
+) -> tuple[float, np.ndarray | None]:
+    """On the folds left out, of what is decided, learnt on the rest: the slope of least log loss,
+    and the confusion. 1 and None without folds."""
+    if not folds:
+        return 1.0, None
     n_types = codes.max() + 1
     pairs = np.zeros((len(codes), n_types * (n_types - 1) // 2))
     for train, test in folds:
@@ -486,7 +492,11 @@ def _calibrate(
         result: float = -log_p[np.arange(len(codes)), codes].mean()
         return result
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
+    slope = float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
+    called = log_products(slope * pairs, n_types).argmax(axis=1)
+    confusion = np.zeros((n_types, n_types), np.int64)
+    np.add.at(confusion, (codes, called), 1)
+    return slope, confusion
 
 
 def rank_signatures(

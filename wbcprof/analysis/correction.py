@@ -32,6 +32,10 @@ RULES = {
 TOLERANCE, MAX_ITER = 1e-7, 10_000
 
 
+class NotCorrectable(ValueError):
+    """A confusion says too little of the types that were called."""
+
+
 @dataclass(frozen=True)
 class CorrectedCount:
     """Result of `correct_count`; arrays have shape (n_types,), float64.
@@ -108,8 +112,10 @@ def correct_count(
     Raises
     ------
     ValueError
-        Shapes do not fit, numbers are no counts, a type has no cell in `confusion`, calls are
-        counted of which `confusion` has none, or it cannot tell the types apart.
+        Shapes do not fit, or numbers are no counts.
+    NotCorrectable
+        A ValueError: a type has no cell in `confusion`, calls are counted of which `confusion` has
+        none, or it cannot tell the types apart.
 
     Notes
     -----
@@ -179,11 +185,11 @@ def _counts(
                         (confusion.sum(axis=0) + (counts == 0), "no cell called")):  # fmt: skip
         if (total == 0).any():
             name = names[int(np.argmin(total))]
-            raise ValueError(
+            raise NotCorrectable(
                 f"confusion has {what} {name!r}: hold out more cells, or leave that type out"
             )
     if np.linalg.matrix_rank(_rows(confusion)) < k:
-        raise ValueError(
+        raise NotCorrectable(
             "confusion cannot tell the types apart: calls of one are those of others mixed; join "
             "types that are called alike"
         )

@@ -230,6 +230,17 @@ def exact_interval(
     return np.where(totals > 0, low, np.nan), np.where(totals > 0, high, np.nan)
 
 
+def poisson_interval(counts: ArrayLike, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Exact limits of the mean of a Poisson distribution, of which `counts` were seen: lower and
+    upper, float64, by Garwood (1936)."""
+    from scipy.special import gammaincinv
+
+    Real(above=0, below=1).check("confidence", confidence)
+    counts, tail = np.asarray(counts, np.float64), (1 - confidence) / 2
+    low = np.where(counts > 0, gammaincinv(np.maximum(counts, 1), tail), 0.0)
+    return low, gammaincinv(counts + 1, 1 - tail)
+
+
 def cells_needed(
     counts: ArrayLike, totals: ArrayLike, precision: float, confidence: float = 0.95
 ) -> np.ndarray:

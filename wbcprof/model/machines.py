@@ -56,6 +56,7 @@ class TypeMachines:
     foreign_: bool
     memory_: Memory | None
     learnt_memory_: Memory | None  # of machines that were adapted
+    confusion_: np.ndarray | None
 
     def __init__(
         self, C: float | str = "auto", random_state: int = 0, *, kernel: str = "discriminant"
@@ -138,6 +139,13 @@ class TypeMachines:
         basis = self.gaussians_.basis[: memory.n_directions]
         result: np.ndarray = scaled @ basis.T.astype(np.float64)
         return result
+
+    @property
+    def confusion(self) -> np.ndarray | None:
+        """Cells that were left out while learning, true types down, called types across, (n_types,
+        n_types), int64; of a laboratory whose cells are unlike those learnt from, jittered copies
+        too. None where it is not known, as in older files."""
+        return self.confusion_ if self.far_ is None or not self.foreign_ else self.far_.confusion
 
     def is_far(self, X: Any) -> np.ndarray:
         """Which profiles are unlike those learnt from, (n_images,) bool, and named by `far_`: those
@@ -296,6 +304,7 @@ class TypeMachines:
             "gamma": self.gamma_,
             "slope": self.slope_,
             "calibrated": self.calibrated_,
+            "confusion": None if self.confusion_ is None else self.confusion_.tolist(),
             "far": far,
         }
 
@@ -351,6 +360,8 @@ class TypeMachines:
         )
         if not (arrays["scale"] > 0).all():
             raise ValueError("scale holds values that are not positive")
+        confusion = document.get("confusion")  # older files have none
+        machines.confusion_ = None if confusion is None else _read_confusion(confusion, classes)
         for name in _ARRAYS:
             setattr(machines, f"{name}_", arrays[name])
         machines.gaussians_ = None
@@ -378,6 +389,14 @@ class TypeMachines:
         machines.calibrated_ = Flag().check("calibrated", document["calibrated"])
         machines.n_features_in_ = n_features
         return machines
+
+
+def _read_confusion(rows: list[list[int]], classes: list[Any]) -> np.ndarray:
+    if [len(row) for row in rows] != [len(classes)] * len(classes):
+        raise ValueError(f"confusion must have a row and a column of each of {len(classes)} types")
+    for count in (count for row in rows for count in row):
+        Integer(0).check("confusion", count)
+    return np.array(rows, np.int64)
 
 
 def kernel_columns(scaled: np.ndarray, support: np.ndarray | None, gamma: float) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain, product
@@ -26,7 +26,7 @@ from wbcprof.model.settings import Coding, CodingOptions, Inference
 from wbcprof.model.storage import read_model, write_model
 from wbcprof.smear.canonical import CanonicalForm
 from wbcprof.smear.instrument import Instrument, instrument_from_json, measure_instrument
-from wbcprof.smear.measures import examine
+from wbcprof.smear.measures import MEASURES, examine
 from wbcprof.smear.normalise import Normaliser, normaliser_from_json
 from wbcprof.threads import resolve_threads
 
@@ -455,18 +455,19 @@ class Model:
         >>> there.provenance["adapted"]["n_cells"]
         32
         """
-        machines = self.classifier
-        if machines is None or machines.gaussians_ is None:
-            raise ValueError(
-                "only a model with a classifier of kernel 'discriminant' can be adapted, as "
-                "wbcprof.train learns it; this one has "
-                + ("none" if machines is None else f"one of kernel {machines.kernel!r}")
-            )
+        self._check_adaptable()
         threads = resolve_threads(n_threads)
         source = open_images(images, labels, min_size=self.min_size).kept(threads)
         instrument = measure_instrument(source, pixel_size=pixel_size, n_threads=threads)
         profiles = self.profile_source(source, Coding(), threads, progress)
-        names = profiles.labels or [None] * len(profiles)
+        there = self.adapted_to(profiles, profiles.labels)
+        there.provenance["adapted"]["instrument"] = instrument.to_json()
+        return there
+
+    def adapted_to(self, profiles: Profiles, labels: Sequence[str | None] | None) -> Model:
+        """`adapt`, to profiles of this model with measures."""
+        machines = self._check_adaptable()
+        names = labels or [None] * len(profiles)
         types = [str(name) for name in machines.classes_.tolist()]
         foreign = sorted({name for name in names if name is not None} - set(types))
         if foreign:
@@ -476,13 +477,15 @@ class Model:
             )
         codes = np.array([-1 if name is None else types.index(name) for name in names])
         classifier, apart = machines.adapted(profiles.values, codes, profiles.measures)
-        n_empty = sum(n for lack, n in source.converted.items() if "no leukocyte" in lack)
+        n_empty = 0
+        if profiles.measures is not None:
+            n_empty = int(np.isnan(profiles.measures[:, MEASURES.index("NucleusSize")]).sum())
         if len(profiles) < _FEW_CELLS or n_empty > len(profiles) / 2:
             warnings.warn(
                 f"the model was adapted to {len(profiles)} images, {n_empty} of which show no "
                 f"leukocyte; give {_FEW_CELLS} cells or more",
                 AdaptationWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         from wbcprof._version import __version__  # reads the distribution's metadata
 
@@ -490,12 +493,21 @@ class Model:
             "n_cells": len(profiles),
             "n_labelled": int((codes >= 0).sum()),
             "apart": round(apart, 2),
-            "instrument": instrument.to_json(),
             "wbcprof": __version__,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         provenance = {**self.provenance, "adapted": adapted}
         return replace(self, classifier=classifier, provenance=provenance)
+
+    def _check_adaptable(self) -> TypeMachines:
+        machines = self.classifier
+        if machines is None or machines.gaussians_ is None:
+            raise ValueError(
+                "only a model with a classifier of kernel 'discriminant' can be adapted, as "
+                "wbcprof.train learns it; this one has "
+                + ("none" if machines is None else f"one of kernel {machines.kernel!r}")
+            )
+        return machines
 
     def unadapted(self) -> Model:
         """The model as it was learnt, before `adapt`; itself where there is nothing to undo.

@@ -7,11 +7,13 @@ from wbcprof._lazy import attach
 if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.report.monitor import write_monitor as write_monitor
     from wbcprof.report.page import write_report as write_report
+    from wbcprof.report.smear import write_smear as write_smear
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "monitor": ["write_monitor"],
         "page": ["write_report"],
+        "smear": ["write_smear"],
     },
 )

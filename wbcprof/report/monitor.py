@@ -14,13 +14,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from wbcprof._version import __version__
 from wbcprof.analysis.charts import AVERAGE, REJECTIONS, SINGLE, Chart, false_rejections
 from wbcprof.analysis.monitoring import ALARMS, SHARE, Monitor, SlideSummary, is_result
-from wbcprof.files import check_output, replacing
-from wbcprof.report.page import template_text, templates
+from wbcprof.files import check_output
+from wbcprof.report.html import render, write_html
 
 _WIDTH, _HEIGHT = 1000, 300  # of the drawing, in its own units
 _LEAST_Z, _MOST_Z = 4.0, 25.0  # spreads that a chart shows
@@ -80,9 +79,9 @@ def write_monitor(
     check_output(path)
     charts = monitor.charts()
     findings = [found for chart in charts if (found := _finding(chart, monitor.slides))]
-    style = template_text("report.css") + template_text("monitor.css")
-    html = templates().get_template("monitor.html").render(
-        style=Markup(style),
+    html = render(
+        "monitor.html",
+        ("report.css", "monitor.css"),
         title=title,
         note=note,
         made=f"Made by wbcprof {__version__} on {datetime.now(UTC):%Y-%m-%d}.",
@@ -95,9 +94,8 @@ def write_monitor(
         flagged=_flagged(monitor),
         most=_ROWS,
         methods=_methods(monitor, charts),
-    )  # fmt: skip
-    with replacing(path) as temporary:
-        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
+    )
+    write_html(path, html)
 
 
 @dataclass(frozen=True)

@@ -2,40 +2,32 @@
 
     images -> one pass: profiles, thumbnails -> calls -> figures, tables, map -> HTML
 
-Pictures are data URIs. A content security policy in the page forbids every request and every
-script but its own. What comes from data (file names, labels) is escaped by jinja2, or read from a
-JSON block as text.
+`wbcprof.report.html` has what keeps it safe.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from wbcprof._version import __version__
 from wbcprof.analysis import figures
 from wbcprof.analysis.novelty import SetCheck, check_set, warn_of_set
 from wbcprof.checks import UNLABELLED, Choice, Integer, check, sorted_types
-from wbcprof.files import check_output, replacing
+from wbcprof.files import check_output
 from wbcprof.model.model import Model
 from wbcprof.report.calls import Subject, call_cells
 from wbcprof.report.cells import read_cells
+from wbcprof.report.html import as_json, render, write_html
 from wbcprof.report.pictures import all_pictures, draw, jpeg, map_of, sheet_of, sprite, tiles_of
 from wbcprof.report.tables import counts, differences, methods, scores
 from wbcprof.threads import resolve_threads
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _NEAREST = 8  # cells named beside the selected one
 _GALLERY = 120
 RULES = {"calls": Choice(("cross-validated", "model")), "random_state": Integer(0, 2**32 - 1)}
@@ -108,8 +100,7 @@ def write_report(
 
     Examples
     --------
-    >>> from pathlib import Path
-    >>> from tempfile import TemporaryDirectory
+    >>>     >>> from tempfile import TemporaryDirectory
     >>> import wbcprof
     >>> from wbcprof.datasets import make_leukocytes
     >>> cells = make_leukocytes(4, size=48, types=["lymphocyte", "neutrophil"])  # generated
@@ -148,8 +139,7 @@ def write_report(
     points, map_note = map_of(subject, random_state, figure_folder)
     pictures = draw(all_pictures(subject), figure_folder)
     html = _render(subject, points, map_note, pictures, samples, title, note, found)
-    with replacing(path) as temporary:
-        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
+    write_html(path, html)
 
 
 def _render(
@@ -163,7 +153,8 @@ def _render(
     found: SetCheck | None,
 ) -> str:
     cells, called, labels = subject.cells, subject.calls, subject.labels
-    sheet, tiles = sheet_of(cells), tiles_of(subject.model)
+    sheet = sheet_of(cells.thumbnails, cells.quality)
+    tiles = tiles_of(subject.model)
     score_rows = scores(subject)
     marks, marks_note = differences(subject)
     gallery, gallery_note = _gallery(subject)
@@ -178,7 +169,10 @@ def _render(
         facts += [("called as given", f"{1 - subject.is_wrong[called.scored].mean():.1%}")]
     learnt = subject.model.instrument
     n_learnt = subject.model.provenance.get("n_images", "an unknown number of")
-    return _page(
+    return render(
+        "report.html",
+        ("report.css",),
+        "report.js",
         title=title,
         note=note,
         summary=(
@@ -189,7 +183,7 @@ def _render(
             + ("" if found is None else f" As a set, {found.sentence}.")
         ),
         facts=facts,
-        data=Markup(_json(_data(subject, points, sheet, tiles))),
+        data=as_json(_data(subject, points, sheet, tiles)),
         sheet=sheet,
         tiles=tiles,
         sprite=sprite,
@@ -207,32 +201,6 @@ def _render(
         differences_note=marks_note,
         methods=methods(subject.model, cells),
         parameters=[(name, str(value)) for name, value in subject.model.parameters.items()],
-    )
-
-
-def templates() -> Environment:
-    """Templates, in which text from data is escaped."""
-    return Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-
-
-def template_text(name: str) -> str:
-    """A style or script, as it stands."""
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _page(**values: Any) -> str:
-    """The template with style and script in it, and a hash that lets that script alone run."""
-    style, script = template_text("report.css"), template_text("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        templates()
-        .get_template("report.html")
-        .render(
-            style=Markup(style), script=Markup(script), script_hash=f"sha256-{digest}", **values
-        )
     )
 
 
@@ -303,11 +271,3 @@ def _data(
             for i in shown
         ],
     }  # fmt: skip
-
-
-def _json(data: Any) -> str:
-    """JSON that cannot end or open an element; everything beyond ASCII is escaped."""
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text

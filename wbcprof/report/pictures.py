@@ -20,7 +20,7 @@ from wbcprof.checks import UNLABELLED
 from wbcprof.files import replacing
 from wbcprof.model.model import Model
 from wbcprof.report.calls import Subject
-from wbcprof.report.cells import EXAMPLE_TYPES, EXAMPLES, Cells
+from wbcprof.report.cells import EXAMPLE_TYPES, EXAMPLES
 
 _SHEET_SIDE = 2016  # px
 
@@ -250,14 +250,14 @@ def map_of(
     return np.round([20, 20] + middle * [760, 560], 1), note
 
 
-def sheet_of(cells: Cells) -> dict[str, Any]:
-    """Thumbnails packed into JPEG sheets."""
-    side = len(cells.thumbnails[0])
+def sheet_of(thumbnails: Sequence[np.ndarray], quality: int) -> dict[str, Any]:
+    """Thumbnails of one size packed into JPEG sheets."""
+    side = len(thumbnails[0]) if thumbnails else 1
     per_row = _SHEET_SIDE // side
     per_sheet = per_row**2
     uris = [
-        jpeg(_grid(cells.thumbnails[start : start + per_sheet], per_row), cells.quality)
-        for start in range(0, len(cells.thumbnails), per_sheet)
+        jpeg(_grid(thumbnails[start : start + per_sheet], per_row), quality)
+        for start in range(0, len(thumbnails), per_sheet)
     ]
     return {"uris": uris, "side": side, "per_row": per_row, "per_sheet": per_sheet}
 

@@ -62,6 +62,8 @@ class FoundLeukocyte(NamedTuple):
         Whether the edge of the field cuts it.
     contrast : float
         How much denser it is stained than red cells, as a ratio.
+    area : float
+        Of the cell, px squared.
 
     Examples
     --------
@@ -80,6 +82,7 @@ class FoundLeukocyte(NamedTuple):
     box: tuple[float, float, float, float]
     is_cut: bool
     contrast: float
+    area: float
 
 
 class Outlines(NamedTuple):
@@ -90,6 +93,8 @@ class Outlines(NamedTuple):
     found : list of FoundLeukocyte
     nuclei, cells : ndarray of shape (h, w), int32
         Number of the leukocyte of each pixel of the reduced field, from 1; 0 is none.
+    stained : ndarray of shape (h, w), bool
+        What is not background.
     factor : int
         Pixels of the field for each of the reduced one.
     """
@@ -97,6 +102,7 @@ class Outlines(NamedTuple):
     found: list[FoundLeukocyte]
     nuclei: np.ndarray
     cells: np.ndarray
+    stained: np.ndarray
     factor: int
 
 
@@ -160,7 +166,7 @@ def outline_leukocytes(field: np.ndarray, red_cell_diameter: float) -> Outlines:
         _describe(nuclei, cells, stained, number, factor, red_cells, field.shape)
         for number in range(1, kept + 1)
     ]
-    return Outlines(found, nuclei, cells, factor)
+    return Outlines(found, nuclei, cells, foreground, factor)
 
 
 def _reduce(field: np.ndarray, factor: int) -> np.ndarray:
@@ -296,4 +302,5 @@ def _describe(
         ),
         is_cut=top == 0 or left == 0 or bottom == height or right == width,
         contrast=float(stained[rows, columns].mean() / max(red_cells, 0.05)),
+        area=float(len(cell_rows) * factor**2),
     )

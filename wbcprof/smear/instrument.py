@@ -28,7 +28,9 @@ _MOST_IMAGES = 30  # that are measured
 _CONTRADICTED = 0.25  # of the size that red cells show, by which another one may differ
 _NEUTRAL = 0.04  # of the background's light, by which red and blue may differ
 _DARK = 120  # grey level of the brightest channel of the background
-_SHARP, _SOFT = 0.15, 0.35  # um, blur at most
+_SHARP = 0.15  # um, blur at most
+SOFT = 0.35
+"""um: what is blurred more is out of focus."""
 _UNEVEN = 0.15  # falloff
 
 
@@ -110,7 +112,7 @@ class Instrument:
             parts.append(f"edges blurred over {self.sharpness:.1f} px")
         else:
             blur = self.sharpness * self.pixel_size
-            parts.append("sharp" if blur <= _SHARP else "soft" if blur <= _SOFT else "out of focus")
+            parts.append("sharp" if blur <= _SHARP else "soft" if blur <= SOFT else "out of focus")
         if self.falloff is not None and self.falloff > _UNEVEN:
             parts.append(f"light falls off by {self.falloff:.0%}")
         return ", ".join(parts)

@@ -1,0 +1,513 @@
+"""Smears to differential counts: fields -> leukocytes -> profiles -> types -> counts of each slide.
+
+Counted is what has a type. Cells that are unlike any type or between types, and cells that the edge
+of an image cuts, are set aside and told apart; how many there are is part of the result.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wbcprof.analysis.correction import CorrectedCount, NotCorrectable, correct_count
+from wbcprof.analysis.counting import (
+    LYMPHOCYTES,
+    NEUTROPHILS,
+    cells_needed,
+    exact_interval,
+    members,
+    poisson_interval,
+)
+from wbcprof.analysis.novelty import (
+    RATE,
+    UNLIKE,
+    UNSURE,
+    SetCheck,
+    StrangeCellsWarning,
+    check_set,
+    name_cells,
+)
+from wbcprof.analysis.quality import flag_images
+from wbcprof.checks import Real
+from wbcprof.files import rounded, write_rows
+from wbcprof.images.boxes import read_boxes
+from wbcprof.images.fields import open_fields
+from wbcprof.images.source import SkippedImage
+from wbcprof.model.model import Model
+from wbcprof.model.profiles import Profiles
+from wbcprof.smear.cells import (
+    CELL_COLUMNS,
+    FieldCells,
+    SmearCell,
+    cell_row,
+    find_cells,
+    measure_slides,
+)
+from wbcprof.smear.measures import MEASURES
+from wbcprof.threads import resolve_threads
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+CUT = "cut"
+"""Of a cell: the edge of its image cuts it."""
+
+PRECISION = Real(above=0, below=0.5)
+"""What the half width of an interval may be, that cells are still needed for."""
+
+
+@dataclass(frozen=True)
+class NamedCell:
+    """A leukocyte of a smear with its type.
+
+    Attributes
+    ----------
+    cell : SmearCell
+        Without its crop.
+    type : str
+        The most probable one.
+    call : str
+        The type, "unsure", "unlike", or "cut".
+    novelty_p : float
+        Share of cells of known types that are as strange; NaN where it cannot be known.
+    probabilities : tuple of float
+        Of each type; NaN of a cell that is "unlike".
+    flags : tuple of str
+        See `wbcprof.analysis.flag_images`.
+    """
+
+    cell: SmearCell
+    type: str
+    call: str
+    novelty_p: float
+    probabilities: tuple[float, ...]
+    flags: tuple[str, ...]
+
+    @property
+    def doubt(self) -> float:
+        """How much a person should look at it, 0 to 1."""
+        p = max(self.probabilities)
+        return 1.0 if self.call in (UNSURE, UNLIKE) or math.isnan(p) else 1.0 - p
+
+
+@dataclass(frozen=True)
+class SeenField:
+    """A field that was looked at: its slide, cells, red cells and what is strange about it."""
+
+    field_id: str
+    slide: str
+    n_cells: int
+    n_red_cells: float
+    red_cell_diameter: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class SmearCount:
+    """Differential count of a slide.
+
+    Attributes
+    ----------
+    slide : str
+    types : list of str
+        That the model knows, and that boxes state.
+    counts : ndarray of shape (n_types,), int64
+    share, low, high : ndarray of shape (n_types,), float64
+        Of the cells with a type, with exact binomial limits; NaN without any.
+    needed : ndarray of shape (n_types,), int64
+        Cells still to be counted until the share is known to the precision asked for.
+    n_found, n_unsure, n_unlike, n_cut : int
+        Cells found, and those of them that are set aside.
+    n_fields : int
+    per_field : tuple of 3 float
+        Leukocytes for each field, with exact Poisson limits.
+    red_cells_per_field : float
+        By the area they cover; NaN where it is not known.
+    nlr : tuple of 3 float
+        Neutrophil-to-lymphocyte ratio with its exact limits.
+    corrected : CorrectedCount or None
+        For what the classifier mistakes, as cross-validation shows it.
+    why_not_corrected : str
+        Empty where it could be.
+    check : SetCheck
+        Whether the cells come from the world that the model knows.
+    confidence : float
+    """
+
+    slide: str
+    types: list[str]
+    counts: np.ndarray
+    share: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    needed: np.ndarray
+    n_found: int
+    n_unsure: int
+    n_unlike: int
+    n_cut: int
+    n_fields: int
+    per_field: tuple[float, float, float]
+    red_cells_per_field: float
+    nlr: tuple[float, float, float]
+    corrected: CorrectedCount | None
+    why_not_corrected: str
+    check: SetCheck
+    confidence: float
+
+
+@dataclass(frozen=True, eq=False)
+class SmearResult:
+    """Result of `count_smears`.
+
+    Attributes
+    ----------
+    types : list of str
+    cells : list of NamedCell
+    fields : list of SeenField
+    slides : list of SmearCount
+    dropped : list of SkippedImage
+        Fields, slides and cells that were left out, and why.
+    profiles : Profiles
+        Of the cells, in their order.
+    precision, confidence, false_alarms : float
+    """
+
+    types: list[str]
+    cells: list[NamedCell]
+    fields: list[SeenField]
+    slides: list[SmearCount]
+    dropped: list[SkippedImage]
+    profiles: Profiles
+    precision: float
+    confidence: float
+    false_alarms: float
+
+    def to_pandas(self) -> DataFrame:
+        """A `pandas.DataFrame` of the slides, a row for each slide and type."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self._count_rows()))
+
+    def write_counts(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows of `to_pandas` as CSV; the file is whole or absent."""
+        rows = list(self._count_rows())
+        write_rows(path, list(rows[0]), rows)
+
+    def write_cells(self, path: str | os.PathLike[str]) -> None:
+        """Write a row for each cell as CSV: where it is, how large, its type; `read_boxes` reads
+        it."""
+        columns = (*CELL_COLUMNS, "type", "call", "novelty_p", "doubt")
+        write_rows(path, columns, map(_cell_row, self.cells))
+
+    def _count_rows(self) -> Iterator[dict[str, Any]]:
+        for slide in self.slides:
+            corrected = slide.corrected
+            for i, name in enumerate(slide.types):
+                row = {
+                    "slide": slide.slide,
+                    "type": name,
+                    "count": int(slide.counts[i]),
+                    "share": rounded(slide.share[i], 5),
+                    "low": rounded(slide.low[i], 5),
+                    "high": rounded(slide.high[i], 5),
+                }
+                for key in ("share", "low", "high"):
+                    value = math.nan if corrected is None else getattr(corrected, key)[i]
+                    row[f"corrected_{key}"] = rounded(value, 5)
+                row |= {
+                    "still_needed": int(slide.needed[i]),
+                    "counted": int(slide.counts.sum()),
+                    "unsure": slide.n_unsure,
+                    "unlike": slide.n_unlike,
+                    "cut": slide.n_cut,
+                    "fields": slide.n_fields,
+                    "leukocytes_per_field": rounded(slide.per_field[0], 3),
+                    "red_cells_per_field": rounded(slide.red_cells_per_field, 1),
+                }
+                for key, value in zip(("nlr", "nlr_low", "nlr_high"), slide.nlr, strict=True):
+                    row[key] = None if math.isnan(value) else round(value, 3)  # perhaps infinite
+                yield row
+
+
+def count_smears(
+    model: Model,
+    images: Any,
+    *,
+    slides: Any = None,
+    pixel_size: float | None = None,
+    boxes: Any = None,
+    adapt: bool = False,
+    precision: float = 0.05,
+    confidence: float = 0.95,
+    false_alarms: float = 0.01,
+    n_threads: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+    see: Callable[[FieldCells], None] | None = None,
+) -> SmearResult:
+    """Find, profile and name the leukocytes of fields, and count them slide by slide.
+
+    Parameters
+    ----------
+    model : Model
+        With a classifier.
+    images, slides
+        See `wbcprof.images.open_fields`.
+    pixel_size : float, optional
+        Micrometres for each pixel; by default as files state it, else by red cells.
+    boxes : path or mapping of str to list of Box, optional
+        Leukocytes, in place of those that would be found; see `wbcprof.images.read_boxes`. Types
+        that they state are taken as they are.
+    adapt : bool
+        Adapt the model to the cells that are found, as `wbcprof.Model.adapt` does, before they are
+        named; to types that boxes state too.
+    precision : float
+        Half the width of the interval of each share, that cells are still needed for.
+    confidence : float
+        Of all intervals.
+    false_alarms : float
+        See `wbcprof.analysis.name_cells`.
+    n_threads : int, optional
+    progress : callable, optional
+        Called with (fields done, fields offered or None).
+    see : callable, optional
+        Gets every field with its cells, as it passes.
+
+    Returns
+    -------
+    SmearResult
+
+    Raises
+    ------
+    ValueError
+        The model has no classifier, no field could be read, no slide could be measured, or a
+        parameter is out of range.
+
+    Warns
+    -----
+    SmearWarning
+        Fields are not what they are taken for.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.analysis import count_smears
+    >>> from wbcprof.datasets import make_leukocytes, make_smear
+    >>> cells = make_leukocytes(20, size=120, types=["lymphocyte", "neutrophil"])  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=16, n_patches=800, max_iter=1)
+    >>> model.classifier = wbcprof.train(model, cells.images, cells.labels, augment=0)
+    >>> smear = make_smear(3, shares={"lymphocyte": 1})  # generated
+    >>> found = count_smears(model, smear.images, pixel_size=smear.pixel_size)
+    >>> found.slides[0].n_fields, found.types
+    (3, ['lymphocyte', 'neutrophil'])
+    """
+    PRECISION.check("precision", precision)
+    Real(above=0, below=1).check("confidence", confidence)
+    RATE.check("false_alarms", false_alarms)
+    known = model.classifier
+    if known is None:
+        raise ValueError(
+            "the model holds no classifier, so no type can be counted; fit it on labelled images"
+        )
+    threads = resolve_threads(n_threads)
+    source = open_fields(images, slides=slides)
+    if boxes is not None and not isinstance(boxes, dict):
+        boxes = read_boxes(boxes, images)
+    rulers = measure_slides(source, pixel_size, needed=boxes is None)
+    cells: list[SmearCell] = []
+    fields: list[SeenField] = []
+    dropped: list[SkippedImage] = []
+
+    def crops() -> Iterator[np.ndarray]:
+        for seen in find_cells(source, rulers, boxes, threads):
+            if seen.refused:
+                dropped.append(SkippedImage(seen.field.field_id, seen.refused))
+                continue
+            if see is not None:
+                see(seen)
+            fields.append(_seen(seen))
+            for cell in seen.cells:
+                cells.append(replace(cell, crop=_NO_CROP))
+                yield cell.crop
+            if progress is not None:
+                progress(len(fields) + len(dropped), source.n_hint)
+
+    profiles = _profile(model, crops(), threads)
+    dropped += source.skipped
+    kept = [int(image_id.rsplit("_", 1)[1]) for image_id in profiles.ids]
+    lost = sorted(set(range(len(cells))) - set(kept))
+    dropped += [SkippedImage(cells[i].cell_id, "the cell cannot be profiled") for i in lost]
+    cells = [cells[i] for i in kept]
+    profiles = replace(profiles, ids=[cell.cell_id for cell in cells])
+    if adapt:
+        model = model.adapted_to(profiles, [cell.label for cell in cells])
+    named = _name(model, cells, profiles, false_alarms)
+    types = [str(name) for name in known.classes_.tolist()]
+    types += sorted({n.cell.label for n in named if n.cell.label is not None} - set(types))
+    counts = [
+        _count(model, slide, named, profiles, fields, types, precision, confidence, false_alarms)
+        for slide in dict.fromkeys(field.slide for field in fields)
+    ]
+    return SmearResult(
+        types, named, fields, counts, dropped, profiles, precision, confidence, false_alarms
+    )
+
+
+def warn_of_smears(result: SmearResult, strict: bool = False) -> None:
+    """Say in a sentence for each slide where its cells are not from the world that the model knows;
+    an error where `strict`."""
+    for slide in result.slides:
+        if slide.check.familiar:
+            continue
+        sentence = f"{slide.slide}: {slide.check.sentence}"
+        if strict:
+            raise ValueError(sentence)
+        warnings.warn(sentence, StrangeCellsWarning, stacklevel=3)
+
+
+def _cell_row(named: NamedCell) -> dict[str, Any]:
+    return {
+        **cell_row(named.cell),
+        "flags": "; ".join(named.flags),
+        "type": named.type,
+        "call": named.call,
+        "novelty_p": rounded(named.novelty_p, 4),
+        "doubt": rounded(named.doubt, 4),
+    }
+
+
+_NO_CROP = np.empty((0, 0, 3), np.uint8)
+
+
+def _seen(seen: FieldCells) -> SeenField:
+    return SeenField(
+        seen.field.field_id,
+        seen.field.slide,
+        len(seen.cells),
+        seen.n_red_cells,
+        seen.red_cell_diameter,
+        tuple(seen.notes),
+    )
+
+
+def _profile(model: Model, crops: Iterator[np.ndarray], n_threads: int) -> Profiles:
+    """Profiles of crops, ids by their places; of none where there are none."""
+    first = next(crops, None)
+    if first is None:
+        n = len(model.feature_names)
+        empty = np.empty((0, n), np.float32), np.empty((0, len(MEASURES)), np.float32)
+        return Profiles(empty[0], model.feature_names, [], None, {}, empty[1])
+    return model.profile(chain([first], crops), n_threads=n_threads)
+
+
+def _name(
+    model: Model, cells: list[SmearCell], profiles: Profiles, false_alarms: float
+) -> list[NamedCell]:
+    if not cells:
+        return []
+    found = name_cells(model, profiles, false_alarms=false_alarms)
+    flags = flag_images(model, profiles)
+    named = []
+    for i, cell in enumerate(cells):
+        call = str(found.calls[i])
+        if "cut cell" in cell.flags:
+            call = CUT
+        if cell.label is not None:
+            call = cell.label
+        named.append(
+            NamedCell(
+                cell,
+                str(found.named[i]),
+                call,
+                float(found.novelty_p[i]),
+                tuple(found.probabilities[i].tolist()),
+                tuple(dict.fromkeys([*cell.flags, *flags[i]])),
+            )
+        )
+    return named
+
+
+def _count(
+    model: Model,
+    slide: str,
+    named: list[NamedCell],
+    profiles: Profiles,
+    fields: list[SeenField],
+    types: list[str],
+    precision: float,
+    confidence: float,
+    false_alarms: float,
+) -> SmearCount:
+    rows = [i for i, one in enumerate(named) if one.cell.slide == slide]
+    own = [named[i] for i in rows]
+    calls = [one.call for one in own]
+    counts = np.array([calls.count(name) for name in types], np.int64)
+    total = int(counts.sum())
+    seen = [field for field in fields if field.slide == slide]
+    low, high = exact_interval(counts, total, confidence)
+    few, many = poisson_interval(len(own), confidence)
+    red = [field.n_red_cells for field in seen if field.n_red_cells == field.n_red_cells]
+    corrected, why = _correct(model, own, counts, types, confidence)
+    with np.errstate(invalid="ignore"):
+        share = counts / np.float64(total)
+    return SmearCount(
+        slide=slide,
+        types=types,
+        counts=counts,
+        share=share,
+        low=low,
+        high=high,
+        needed=cells_needed(counts, total, precision, confidence),
+        n_found=len(own),
+        n_unsure=calls.count(UNSURE),
+        n_unlike=calls.count(UNLIKE),
+        n_cut=calls.count(CUT),
+        n_fields=len(seen),
+        per_field=(len(own) / len(seen), float(few) / len(seen), float(many) / len(seen)),
+        red_cells_per_field=float(np.mean(red)) if red else math.nan,
+        nlr=_nlr(counts, types, confidence),
+        corrected=corrected,
+        why_not_corrected=why,
+        check=check_set(model, profiles.at(rows), false_alarms=false_alarms),
+        confidence=confidence,
+    )
+
+
+def _nlr(counts: np.ndarray, types: list[str], confidence: float) -> tuple[float, float, float]:
+    n, m = (
+        sum(int(counts[types.index(name)]) for name in members(types, None, known))
+        for known in (NEUTROPHILS, LYMPHOCYTES)
+    )
+    low, high = exact_interval(n, n + m, confidence)
+    return _odds(n, m), _odds(float(low), 1 - float(low)), _odds(float(high), 1 - float(high))
+
+
+def _odds(part: float, rest: float) -> float:
+    return part / rest if rest else math.inf if part else math.nan
+
+
+def _correct(
+    model: Model, own: list[NamedCell], counts: np.ndarray, types: list[str], confidence: float
+) -> tuple[CorrectedCount | None, str]:
+    assert model.classifier is not None
+    confusion = model.classifier.confusion
+    if not counts.any():
+        return None, "no cell has a type"
+    if any(one.cell.label is not None for one in own):
+        return None, "types were given, not called"
+    if confusion is None:
+        return None, (
+            "the model does not say what it mistakes, since it is older or was learnt from too few "
+            "cells; learn its classifier again (wbcprof fit)"
+        )
+    n = len(confusion)
+    try:
+        return correct_count(counts[:n], confusion, types[:n], confidence=confidence), ""
+    except NotCorrectable as error:
+        return None, str(error)

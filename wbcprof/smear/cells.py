@@ -1,0 +1,475 @@
+"""Fields to cells: the leukocytes of fields found, cut out and measured.
+
+    fields -> a ruler for each slide, its red cells -> leukocytes -> crops, where and how large
+
+A ruler is measured in a few fields of a slide; every field is then held against it by how much
+edge there is for what is stained, and measured by itself where that does not fit, since
+magnifications get mixed. Boxes and masks that people have take the place of what would be found.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from wbcprof.files import rounded
+from wbcprof.images.boxes import Box
+from wbcprof.images.fields import Field, FieldSource
+from wbcprof.smear.acquisition import measure, pool
+from wbcprof.smear.canonical import NUCLEUS, find_leukocyte
+from wbcprof.smear.finder import FoundLeukocyte, Outlines, outline_leukocytes
+from wbcprof.smear.instrument import RED_CELL, RULE, SOFT, AcquisitionWarning
+from wbcprof.smear.measures import MEASURES, examine
+
+__all__ = ["FieldCells", "Ruler", "SmearCell", "SmearWarning", "cut_out", "measure_slides"]
+
+LEAST_DIAMETER = 12.0
+"""px of a red cell: of a leukocyte at less than that, too little is seen to name it."""
+
+_SAMPLE = 12  # fields of a slide, in which its red cells are measured, at most
+_FEWEST_FIELDS, _ENOUGH = 3, 30  # fields and red cells that are enough
+_ANOTHER = 1.3  # ratio of diameters: another magnification
+_EDGY = 1.5  # ratio of stained area to its edge, beyond which a field is measured by itself
+_FEW = 4  # red cells, by which a field has a diameter of its own
+_SIDE = 5.0  # red cells across a crop, as images of single leukocytes are
+_AROUND = 1.25  # boxes across a crop, at least
+_CROP = 6.0  # red cells across: a field that is smaller is a crop of one cell
+_OTHERS = 0.5  # of the nucleus: area of other nuclei, of several cells
+_MEASURED = 2048  # px of a field that are measured, at most
+_SINGLE = 0.8  # of the area of red cells, that is seen of them, since they overlap
+
+
+class SmearWarning(UserWarning):
+    """Fields are not what they are taken for."""
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """How large red cells are on a slide.
+
+    Attributes
+    ----------
+    diameter : float
+        px.
+    how : {"given", "file", "red cells", "other slides"}
+        By what it is known.
+    edginess : float or None
+        Stained area over its edge in the fields measured, median, in diameters.
+    mixed : bool
+        Whether fields of several magnifications were among those measured.
+    blur : float or None
+        Of the sharpest edges, um; None where it could not be measured.
+    """
+
+    diameter: float
+    how: str
+    edginess: float | None = None
+    mixed: bool = False
+    blur: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SmearCell:
+    """A leukocyte of a field.
+
+    Attributes
+    ----------
+    cell_id : str
+        Of the field, and its number there: ``"field.png#0001"``.
+    slide, field : str
+    x, y : float
+        Centre of the nucleus in the whole image, px.
+    left, top, right, bottom : float
+        Box in the whole image, px.
+    diameter, nucleus : float
+        um: of a circle of the area of the cell; square root of the area of the nucleus. NaN where
+        it is not known.
+    blur : float
+        um, standard deviation; NaN where it is not known.
+    flags : tuple of str
+        Some of "cut cell", "several cells", "no cell".
+    label : str or None
+        Type, as boxes state it.
+    crop : ndarray of shape (side, side, 3), uint8
+        Centred; what lies beyond the image has the colour of its background.
+    """
+
+    cell_id: str
+    slide: str
+    field: str
+    x: float
+    y: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+    diameter: float
+    nucleus: float
+    blur: float
+    flags: tuple[str, ...]
+    label: str | None
+    crop: np.ndarray
+
+
+class FieldCells(NamedTuple):
+    """A field, and its leukocytes.
+
+    Attributes
+    ----------
+    field : Field
+    cells : list of SmearCell
+    red_cell_diameter : float
+        px; NaN where it is not known.
+    n_red_cells : float
+        By the area that is stained; NaN where it is not known.
+    notes : list of str
+        What is strange about the field.
+    refused : str
+        Why no leukocytes were looked for; "" where they were.
+    """
+
+    field: Field
+    cells: list[SmearCell]
+    red_cell_diameter: float
+    n_red_cells: float
+    notes: list[str]
+    refused: str = ""
+
+
+def measure_slides(
+    fields: FieldSource, pixel_size: float | None = None, *, needed: bool = True
+) -> dict[str, Ruler | str]:
+    """A ruler for each slide; where there can be none, why not.
+
+    Parameters
+    ----------
+    fields : FieldSource
+        Not an iterator that is read once.
+    pixel_size : float, optional
+        Micrometres for each pixel; by default as files state it, else by red cells.
+    needed : bool
+        Whether leukocytes are to be found by it.
+
+    Raises
+    ------
+    ValueError
+        No slide has a ruler, where one is needed.
+
+    Warns
+    -----
+    AcquisitionWarning
+        A pixel size contradicts the red cells.
+    SmearWarning
+        A slide has fields of several magnifications, or is measured by the others.
+    """
+    pixel_size = RULE.check("pixel_size", pixel_size)
+    known: dict[str, Ruler | str] = {}
+    for slide in dict.fromkeys(fields.slides()):
+        known[slide] = _ruler(slide, fields.sample(_SAMPLE, slide=slide), pixel_size)
+    rulers = [ruler for ruler in known.values() if isinstance(ruler, Ruler)]
+    if rulers:
+        middle = float(np.median([ruler.diameter for ruler in rulers]))
+        unknown = [slide for slide, ruler in known.items() if ruler == _UNKNOWN]
+        known |= dict.fromkeys(unknown, Ruler(middle, "other slides"))
+        if unknown:
+            warnings.warn(
+                f"red cells of {len(unknown)} of {len(known)} slides, first {unknown[0]!r}, cannot "
+                f"be measured; they are taken for as large as on the others, {middle:.0f} px",
+                SmearWarning,
+                stacklevel=2,
+            )
+    for slide, ruler in known.items():
+        if isinstance(ruler, Ruler) and ruler.diameter < LEAST_DIAMETER:
+            known[slide] = (
+                f"red cells are {ruler.diameter:.0f} px across, and leukocytes can be told from "
+                f"{LEAST_DIAMETER:.0f} px on: photograph at a higher magnification, 20x or more"
+            )
+    reasons = [ruler for ruler in known.values() if isinstance(ruler, str)]
+    if needed and len(reasons) == len(known):
+        raise ValueError(Counter(reasons).most_common(1)[0][0])
+    return known
+
+
+_UNKNOWN = (
+    "no red cells could be measured, by which leukocytes are found; give the micrometres for each "
+    "pixel (pixel_size), or fields in which red cells lie apart"
+)
+
+
+def _ruler(slide: str, sample: Iterable[Field], given: float | None) -> Ruler | str:
+    fields, parts = [], []
+    for field in sample:
+        fields.append(field)
+        parts.append(measure(np.ascontiguousarray(_middle(field))))
+        if len(parts) >= _FEWEST_FIELDS and sum(part.n_red_cells for part in parts) >= _ENOUGH:
+            break
+    if not fields:
+        return "no field of it could be read"
+    found = pool(parts)
+    seen = found.red_cell_diameter
+    stated = {field.pixel_size for field in fields}
+    size = given if given is not None else stated.pop() if len(stated) == 1 else None
+    how = "given" if given is not None else "file"
+    own = [part.red_cell_diameter or 0.0 for part in parts if part.n_red_cells >= _FEW]
+    mixed = bool(own) and max(own) > _ANOTHER * min(own)
+    if mixed:
+        warnings.warn(
+            f"slide {slide!r} has fields of several magnifications: red cells are {min(own):.0f} "
+            f"to {max(own):.0f} px across; every field is measured by itself",
+            SmearWarning,
+            stacklevel=3,
+        )
+        seen = seen or float(np.median(own))
+    if size is not None:
+        diameter = RED_CELL / size
+        if seen is not None and not 1 / _ANOTHER < diameter / seen < _ANOTHER:
+            warnings.warn(
+                f"slide {slide!r}: a pixel size of {size:.3g} um is "
+                f"{how.replace('file', 'stated in the files')}, but red cells are {seen:.0f} px "
+                f"across, which makes {RED_CELL / seen:.2g} um; check it",
+                AcquisitionWarning,
+                stacklevel=3,
+            )
+    elif seen is not None:
+        diameter, how = seen, "red cells"
+    else:
+        return _UNKNOWN
+    _check_kind(slide, fields, diameter)
+    blur = None if found.sharpness is None else found.sharpness * RED_CELL / diameter
+    if blur is not None and blur > SOFT:
+        warnings.warn(
+            f"slide {slide!r} is out of focus: its sharpest edges are blurred over {blur:.1f} um; "
+            "types cannot be told well",
+            SmearWarning,
+            stacklevel=3,
+        )
+    edgy = [_edginess(outline_leukocytes(_middle(f), diameter), diameter) for f in fields]
+    return Ruler(diameter, how, float(np.nanmedian(edgy)), mixed, blur)
+
+
+def _check_kind(slide: str, fields: list[Field], diameter: float) -> None:
+    small = [f for f in fields if min(f.whole) < _CROP * diameter]
+    if len(small) > len(fields) / 2:
+        warnings.warn(
+            f"slide {slide!r}: images such as {small[0].field_id!r} are less than {_CROP:.0f} red "
+            "cells across, as those of single cells are; 'wbcprof classify' names these",
+            SmearWarning,
+            stacklevel=4,
+        )
+
+
+def _middle(field: Field) -> np.ndarray:
+    """A part of a large field that is enough to measure it."""
+    height, width = field.pixels.shape[:2]
+    top, left = (max(0, (side - _MEASURED) // 2) for side in (height, width))
+    return field.pixels[top : top + _MEASURED, left : left + _MEASURED]
+
+
+def _edginess(outlines: Outlines, diameter: float) -> float:
+    """Area of what is stained over the length of its edge, in diameters; NaN where nothing is."""
+    stained = outlines.stained
+    inside = ndimage.binary_erosion(stained, border_value=1)
+    edge = int(stained.sum()) - int(inside.sum())
+    return float(stained.sum() * outlines.factor / (edge * diameter)) if edge else math.nan
+
+
+def cut_out(
+    field: Field,
+    ruler: Ruler | None,
+    boxes: Sequence[Box] | None = None,
+) -> FieldCells:
+    """The leukocytes of a field.
+
+    Parameters
+    ----------
+    field : Field
+    ruler : Ruler or None
+        Of its slide; None is unknown.
+    boxes : sequence of Box, optional
+        Leukocytes of the whole image, that take the place of those that would be found.
+
+    Raises
+    ------
+    ValueError
+        There is neither a ruler nor are there boxes.
+
+    Examples
+    --------
+    >>> from wbcprof.datasets import make_smear
+    >>> from wbcprof.images import open_fields
+    >>> from wbcprof.smear import Ruler, cut_out
+    >>> smear = make_smear(1, n_leukocytes=2)  # generated
+    >>> (field,) = open_fields(smear.images)
+    >>> made = cut_out(field, Ruler(75.0, "given"))
+    >>> len(made.cells), made.cells[0].crop.shape
+    (2, (375, 375, 3))
+    """
+    notes: list[str] = []
+    if ruler is None:
+        if boxes is None:
+            raise ValueError("leukocytes are found by red cells, or given as boxes; got neither")
+        diameter, outlines = math.nan, None
+    else:
+        diameter, outlines = _outlines(field, ruler, notes)
+    if boxes is not None:
+        found = [_of_box(box, field) for box in boxes if box.kind == "leukocyte"]
+        labels: list[str | None] = [box.label for box in boxes if box.kind == "leukocyte"]
+    else:
+        assert outlines is not None
+        found = outlines.found
+        labels = [None] * len(found)
+    n_red_cells = math.nan if outlines is None else _count_red_cells(outlines, diameter)
+    left, top, right, bottom = field.core
+    kept = [
+        (one, label)
+        for one, label in zip(found, labels, strict=True)
+        if left <= one.x < right and top <= one.y < bottom
+    ]
+    cells = [
+        _cell(field, one, label, f"{field.field_id}#{number:04d}", diameter)
+        for number, (one, label) in enumerate(kept, start=1)
+    ]
+    return FieldCells(field, cells, diameter, n_red_cells, notes)
+
+
+def _outlines(field: Field, ruler: Ruler, notes: list[str]) -> tuple[float, Outlines]:
+    """With the ruler of the slide, or with the field's own where that does not fit."""
+    outlines = outline_leukocytes(field.pixels, ruler.diameter)
+    unlike = ruler.mixed
+    if ruler.edginess and not unlike:
+        ratio = _edginess(outlines, ruler.diameter) / ruler.edginess
+        unlike = not 1 / _EDGY < ratio < _EDGY  # NaN is unlike too
+    if not unlike:
+        return ruler.diameter, outlines
+    part = measure(np.ascontiguousarray(_middle(field)))
+    own = part.red_cell_diameter
+    if own is None or part.n_red_cells < _FEW or 1 / _ANOTHER < own / ruler.diameter < _ANOTHER:
+        return ruler.diameter, outlines
+    notes.append(f"another magnification: red cells are {own:.0f} px, {ruler.diameter:.0f} usual")
+    if own < LEAST_DIAMETER:
+        notes.append("too few pixels a cell")
+        return own, outlines._replace(found=[])
+    return own, outline_leukocytes(field.pixels, own)
+
+
+def _count_red_cells(outlines: Outlines, diameter: float) -> float:
+    area = float((outlines.stained & (outlines.cells == 0)).sum()) * outlines.factor**2
+    return area / (_SINGLE * math.pi / 4 * diameter**2)
+
+
+def _of_box(box: Box, field: Field) -> FoundLeukocyte:
+    """A box of the whole image as if it had been found in the field."""
+    left, right = box.left - field.left, box.right - field.left
+    top, bottom = box.top - field.top, box.bottom - field.top
+    area = (right - left) * (bottom - top) * math.pi / 4
+    if box.mask is not None:
+        area = float(box.mask.sum())
+    height, width = field.whole
+    is_cut = box.left <= 0 or box.top <= 0 or box.right >= width or box.bottom >= height
+    return FoundLeukocyte(
+        (top + bottom) / 2, (left + right) / 2, math.nan, (left, top, right, bottom), is_cut,
+        math.nan, area,
+    )  # fmt: skip
+
+
+def _cell(
+    field: Field, one: FoundLeukocyte, label: str | None, cell_id: str, diameter: float
+) -> SmearCell:
+    left, top, right, bottom = one.box
+    side = _AROUND * max(right - left, bottom - top)
+    if diameter == diameter:
+        side = max(side, _SIDE * diameter)
+    crop = _crop(field.pixels, one.y, one.x, max(2, round(side)))
+    measured = dict(zip(MEASURES, examine(crop, None)[2].tolist(), strict=True))
+    micrometres = RED_CELL / diameter
+    size = one.nucleus if one.nucleus == one.nucleus else measured["NucleusSize"]
+    wrong = {
+        "cut cell": one.is_cut,
+        "several cells": measured["Others"] > _OTHERS,
+        "no cell": math.isnan(measured["NucleusSize"]),
+    }
+    return SmearCell(
+        cell_id,
+        field.slide,
+        field.image_id,
+        one.x + field.left,
+        one.y + field.top,
+        left + field.left,
+        top + field.top,
+        right + field.left,
+        bottom + field.top,
+        diameter=2 * math.sqrt(one.area / math.pi) * micrometres,
+        nucleus=size * micrometres,
+        blur=math.sqrt(measured["Focus"]) * measured["NucleusSize"] / NUCLEUS * micrometres,
+        flags=tuple(flag for flag, holds in wrong.items() if holds),
+        label=label,
+        crop=crop,
+    )
+
+
+def _crop(pixels: np.ndarray, y: float, x: float, side: int) -> np.ndarray:
+    """A square about a place, filled up with the colour of its background."""
+    top, left = round(y - side / 2), round(x - side / 2)
+    height, width = pixels.shape[:2]
+    inside = pixels[max(top, 0) : min(top + side, height), max(left, 0) : min(left + side, width)]
+    if inside.shape[:2] == (side, side):
+        return inside.copy()
+    crop = np.empty((side, side, 3), np.uint8)
+    crop[:] = find_leukocyte(inside).background
+    rows, columns = max(-top, 0), max(-left, 0)
+    crop[rows : rows + inside.shape[0], columns : columns + inside.shape[1]] = inside
+    return crop
+
+
+def find_cells(
+    fields: FieldSource,
+    rulers: Mapping[str, Ruler | str],
+    boxes: Mapping[str, Sequence[Box]] | None = None,
+    n_threads: int | None = None,
+) -> Iterator[FieldCells]:
+    """The leukocytes of field after field.
+
+    Parameters
+    ----------
+    fields : FieldSource
+    rulers : mapping of str to Ruler or str
+        As `measure_slides` gives them.
+    boxes : mapping of str to sequence of Box, optional
+        From ids of images to leukocytes, that take the place of those that would be found.
+    n_threads : int, optional
+        That read ahead.
+    """
+    for field in fields.read(n_threads):
+        ruler = rulers[field.slide]
+        known = ruler if isinstance(ruler, Ruler) else None
+        if known is None and boxes is None:
+            yield FieldCells(field, [], math.nan, math.nan, [], str(ruler))
+        else:
+            own = None if boxes is None else boxes.get(field.image_id, ())
+            yield cut_out(field, known, own)
+
+
+SIDES = ("left", "top", "right", "bottom")
+CELL_COLUMNS = (
+    "cell", "slide", "field", "kind", "x", "y", *SIDES, "diameter_um", "nucleus_um", "blur_um",
+    "flags", "label",
+)  # fmt: skip
+"""Of a table of cells; `wbcprof.images.read_boxes` reads it."""
+
+
+def cell_row(cell: SmearCell) -> dict[str, Any]:
+    """What a table says of a cell, by `CELL_COLUMNS`."""
+    places = (rounded(getattr(cell, name), 1) for name in ("x", "y", *SIDES))
+    sizes = (rounded(size, 2) for size in (cell.diameter, cell.nucleus, cell.blur))
+    values = (
+        cell.cell_id, cell.slide, cell.field, "leukocyte", *places, *sizes, "; ".join(cell.flags),
+        cell.label,
+    )  # fmt: skip
+    return dict(zip(CELL_COLUMNS, values, strict=True))
