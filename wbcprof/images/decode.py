@@ -15,13 +15,14 @@ import numpy as np
 
 _PHYSICAL_SIZE = re.compile(r'PhysicalSizeX="([0-9.eE+-]+)"')
 _PHYSICAL_UNIT = re.compile(r'PhysicalSizeXUnit="([^"]+)"')
+# The last two are UTF-8, read as Latin-1.
 _MICROMETRE = (
     "um",
     "\u00b5m",
     "\u03bcm",
     "\u00c2\u00b5m",
     "\u00ce\u00bcm",
-)  # UTF-8 as Latin-1, too
+)
 _UNITS = {**dict.fromkeys(_MICROMETRE, 1.0), "nm": 1e-3, "mm": 1e3}
 _SMALLEST_PIXEL, _LARGEST_PIXEL = 0.02, 5.0  # um; screens and printers state much more
 

@@ -210,10 +210,11 @@ class _Tiles:
         return replace(self, numbers=self.numbers[start:stop])
 
     def blocks(self) -> Iterator[_Tiles]:
-        if self.image.at_once == "all":
+        at_once = self.image.at_once(self.grid)
+        if at_once == "all":
             yield self
             return
-        each = self.grid.across if self.image.at_once == "row" else 1
+        each = self.grid.across if at_once == "row" else 1
         for _, numbers in groupby(self.numbers, lambda number: number // each):
             yield replace(self, numbers=list(numbers))
 
@@ -451,7 +452,7 @@ class FieldSource:
     def _threads(self, n_threads: int | None) -> int:
         if self.n_hint == 1:
             return 1
-        return min(resolve_threads(n_threads), max(2, _AHEAD_BYTES // (2 * self._largest)))
+        return min(resolve_threads(n_threads), max(1, _AHEAD_BYTES // (2 * self._largest)))
 
 
 def _load(unit: _Unit) -> list[_Loaded]:
@@ -470,17 +471,21 @@ def open_fields(
     Parameters
     ----------
     images
-        As `wbcprof.images.open_images` takes them. Images of more than twice `tile` squared pixels
-        come as tiles; of arrays, these are views.
+        As `wbcprof.images.open_images` takes them, and slide files: SVS, NDPI, MRXS, SCN, CZI,
+        DICOM, BIF, VMS and others that openslide reads, and TIFFs with a pyramid of resolutions.
+        These come as tiles of the highest resolution, as do images of more than twice `tile`
+        squared pixels. TIFFs are read in parts, other files as a whole; tiles of arrays are views.
+        Tiles that a scanner left empty are not offered. Needs ``pip install 'wbcprof[slides]'``.
     slides : str, path, sequence or mapping, optional
         Which slide each image is of:
 
-        - None: the sub-folder of the folder that is given, or of the deepest that holds all files
+        - None: a slide file, or a TIFF that is read as one, is a slide of its own, by the name of
+          the file (DICOM: of the folder). Of photographs, the sub-folder of the folder that is given, or of the deepest that holds all files
           given; that folder itself for what lies in it directly. Of an iterator, the folder that a
           file lies in. Arrays are of one slide, ``"all fields"``.
         - ``"folder:2"``: the second folder of the image's id, counted from the left.
-        - ``"pattern:^([A-Z]+-\\\\d+)_"``: what the first group of this regular expression finds in
-          the name of the file.
+        - ``"pattern:^(.+)_"``: what the first group of this regular expression finds in the name of
+          the file.
         - CSV file, in UTF-8: its first line names a column ``image`` (or ``path``, ``file``,
           ``filename``), the ids, and a column ``slide``.
         - One name for each image, in order, or a mapping from the ids of images.
@@ -497,6 +502,8 @@ def open_fields(
     ------
     FileNotFoundError
         A path does not exist.
+    ImportError
+        A slide file needs the package openslide, or a TIFF imagecodecs.
     TypeError
         `images` or `slides` is of another kind.
     ValueError
@@ -596,7 +603,7 @@ class _Cut:
     def _large(self, images: Given) -> Sequence[Large] | Unusable:
         """What tiles are cut from, for each of the images; none for images of moderate size."""
         most = 2 * self.tile**2
-        if isinstance(images, File):
+        if isinstance(images, File) and images.path.is_file():  # a pipe would wait
             suffix = images.path.suffix.lower()
             if suffix in SLIDE_SUFFIXES or (suffix in TIFF_SUFFIXES and is_scan(images.path)):
                 slide = open_slide(images.path)
@@ -624,7 +631,7 @@ def _pixels_at_once(image: Large, grid: Grid) -> int:
         "tile": min(side, rows) * min(side, columns),
         "row": min(side, rows) * columns,
         "all": rows * columns,
-    }[image.at_once]
+    }[image.at_once(grid)]
 
 
 # --- which slide an image is of ----------------------------------------------------------------

@@ -5,6 +5,7 @@ An image takes no more memory than the part that is asked for, and the segments 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,9 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from wbcprof.images.decode import Outcome, Unusable, pixel_size, read_array, reasons
+from wbcprof.images.decode import Outcome, Unusable, pixel_size, reasons
 from wbcprof.images.source import File
-from wbcprof.images.tiles import Grid, Place, size_on_disk
+from wbcprof.images.tiles import Grid, Place, as_rgb, size_on_disk
 
 SLIDE_SUFFIXES = (
     ".bif", ".czi", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu", ".vsi",
@@ -26,7 +27,7 @@ SLIDE_SUFFIXES = (
 TIFF_SUFFIXES = (".btf", ".tif", ".tiff")
 
 _OPEN_FILES = 4  # that are kept open between tiles: those of a slide that ends and of the next
-_BAND_BYTES = 256 << 20  # of a row of tiles that is decoded in one go
+_BAND_BYTES = 512 << 20  # of a row of tiles that is decoded in one go
 _STRIP_BYTES = 1 << 30  # of one compressed segment, at most
 _BLANK_AT = 8  # times smaller, at most: there a leukocyte still is several pixels
 _OVERVIEW_PIXELS = 1 << 24  # of the level that is looked at as a whole, at most
@@ -48,6 +49,8 @@ def open_tiff(file: File, most: int) -> list[LargeTiff] | None:
         import tifffile
     except ImportError:
         return None
+    # What it finds wrong is told as a reason; otherwise Python prints it where nobody asked.
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
     try:
         with tifffile.TiffFile(file.path) as tiff:
             series = tiff.series[0]
@@ -59,7 +62,7 @@ def open_tiff(file: File, most: int) -> list[LargeTiff] | None:
             numbers = [first.index] if file.pages is None else list(file.pages)
         pages = [_page(file.path, _stamp(file.path), number) for number in numbers]
         found = [
-            LargeTiff(file.path, number, page.shape, page.micrometres, page.at_once())
+            LargeTiff(file.path, number, page.shape, page.micrometres, page.is_long)
             for number, page in zip(numbers, pages, strict=True)
         ]
     except (ImportError, MemoryError):
@@ -77,8 +80,13 @@ class LargeTiff:
     number: int
     shape: tuple[int, int]
     micrometres: float | None
-    at_once: Literal["tile", "row"]
+    is_long: bool  # stored in strips that have to be decoded to their end
     in_memory: bool = False
+
+    def at_once(self, grid: Grid) -> Literal["tile", "row"]:
+        """A row of tiles, if it is not too large, where strips would be decoded for each anew."""
+        rows = min(grid.tile + 2 * grid.margin, grid.rows)
+        return "row" if self.is_long and 3 * rows * grid.columns <= _BAND_BYTES else "tile"
 
     def pixel_size(self) -> float | None:
         return self.micrometres
@@ -112,9 +120,11 @@ class LargeTiff:
                     yield from self.read([place])
             return
         for place in places:
-            yield read_array(
-                pixels[place[1] - top : place[3] - top, place[0] - left : place[2] - left]
+            rows, columns = (
+                slice(place[1] - top, place[3] - top),
+                slice(place[0] - left, place[2] - left),
             )
+            yield as_rgb(pixels[rows, columns])
 
     def self_contained(self, place: Place) -> LargeTiff:
         return replace(self, path=Path(os.path.abspath(self.path)))
@@ -169,6 +179,7 @@ class _Page:
             and page.bitspersample == 8 * self.itemsize
             and not page.is_tiled
         )
+        self.is_long = not (page.is_tiled or self.is_plain)
         self.byteorder = page.parent.byteorder
         segment = self.rows * self.columns * self.n_samples * self.itemsize
         if not self.is_plain and segment > _STRIP_BYTES:
@@ -188,11 +199,6 @@ class _Page:
                     f"'{page.parent.filehandle.path}': {error}: pip install 'wbcprof[slides]'"
                 ) from error
             raise
-
-    def at_once(self) -> Literal["tile", "row"]:
-        """A row of tiles where strips would be decoded for each tile anew."""
-        is_long = self.is_tiled or self.is_plain
-        return "tile" if is_long else "row"
 
     def segments(self, place: Place) -> Iterator[int]:
         """Numbers of the segments that a place lies in."""
@@ -317,8 +323,10 @@ class Slide:
     shape: tuple[int, int]
     micrometres: float | None
     fingerprint: str
-    at_once: Literal["tile"] = "tile"
     in_memory: bool = False
+
+    def at_once(self, grid: Grid) -> Literal["tile"]:
+        return "tile"
 
     def pixel_size(self) -> float | None:
         return self.micrometres
@@ -345,7 +353,7 @@ class Slide:
         near = handle.get_best_level_for_downsample(_BLANK_AT)
         if near == 0 or width * height > _OVERVIEW_PIXELS:
             return range(grid.n)
-        overview = np.asarray(handle.read_region((0, 0), last, (width, height)))
+        overview = _on_white(np.asarray(handle.read_region((0, 0), last, (width, height))))
         scale = handle.level_downsamples[last]
 
         def is_blank(number: int) -> bool:
@@ -356,7 +364,7 @@ class Slide:
                 return False
             closer = handle.level_downsamples[near]
             size = math.ceil((right - left) / closer), math.ceil((bottom - top) / closer)
-            return _is_one_colour(np.asarray(handle.read_region(place[:2], near, size)))
+            return _is_one_colour(_on_white(np.asarray(handle.read_region(place[:2], near, size))))
 
         return [number for number in range(grid.n) if not is_blank(number)]
 
@@ -380,18 +388,23 @@ class Slide:
                 # A handle that failed once, perhaps elsewhere in the file, fails ever after.
                 with openslide.OpenSlide(self.path) as handle:
                     pixels = np.asarray(handle.read_region((left, top), 0, size))
-        rgb, alpha = np.ascontiguousarray(pixels[..., :3]), pixels[..., 3]
-        if alpha.min(initial=255) < 255:
-            beside = alpha < 255
-            share = alpha[beside, None] / np.float32(255)
-            rgb[beside] = np.rint(rgb[beside] * share + 255 * (1 - share)).astype(np.uint8)
-        return rgb
+        return _on_white(pixels)
 
     def self_contained(self, place: Place) -> Slide:
         return replace(self, path=Path(os.path.abspath(self.path)))
 
     def content(self, place: Place) -> Iterator[bytes]:
         yield self.fingerprint.encode()
+
+
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    """RGBA to RGB."""
+    rgb, alpha = np.ascontiguousarray(pixels[..., :3]), pixels[..., 3]
+    if alpha.min(initial=255) < 255:
+        beside = alpha < 255
+        share = alpha[beside, None] / np.float32(255)
+        rgb[beside] = np.rint(rgb[beside] * share + 255 * (1 - share)).astype(np.uint8)
+    return rgb
 
 
 def _is_one_colour(pixels: np.ndarray) -> bool:

@@ -61,9 +61,8 @@ class Large(Protocol):
     def shape(self) -> tuple[int, int]: ...
     @property
     def in_memory(self) -> bool: ...
-    @property
-    def at_once(self) -> Literal["tile", "row", "all"]:
-        """How many tiles are best read in one go."""
+    def at_once(self, grid: Grid) -> Literal["tile", "row", "all"]:
+        """How many tiles are read in one go."""
 
     def pixel_size(self) -> float | None: ...
     def offered(self, grid: Grid) -> Sequence[int]:
@@ -89,11 +88,13 @@ class LargeArray:
     index: int | None = None
     left: int = 0
     top: int = 0
-    at_once: Literal["tile"] = "tile"
 
     @property
     def in_memory(self) -> bool:
         return isinstance(self.array, np.ndarray)
+
+    def at_once(self, grid: Grid) -> Literal["tile"]:
+        return "tile"
 
     def offered(self, grid: Grid) -> Sequence[int]:
         return range(grid.n)
@@ -110,9 +111,7 @@ class LargeArray:
             except Exception as error:  # of whichever library stores the array
                 yield Unusable(f"cannot be read: {error}")
             else:
-                # A view where it can be.
-                is_rgb = pixels.dtype == np.uint8 and pixels.shape[2:] == (3,)
-                yield (pixels, "") if is_rgb else read_array(pixels)
+                yield as_rgb(pixels)
 
     def self_contained(self, place: Place) -> LargeArray:
         return replace(self, array=self._cut(place), index=None, left=place[0], top=place[1])
@@ -137,7 +136,9 @@ class LargePhotograph:
     file: File
     shape: tuple[int, int]
     in_memory: bool = False
-    at_once: Literal["all"] = "all"
+
+    def at_once(self, grid: Grid) -> Literal["all"]:
+        return "all"
 
     def offered(self, grid: Grid) -> Sequence[int]:
         return range(grid.n)
@@ -160,6 +161,12 @@ class LargePhotograph:
 
     def content(self, place: Place) -> Iterator[bytes]:
         yield size_on_disk(self.file.path)
+
+
+def as_rgb(pixels: np.ndarray) -> Outcome:
+    """RGB of a part of an image: a view of it where it can be."""
+    is_rgb = pixels.dtype == np.uint8 and pixels.shape[2:] == (3,)
+    return (pixels, "") if is_rgb else read_array(pixels)
 
 
 def by_full_path(file: File) -> File:
