@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,15 @@ import numpy as np
 
 _PHYSICAL_SIZE = re.compile(r'PhysicalSizeX="([0-9.eE+-]+)"')
 _PHYSICAL_UNIT = re.compile(r'PhysicalSizeXUnit="([^"]+)"')
-_UNITS = {"um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0, "nm": 1e-3, "mm": 1e3}
+# The last two are UTF-8, read as Latin-1.
+_MICROMETRE = (
+    "um",
+    "\u00b5m",
+    "\u03bcm",
+    "\u00c2\u00b5m",
+    "\u00ce\u00bcm",
+)
+_UNITS = {**dict.fromkeys(_MICROMETRE, 1.0), "nm": 1e-3, "mm": 1e3}
 _SMALLEST_PIXEL, _LARGEST_PIXEL = 0.02, 5.0  # um; screens and printers state much more
 
 
@@ -63,7 +72,7 @@ def _read_page(image: Any, path: Path, page: int | None) -> Outcome:
                 image.seek(page)
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
-                raise Unusable(f"more than {limit} pixels (decompression bomb?)")
+                raise Unusable(_too_large(limit))
             kinds = ["multi-frame"] if page is None and getattr(image, "n_frames", 1) > 1 else []
             pixels, converted = _decode(image, path, page or 0)
             pixels, kind = to_rgb8(pixels)
@@ -75,12 +84,12 @@ def _read_page(image: Any, path: Path, page: int | None) -> Outcome:
 def count_pages(path: Path) -> tuple[int, int]:
     """Pages of a TIFF, and the pixels of one; 1, 0 if they differ in size or kind, as a thumbnail
     or a mask does, and for a file that cannot be read."""
-    from PIL import Image, ImageSequence
+    from PIL import ImageSequence
 
     if not path.is_file():  # a pipe would wait
         return 1, 0
     try:
-        with Image.open(path) as image:
+        with _head(path) as image:
             if image.format != "TIFF":
                 return 1, 0
             frames: Iterator[Any] = ImageSequence.Iterator(image)
@@ -103,29 +112,44 @@ def stated_pixel_size(path: Path) -> float | None:
     try:
         with Image.open(path, formats=["TIFF"]) as image:
             tags: Any = image.tag_v2  # type: ignore[attr-defined]
-            text = str(tags.get(270, ""))
-            if found := _PHYSICAL_SIZE.search(text):
-                unit = _PHYSICAL_UNIT.search(text)
-                size = float(found[1]) * _UNITS[unit[1] if unit else "um"]
-            else:
-                per_unit = float(tags[282])
-                size = {2: 25_400, 3: 10_000}[tags[296]] / per_unit
-    except Exception:  # no TIFF, no such tag, or one of another kind
+            return pixel_size(str(tags.get(270, "")), tags.get(282), tags.get(296))
+    except Exception:  # no TIFF, or a damaged one
+        return None
+
+
+def pixel_size(description: str, resolution: Any, unit: Any) -> float | None:
+    """Micrometres for each pixel, by the tags ImageDescription, XResolution and ResolutionUnit."""
+    try:
+        if found := _PHYSICAL_SIZE.search(description):
+            named = _PHYSICAL_UNIT.search(description)
+            size = float(found[1]) * _UNITS[named[1] if named else "um"]
+        else:
+            size = {2: 25_400, 3: 10_000}[unit] / float(resolution)
+    except (KeyError, ValueError, TypeError, ZeroDivisionError):  # no such tag, or another kind
         return None
     return size if _SMALLEST_PIXEL <= size <= _LARGEST_PIXEL else None
 
 
 def stated_shape(path: Path) -> tuple[int, int] | None:
     """Rows and columns by the head of an image file; None where it cannot be read."""
-    from PIL import Image
-
     if not path.is_file():
         return None
     try:
-        with Image.open(path) as image:
+        with _head(path) as image:
             return image.height, image.width
     except Exception:  # said when the file is read
         return None
+
+
+@contextmanager
+def _head(path: Path) -> Iterator[Any]:
+    """An image file of which no pixels are read; what Pillow warns of is said when they are."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            yield image
 
 
 @contextmanager
@@ -140,13 +164,20 @@ def reasons() -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise Unusable("not a readable image") from error
     except Image.DecompressionBombError as error:
-        raise Unusable(str(error)) from error
+        raise Unusable(_too_large(Image.MAX_IMAGE_PIXELS)) from error
     except Exception as error:  # Pillow's decoders raise almost any kind on damaged files
         if reason := getattr(error, "strerror", None):
             raise Unusable(reason) from error
         text = str(error) or type(error).__name__
         truncated = "truncated" in text.lower()
         raise Unusable("truncated" if truncated else f"cannot be decoded: {text}") from error
+
+
+def _too_large(limit: int | None) -> str:
+    return (
+        f"more than {limit} pixels (decompression bomb?); raise PIL.Image.MAX_IMAGE_PIXELS, or "
+        "save it as a TIFF, which open_fields reads in tiles where wbcprof[slides] is installed"
+    )
 
 
 def to_rgb8(pixels: np.ndarray) -> tuple[np.ndarray, str]:

@@ -17,14 +17,24 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 
 from wbcprof.checks import Integer, known_label, shown
-from wbcprof.images.decode import Outcome, Unusable, read_array, stated_pixel_size
+from wbcprof.images.decode import Unusable, stated_pixel_size
 from wbcprof.images.groups import groups_from_csv, groups_in_folders
+from wbcprof.images.slides import (
+    SLIDE_SUFFIXES,
+    TIFF_SUFFIXES,
+    LargeTiff,
+    Slide,
+    is_scan,
+    open_slide,
+    open_tiff,
+)
 from wbcprof.images.source import (
+    SUFFIXES,
     Array,
     File,
     Given,
@@ -37,6 +47,15 @@ from wbcprof.images.source import (
     open_images,
     tell_of_pass,
 )
+from wbcprof.images.tiles import (
+    Grid,
+    Large,
+    LargeArray,
+    LargePhotograph,
+    Place,
+    by_full_path,
+    size_on_disk,
+)
 from wbcprof.threads import resolve_threads
 
 __all__ = ["Field", "FieldSource", "open_fields"]
@@ -44,11 +63,10 @@ __all__ = ["Field", "FieldSource", "open_fields"]
 RULES = {"tile": Integer(64), "margin": Integer(0)}
 """What parameters of `open_fields` may be."""
 
+IMAGES_AND_SLIDES = tuple(sorted({*SUFFIXES, *SLIDE_SUFFIXES, *TIFF_SUFFIXES}))
+
 _NO_FOLDER = "all fields"  # name of the slide of what has no folder, such as arrays
 _AHEAD_BYTES = 1 << 30  # of pixels that are decoded before their turn, about
-
-Place = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels; right and bottom are excluded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,136 +119,6 @@ _Loaded = tuple[Field, str] | Unusable
 """A field and what it was converted from, or why there is none."""
 
 
-# --- what tiles are cut from -------------------------------------------------------------------
-
-
-class Regions(Protocol):
-    """A large image that is read by regions."""
-
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def in_memory(self) -> bool: ...
-    @property
-    def at_once(self) -> Literal["tile", "row", "all"]:
-        """How many tiles are best read in one go."""
-
-    def pixel_size(self) -> float | None: ...
-    def read(self, places: Sequence[Place]) -> Iterator[Outcome]:
-        """Pixels of each place, in order."""
-
-    def self_contained(self, place: Place) -> Regions:
-        """The same for a process elsewhere that reads no more than this place."""
-
-    def content(self, place: Place) -> Iterator[bytes]:
-        """What a digest is made of."""
-
-
-@dataclass(frozen=True, slots=True)
-class _LargeArray:
-    """An array (H, W, C), or of one that begins at `left`, `top` of it."""
-
-    array: Any
-    shape: tuple[int, int]
-    left: int = 0
-    top: int = 0
-    at_once: Literal["tile"] = "tile"
-
-    @property
-    def in_memory(self) -> bool:
-        return isinstance(self.array, np.ndarray)
-
-    def pixel_size(self) -> None:
-        return None
-
-    def read(self, places: Sequence[Place]) -> Iterator[Outcome]:
-        for place in places:
-            try:
-                pixels = self._cut(place)
-            except MemoryError:
-                raise
-            except Exception as error:  # of whichever library stores the array
-                yield Unusable(f"cannot be read: {error}")
-            else:
-                yield read_array(pixels)
-
-    def self_contained(self, place: Place) -> _LargeArray:
-        return replace(self, array=self._cut(place), left=place[0], top=place[1])
-
-    def content(self, place: Place) -> Iterator[bytes]:
-        pixels = self._cut(place)
-        yield f"{pixels.dtype} {pixels.shape}".encode()
-        yield np.ascontiguousarray(pixels).tobytes()
-
-    def _cut(self, place: Place) -> np.ndarray:
-        left, top, right, bottom = place
-        rows = slice(top - self.top, bottom - self.top)
-        return np.asarray(self.array[rows, left - self.left : right - self.left])
-
-
-@dataclass(frozen=True, slots=True)
-class _LargePhotograph:
-    """An image file that can only be decoded as a whole."""
-
-    file: File
-    shape: tuple[int, int]
-    in_memory: bool = False
-    at_once: Literal["all"] = "all"
-
-    def pixel_size(self) -> float | None:
-        return stated_pixel_size(self.file.path)
-
-    def read(self, places: Sequence[Place]) -> Iterator[Outcome]:
-        (outcome,) = self.file.load()
-        if not isinstance(outcome, Unusable) and outcome[0].shape[:2] != self.shape:
-            outcome = Unusable(f"expected {self.shape} px, got {outcome[0].shape[:2]}: it changed")
-        for left, top, right, bottom in places:
-            if isinstance(outcome, Unusable):
-                yield outcome
-            else:
-                yield outcome[0][top:bottom, left:right], outcome[1]
-
-    def self_contained(self, place: Place) -> _LargePhotograph:
-        return replace(self, file=_by_full_path(self.file))
-
-    def content(self, place: Place) -> Iterator[bytes]:
-        yield _size_on_disk(self.file.path)
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Tiles of a whole image of so many rows and columns, numbered along rows."""
-
-    rows: int
-    columns: int
-    tile: int
-    margin: int
-
-    @property
-    def across(self) -> int:
-        return -(-self.columns // self.tile)
-
-    @property
-    def n(self) -> int:
-        return self.across * -(-self.rows // self.tile)
-
-    def core(self, number: int) -> Place:
-        row, column = divmod(number, self.across)
-        left, top = column * self.tile, row * self.tile
-        right, bottom = min(left + self.tile, self.columns), min(top + self.tile, self.rows)
-        return left, top, right, bottom
-
-    def place(self, number: int) -> Place:
-        """Where the tile lies, with its margins."""
-        left, top, right, bottom = self.core(number)
-        return (
-            max(left - self.margin, 0),
-            max(top - self.margin, 0),
-            min(right + self.margin, self.columns),
-            min(bottom + self.margin, self.rows),
-        )
-
-
 # --- units of fields ---------------------------------------------------------------------------
 
 
@@ -276,7 +164,7 @@ class _Photographs:
 
     def self_contained(self) -> Iterator[_Photographs]:
         if isinstance(self.images, File):
-            yield replace(self, images=_by_full_path(self.images))
+            yield replace(self, images=by_full_path(self.images))
             return
         for pixels, image_id, slide in zip(
             self.images.arrays(), self.ids, self.slides, strict=True
@@ -285,7 +173,7 @@ class _Photographs:
 
     def content(self) -> Iterator[bytes]:
         if isinstance(self.images, File):
-            yield _size_on_disk(self.images.path)
+            yield size_on_disk(self.images.path)
             return
         for pixels in self.images.arrays():
             yield f"{pixels.dtype} {pixels.shape}".encode()
@@ -296,7 +184,7 @@ class _Photographs:
 class _Tiles:
     """Tiles of one large image, by their numbers in its grid."""
 
-    image: Regions
+    image: Large
     image_id: str
     slide: str
     grid: Grid
@@ -322,10 +210,11 @@ class _Tiles:
         return replace(self, numbers=self.numbers[start:stop])
 
     def blocks(self) -> Iterator[_Tiles]:
-        if self.image.at_once == "all":
+        at_once = self.image.at_once(self.grid)
+        if at_once == "all":
             yield self
             return
-        each = self.grid.across if self.image.at_once == "row" else 1
+        each = self.grid.across if at_once == "row" else 1
         for _, numbers in groupby(self.numbers, lambda number: number // each):
             yield replace(self, numbers=list(numbers))
 
@@ -369,7 +258,43 @@ class _Tiles:
             yield from self.image.content(self.grid.place(number))
 
 
-_Unit = _Photographs | _Tiles
+@dataclass(frozen=True, slots=True)
+class _Torn:
+    """A slide file that cannot be opened."""
+
+    image_id: str
+    slide: str
+    reason: Unusable
+    in_memory: bool = True
+
+    def __len__(self) -> int:
+        return 1
+
+    @property
+    def ids(self) -> list[str]:
+        return [self.image_id]
+
+    @property
+    def slides(self) -> tuple[str, ...]:
+        return (self.slide,)
+
+    def part(self, start: int, stop: int) -> _Torn:
+        return self
+
+    def blocks(self) -> Iterator[_Torn]:
+        yield self
+
+    def load(self) -> list[_Loaded]:
+        return [self.reason]
+
+    def self_contained(self) -> Iterator[_Torn]:
+        yield self
+
+    def content(self) -> Iterator[bytes]:
+        yield str(self.reason).encode()
+
+
+_Unit = _Photographs | _Tiles | _Torn
 
 
 class _Given:
@@ -384,14 +309,6 @@ class _Given:
         for index, image in enumerate(self._images.blocks()):
             for unit in self._cut.units(image, index):
                 yield from unit.blocks()
-
-
-def _by_full_path(file: File) -> File:
-    return replace(file, path=Path(os.path.abspath(file.path)))
-
-
-def _size_on_disk(path: Path) -> bytes:
-    return str(path.stat().st_size if path.exists() else None).encode()
 
 
 # --- the source --------------------------------------------------------------------------------
@@ -535,7 +452,7 @@ class FieldSource:
     def _threads(self, n_threads: int | None) -> int:
         if self.n_hint == 1:
             return 1
-        return min(resolve_threads(n_threads), max(2, _AHEAD_BYTES // (2 * self._largest)))
+        return min(resolve_threads(n_threads), max(1, _AHEAD_BYTES // (2 * self._largest)))
 
 
 def _load(unit: _Unit) -> list[_Loaded]:
@@ -554,17 +471,21 @@ def open_fields(
     Parameters
     ----------
     images
-        As `wbcprof.images.open_images` takes them. Images of more than twice `tile` squared pixels
-        come as tiles; of arrays, these are views.
+        As `wbcprof.images.open_images` takes them, and slide files: SVS, NDPI, MRXS, SCN, CZI,
+        DICOM, BIF, VMS and others that openslide reads, and TIFFs with a pyramid of resolutions.
+        These come as tiles of the highest resolution, as do images of more than twice `tile`
+        squared pixels. TIFFs are read in parts, other files as a whole; tiles of arrays are views.
+        Tiles that a scanner left empty are not offered. Needs ``pip install 'wbcprof[slides]'``.
     slides : str, path, sequence or mapping, optional
         Which slide each image is of:
 
-        - None: the sub-folder of the folder that is given, or of the deepest that holds all files
+        - None: a slide file, or a TIFF that is read as one, is a slide of its own, by the name of
+          the file (DICOM: of the folder). Of photographs, the sub-folder of the folder that is given, or of the deepest that holds all files
           given; that folder itself for what lies in it directly. Of an iterator, the folder that a
           file lies in. Arrays are of one slide, ``"all fields"``.
         - ``"folder:2"``: the second folder of the image's id, counted from the left.
-        - ``"pattern:^([A-Z]+-\\\\d+)_"``: what the first group of this regular expression finds in
-          the name of the file.
+        - ``"pattern:^(.+)_"``: what the first group of this regular expression finds in the name of
+          the file.
         - CSV file, in UTF-8: its first line names a column ``image`` (or ``path``, ``file``,
           ``filename``), the ids, and a column ``slide``.
         - One name for each image, in order, or a mapping from the ids of images.
@@ -581,6 +502,8 @@ def open_fields(
     ------
     FileNotFoundError
         A path does not exist.
+    ImportError
+        A slide file needs the package openslide, or a TIFF imagecodecs.
     TypeError
         `images` or `slides` is of another kind.
     ValueError
@@ -609,12 +532,13 @@ def open_fields(
     folder = None
     if isinstance(images, str | os.PathLike) and _is_folder_of_images(Path(images)):
         folder = Path(images)
-        given: Listed[Given] | Stream = from_folder(folder)[0]
+        given: Listed[Given] | Stream = from_folder(folder, IMAGES_AND_SLIDES)[0]
     else:
         given = open_images(images).images
     if isinstance(given, Stream):
         cut = _Cut(tile, margin, _names(slides, None, None))
         return FieldSource(_Given(given, cut), _bytes(2 * tile * tile))
+    given = Listed(_one_of_each_series(given.units))
     cut = _Cut(tile, margin, _names(slides, given, folder))
     units: list[_Unit] = []
     n = 0
@@ -626,6 +550,21 @@ def open_fields(
 
 def _is_folder_of_images(path: Path) -> bool:
     return path.is_dir() and path.suffix.lower() != ".zarr"
+
+
+def _one_of_each_series(images: Sequence[Given]) -> list[Given]:
+    """All but further files of a slide of which DICOM has several, one for each level."""
+    kept: list[Given] = []
+    seen = set()
+    for image in images:
+        if isinstance(image, File) and image.path.suffix.lower() == ".dcm":
+            slide = open_slide(image.path)
+            series = None if isinstance(slide, Unusable) else slide.series()
+            if series is not None and (image.path.parent, series) in seen:
+                continue
+            seen.add((image.path.parent, series))
+        kept.append(image)
+    return kept
 
 
 def _bytes(pixels: int) -> int:
@@ -642,41 +581,64 @@ class _Cut:
     def units(self, images: Given, index: int) -> Iterator[_Unit]:
         """Units of the images of which the first is number `index` of all."""
         ids = images.ids
-        slides = [self._name(image_id, images, index + k) for k, image_id in enumerate(ids)]
-        shapes = images.shapes()
-        if not any(map(self._is_large, shapes)):
-            self._note(max((math.prod(shape) for shape in shapes if shape), default=1))
+        large = self._large(images)
+        is_slide = isinstance(large, Unusable) or any(
+            isinstance(image, Slide | LargeTiff) for image in large
+        )
+        slides = [
+            self._name(image_id, images, index + k, is_slide) for k, image_id in enumerate(ids)
+        ]
+        if isinstance(large, Unusable):
+            yield _Torn(ids[0], slides[0], large)
+        elif large:
+            for image, image_id, slide in zip(large, ids, slides, strict=True):
+                grid = Grid(*image.shape, self.tile, self.margin)
+                self._note(_pixels_at_once(image, grid))
+                yield _Tiles(image, image_id, slide, grid, image.offered(grid))
+        else:
+            shapes = [shape for shape in images.shapes() if shape]
+            self._note(max(map(math.prod, shapes), default=1))
             yield _Photographs(images, tuple(slides))
-            return
-        for k, (image_id, slide, shape) in enumerate(zip(ids, slides, shapes, strict=True)):
-            assert shape is not None  # images of a unit are of one size
-            yield self._tiles(_large(images.part(k, k + 1), shape), image_id, slide)
 
-    def _is_large(self, shape: tuple[int, int] | None) -> bool:
-        return shape is not None and len(shape) == 2 and math.prod(shape) > 2 * self.tile**2
-
-    def _tiles(self, image: Regions, image_id: str, slide: str) -> _Tiles:
-        grid = Grid(*image.shape, self.tile, self.margin)
-        whole = math.prod(image.shape)
-        self._note(whole if image.at_once == "all" else (self.tile + 2 * self.margin) ** 2)
-        return _Tiles(image, image_id, slide, grid, range(grid.n))
+    def _large(self, images: Given) -> Sequence[Large] | Unusable:
+        """What tiles are cut from, for each of the images; none for images of moderate size."""
+        most = 2 * self.tile**2
+        if isinstance(images, File) and images.path.is_file():  # a pipe would wait
+            suffix = images.path.suffix.lower()
+            if suffix in SLIDE_SUFFIXES or (suffix in TIFF_SUFFIXES and is_scan(images.path)):
+                slide = open_slide(images.path)
+                return slide if isinstance(slide, Unusable) else [slide]
+            if suffix in TIFF_SUFFIXES and (pages := open_tiff(images, most)):
+                return pages
+        shapes = images.shapes()  # of a unit, all are of one size
+        shape = shapes[0] if shapes else None
+        if shape is None or len(shape) != 2 or math.prod(shape) <= most:
+            return []
+        if isinstance(images, File):
+            return [LargePhotograph(images.part(k, k + 1), shape) for k in range(len(images))]
+        if isinstance(images, Rows):
+            return [LargeArray(images.array, shape, k) for k in range(images.start, images.stop)]
+        return [LargeArray(images.array, shape)]
 
     def _note(self, pixels: int) -> None:
         self.largest = max(self.largest, _bytes(pixels))
 
 
-def _large(image: Given, shape: tuple[int, int]) -> Regions:
-    if isinstance(image, File):
-        return _LargePhotograph(image, shape)
-    if isinstance(image, Rows):
-        return _LargeArray(image.array[image.start], shape)
-    return _LargeArray(image.array, shape)
+def _pixels_at_once(image: Large, grid: Grid) -> int:
+    rows, columns = image.shape
+    side = grid.tile + 2 * grid.margin
+    return {
+        "tile": min(side, rows) * min(side, columns),
+        "row": min(side, rows) * columns,
+        "all": rows * columns,
+    }[image.at_once(grid)]
 
 
 # --- which slide an image is of ----------------------------------------------------------------
 
-_Name = Callable[[str, Given, int], str]
-"""Slide of the image of this id, in this unit, that is such a number of all."""
+_Name = Callable[[str, Given, int, bool], str]
+"""Slide of the image of this id, in this unit, that is such a number of all, and a slide file or
+not."""
 
 
 def _names(
@@ -700,7 +662,7 @@ def _names(
     if given is not None and len(names) != given.n:
         raise ValueError(f"Length of slides ({len(names)}) must match number of images ({given.n})")
 
-    def name(image_id: str, images: Given, index: int) -> str:
+    def name(image_id: str, images: Given, index: int, is_slide: bool) -> str:
         if index >= len(names):
             raise ValueError(f"slides names {len(names)} slides, but there are more images")
         return _known(names[index], image_id, f"item {index} of slides is empty")
@@ -713,10 +675,22 @@ def _by_folder(given: Listed[Given] | None, folder: Path | None) -> _Name:
     if files and folder is None:
         parents = {os.path.dirname(os.path.abspath(file.path)) for file in files}
         folder = Path(os.path.commonpath(parents))
+    dicom = Counter(file.path.parent for file in files if file.path.suffix.lower() == ".dcm")
 
-    def name(image_id: str, images: Given, index: int) -> str:
+    def own_name(file: File) -> str:
+        # DICOM names files by numbers and has a folder for each slide.
+        if dicom[file.path.parent] == 1 and file.path.suffix.lower() == ".dcm":
+            return Path(os.path.abspath(file.path)).parent.name
+        return file.path.stem.removesuffix(".ome")
+
+    named = Counter(map(own_name, files))
+
+    def name(image_id: str, images: Given, index: int, is_slide: bool) -> str:
         if not isinstance(images, File):
             return _NO_FOLDER
+        if is_slide:
+            own = own_name(images)
+            return own if named[own] < 2 else os.path.splitext(images.name)[0]
         above = Path(os.path.abspath(images.path)).parent
         if folder is None:
             return above.name or _NO_FOLDER
@@ -729,7 +703,7 @@ def _by_folder(given: Listed[Given] | None, folder: Path | None) -> _Name:
 def _by_text(how: str) -> _Name:
     kind, _, value = how.partition(":")
     if kind == "folder":
-        return lambda image_id, images, index: groups_in_folders(value, [image_id])[image_id]
+        return lambda image_id, *_: groups_in_folders(value, [image_id])[image_id]
     if kind != "pattern":
         if not os.path.exists(how):
             raise FileNotFoundError(
@@ -743,7 +717,7 @@ def _by_text(how: str) -> _Name:
     if pattern.groups == 0:
         raise ValueError(f"{how!r} has no group: put what names the slide in brackets, ( )")
 
-    def name(image_id: str, images: Given, index: int) -> str:
+    def name(image_id: str, images: Given, index: int, is_slide: bool) -> str:
         file_name = image_id.replace("\\", "/").rpartition("/")[2]
         found = pattern.search(file_name)
         return _known(found[1] if found else None, image_id, f"{how!r} finds none in its name")
@@ -753,7 +727,7 @@ def _by_text(how: str) -> _Name:
 
 def _by_table(table: Mapping[str, str], what: str) -> _Name:
     reason = f"{what} does not name it; its own first image is {next(iter(table), 'none')!r}"
-    return lambda image_id, images, index: _known(table.get(image_id), image_id, reason)
+    return lambda image_id, *_: _known(table.get(image_id), image_id, reason)
 
 
 def _known(name: Any, image_id: str, reason: str) -> str:
