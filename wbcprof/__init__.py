@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.classify import TypeClassifier as TypeClassifier
     from wbcprof.analysis.classify import train as train
     from wbcprof.analysis.evaluation import evaluate as evaluate
+    from wbcprof.analysis.smears import count_smears as count_smears
     from wbcprof.learning.profiler import Profiler as Profiler
     from wbcprof.learning.profiler import fit as fit
     from wbcprof.learning.psd import PSD as PSD
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.model.profiles import Profiles as Profiles
     from wbcprof.model.sparse import sparse_encode as sparse_encode
     from wbcprof.report.page import write_report as write_report
+    from wbcprof.report.smear import write_smear as write_smear
     from wbcprof.scale import shards as shards
     from wbcprof.smear.stain import StainNormaliser as StainNormaliser
 
@@ -50,6 +52,7 @@ __getattr__, __dir__, __all__ = attach(
         "analysis.compare": ["compare"],
         "analysis.evaluation": ["evaluate"],
         "analysis.figures": ["figures"],
+        "analysis.smears": ["count_smears"],
         "datasets": ["datasets"],
         "learning.profiler": ["Profiler", "fit"],
         "learning.psd": ["PSD"],
@@ -57,6 +60,7 @@ __getattr__, __dir__, __all__ = attach(
         "model.profiles": ["Profiles"],
         "model.sparse": ["sparse_encode"],
         "report.page": ["write_report"],
+        "report.smear": ["write_smear"],
         "scale.shards": ["shards"],
         "smear.stain": ["StainNormaliser"],
     },

@@ -239,6 +239,84 @@ def _monitor_options(parser: argparse.ArgumentParser) -> None:
     _add_threads(parser)
 
 
+def _find_options(parser: argparse.ArgumentParser) -> None:
+    from wbcprof.smear.cells import FLAGS
+
+    _add_fields(parser)
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to fill")
+    parser.add_argument(
+        "--canonical",
+        action="store_true",
+        help="write cells of one scale, light and stain, 112 px, in place of crops as they are",
+    )
+    parser.add_argument(
+        "--drop",
+        metavar="FLAGS",
+        help=f"leave out cells with these flags, of {', '.join(FLAGS)}, and list them",
+    )
+    parser.add_argument(
+        "--parquet", action="store_true", help="write tables of the parts as parquet too"
+    )
+    parser.add_argument(
+        "--shard-size", type=int, metavar="N", help="fields for each part; default 50"
+    )
+    _add_dask(parser, "find on the workers of this Dask scheduler")
+    _add_threads(parser)
+
+
+def _smear_options(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, "model file with a classifier")
+    _add_fields(parser)
+    parser.add_argument("-o", "--output", required=True, metavar="HTML", help="file to write")
+    parser.add_argument("--csv", metavar="FILE", help="write the counts as CSV too")
+    parser.add_argument("--cells", metavar="FILE", help="write a row for each cell as CSV too")
+    parser.add_argument(
+        "--adapt",
+        action="store_true",
+        help="adapt the model to the cells found, twenty or more, before they are named",
+    )
+    parser.add_argument(
+        "--precision",
+        type=float,
+        metavar="P",
+        help="half the width of the limits of each share, that cells are still needed for; "
+        "default 0.05",
+    )
+    parser.add_argument(
+        "--false-alarms",
+        type=float,
+        metavar="P",
+        help="share of cells of known types that are set aside by chance; default 0.01",
+    )
+    parser.add_argument("--title", metavar="TEXT", help="heading of the page")
+    _add_strict(parser)
+    _add_threads(parser)
+
+
+def _add_fields(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", metavar="IMAGES", help="folder of fields, image, or file of a whole slide"
+    )
+    parser.add_argument(
+        "--slides",
+        metavar="HOW",
+        help="which slide a field is of: a CSV file with the columns image and slide; folder:2 for "
+        "the second folder below IMAGES; pattern:REGEX, whose first group finds it in the file "
+        "name; default: the folder",
+    )
+    _add_pixel_size(parser)
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument(
+        "--boxes",
+        metavar="PATH",
+        help="leukocytes that were found by others: CSV, Pascal VOC, YOLO or COCO; a table of "
+        "cells as corrected on the page too",
+    )
+    given.add_argument(
+        "--masks", dest="boxes", metavar="PATH", help="the same as label images, PNG or TIFF"
+    )
+
+
 def _info_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="model file")
     parser.add_argument(
@@ -799,6 +877,57 @@ def _monitor(options: argparse.Namespace) -> None:
     _say(f"{len(monitor)} slides, {len(monitor) - n_before} of them new: {options.output}")
 
 
+def _fields(options: argparse.Namespace) -> dict[str, Any]:
+    return _given(options, ["slides", "pixel_size", "boxes"])
+
+
+def _find(options: argparse.Namespace) -> None:
+    from wbcprof.scale.finding import CELLS, find_to_folder
+
+    drop = [] if options.drop is None else [name.strip() for name in options.drop.split(",")]
+    with _cluster(options) as client:
+        found = find_to_folder(
+            options.images,
+            options.output,
+            canonical=options.canonical,
+            drop=drop,
+            parquet=options.parquet,
+            n_threads=options.threads,
+            client=client,
+            progress=_Progress("finding"),
+            **_fields(options),
+            **_given(options, ["shard_size"]),
+        )
+    _say(f"{found.n_cells} leukocytes of {found.n_fields} fields: {found.folder / CELLS}")
+
+
+def _smear(options: argparse.Namespace) -> None:
+    from wbcprof.files import check_output
+    from wbcprof.model.model import load
+    from wbcprof.report.smear import write_smear
+
+    for path in (options.output, options.csv, options.cells):
+        if path is not None:
+            check_output(path)
+    result = write_smear(
+        load(options.model),
+        options.images,
+        options.output,
+        adapt=options.adapt,
+        strict=options.strict,
+        n_threads=options.threads,
+        progress=_Progress("fields"),
+        **_fields(options),
+        **_given(options, ["precision", "false_alarms", "title"]),
+    )
+    if options.csv is not None:
+        result.write_counts(options.csv)
+    if options.cells is not None:
+        result.write_cells(options.cells)
+    print(result.to_text())
+    _say(f"page written to {options.output}; it opens in any browser, without a network")
+
+
 def _info(options: argparse.Namespace) -> None:
     from wbcprof import _core
     from wbcprof._version import __version__
@@ -907,6 +1036,18 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], _Options, str, 
         _monitor_options,
         "Chart slides over time: what has changed in light, stain, focus or results, since when.",
         "cells.wbcprof slides/ -o monitor.html --state monitor.json",
+    ),
+    "find": (
+        _find,
+        _find_options,
+        "Find the leukocytes of fields and slides; write crops and a table.",
+        "fields/ -o cells/",
+    ),
+    "smear": (
+        _smear,
+        _smear_options,
+        "From fields to a differential count: find, name and count; a page to check it on.",
+        "cells.wbcprof fields/ -o smear.html",
     ),
     "info": (
         _info,

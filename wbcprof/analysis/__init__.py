@@ -28,6 +28,11 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.novelty import name_cells as name_cells
     from wbcprof.analysis.quality import flag_images as flag_images
     from wbcprof.analysis.slides import read_slides as read_slides
+    from wbcprof.analysis.smears import NamedCell as NamedCell
+    from wbcprof.analysis.smears import SeenField as SeenField
+    from wbcprof.analysis.smears import SmearCount as SmearCount
+    from wbcprof.analysis.smears import SmearResult as SmearResult
+    from wbcprof.analysis.smears import count_smears as count_smears
     from wbcprof.analysis.suggestion import Suggestion as Suggestion
     from wbcprof.analysis.suggestion import suggest as suggest
 
@@ -44,6 +49,7 @@ __getattr__, __dir__, __all__ = attach(
         "novelty": ["NamedCells", "SetCheck", "StrangeCellsWarning", "check_set", "name_cells"],
         "quality": ["flag_images"],
         "slides": ["read_slides"],
+        "smears": ["NamedCell", "SeenField", "SmearCount", "SmearResult", "count_smears"],
         "suggestion": ["Suggestion", "suggest"],
     },
 )

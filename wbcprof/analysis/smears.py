@@ -195,6 +195,27 @@ class SmearResult:
 
         return pd.DataFrame(list(self._count_rows()))
 
+    def to_text(self) -> str:
+        """The counts as a table for people."""
+        lines = []
+        for slide in self.slides:
+            total = int(slide.counts.sum())
+            lines.append(
+                f"{slide.slide}: {slide.n_found} leukocytes in {slide.n_fields} fields, {total} "
+                f"with a type ({slide.n_unsure} unsure, {slide.n_unlike} unlike, {slide.n_cut} cut)"
+            )
+            width = max(map(len, slide.types))
+            for i, name in enumerate(slide.types):
+                if total:
+                    limits = f"{slide.low[i]:6.1%} to {slide.high[i]:6.1%}"
+                    lines.append(
+                        f"  {name:<{width}} {slide.counts[i]:5d} {slide.share[i]:6.1%}   {limits}"
+                    )
+            ratio, low, high = slide.nlr
+            if ratio == ratio:
+                lines.append(f"  neutrophils / lymphocytes {ratio:.2f} ({low:.2f} to {high:.2f})")
+        return "\n".join(lines)
+
     def write_counts(self, path: str | os.PathLike[str]) -> None:
         """Write the rows of `to_pandas` as CSV; the file is whole or absent."""
         rows = list(self._count_rows())
@@ -374,7 +395,7 @@ def warn_of_smears(result: SmearResult, strict: bool = False) -> None:
 def _cell_row(named: NamedCell) -> dict[str, Any]:
     return {
         **cell_row(named.cell),
-        "flags": "; ".join(named.flags),
+        "flags": "; ".join(named.flags) or None,
         "type": named.type,
         "call": named.call,
         "novelty_p": rounded(named.novelty_p, 4),

@@ -36,7 +36,6 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
@@ -50,13 +49,20 @@ from wbcprof.images.source import ImageSource, ImageWarning, open_images
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles, check_table
 from wbcprof.model.settings import Coding, CodingOptions
+from wbcprof.scale.folders import (
+    check_manifest,
+    claimed,
+    read_json,
+    record_name,
+    write_json,
+)
 from wbcprof.scale.parts import PIECE, PartProfiles, join, profile_part
 from wbcprof.threads import resolve_threads
 
 if TYPE_CHECKING:
     from distributed import Client
 
-MANIFEST, SKIPPED = "manifest.json", "skipped.csv"
+SKIPPED = "skipped.csv"
 
 
 class ShardedProfiles(NamedTuple):
@@ -156,8 +162,8 @@ def profile_to_shards(
         if progress is not None:
             progress(done, source.n_hint)
 
-    with _claimed(folder):
-        _check_manifest(folder, identity)
+    with claimed(folder):
+        check_manifest(folder, identity)
         for leftover in folder.glob(".*-*"):
             leftover.unlink()
         (folder / SKIPPED).unlink(missing_ok=True)
@@ -249,7 +255,7 @@ def _write_shard(
         "skipped": [(skipped.image_id, skipped.reason) for skipped in made.skipped],
         "converted": made.converted,
     }
-    _write_json(folder / _record_name(index), record)
+    write_json(folder / record_name(index), record)
     labels = None if part.labels is None else made.labels
     profiles = Profiles(made.values, feature_names, made.ids, labels, metadata, made.measures)
     profiles.save(folder / _table_name(index))
@@ -257,10 +263,10 @@ def _write_shard(
 
 def _is_finished(folder: Path, index: int, part: ImageSource) -> bool:
     """Whether a shard is there; an error where it was made of other images or labels."""
-    record_path = folder / _record_name(index)
+    record_path = folder / record_name(index)
     if not ((folder / _table_name(index)).exists() and record_path.exists()):
         return False
-    record = _read_json(record_path)
+    record = read_json(record_path)
     differing = [name for name, digest in part.digests().items() if record.get(name) != digest]
     if differing:
         ids = part.ids()
@@ -289,7 +295,7 @@ def _finish(folder: Path, n_shards: int) -> ShardedProfiles:
         writer = csv.writer(stream)
         writer.writerow(["image", "reason"])
         for index in range(n_shards):
-            record = _read_json(folder / _record_name(index))
+            record = read_json(folder / record_name(index))
             writer.writerows(map(csv_text, skipped) for skipped in record["skipped"])
             offered += record["offered"]
             profiles += record["profiles"]
@@ -317,34 +323,6 @@ def _table_name(index: int) -> str:
     return f"part-{index:06d}.parquet"
 
 
-def _record_name(index: int) -> str:
-    return f"part-{index:06d}.json"
-
-
-def _check_manifest(folder: Path, identity: dict[str, Any]) -> None:
-    """Write the manifest of a new run; refuse to go on with that of another."""
-    path = folder / MANIFEST
-    if not path.exists():
-        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
-            raise ValueError(
-                f"the folder {str(folder)!r} is not empty and holds no {MANIFEST} of wbcprof; "
-                "give a new or an empty folder"
-            )
-        _write_json(path, identity)
-        return
-    found = _read_json(path)
-    differing = [
-        f"{name} was {found.get(name)}, now it is {value}"
-        for name, value in identity.items()
-        if found.get(name) != value
-    ]
-    if differing:
-        raise ValueError(
-            f"{str(folder)!r} holds profiles of another run: {'; '.join(differing)}. Give another "
-            "folder, or remove this one"
-        )
-
-
 def _check_place(folder: Path) -> None:
     """Check, before long work, that the folder can be made and tables be written."""
     if not folder.parent.is_dir():
@@ -353,42 +331,6 @@ def _check_place(folder: Path) -> None:
             "exist; create it first"
         )
     check_table(folder.parent / "part-000000.parquet")
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document, dict):
-            raise ValueError("it is not a JSON object")
-        return document
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is damaged: {error}; remove it to make it anew") from error
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Make the folder; hold it against a second run, until this process ends in whatever way."""
-    folder.mkdir(exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"another run is writing into {str(folder)!r}") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _model_digest(model: Model) -> str:

@@ -30,17 +30,23 @@ from wbcprof.smear.measures import MEASURES, examine
 
 __all__ = ["FieldCells", "Ruler", "SmearCell", "SmearWarning", "cut_out", "measure_slides"]
 
+FLAGS = ("cut cell", "several cells", "no cell")
+"""What may be wrong with a cell: the edge of its image cuts it, others are as near, or it has no
+nucleus that can be told."""
+
 LEAST_DIAMETER = 12.0
 """px of a red cell: of a leukocyte at less than that, too little is seen to name it."""
 
 _SAMPLE = 12  # fields of a slide, in which its red cells are measured, at most
 _FEWEST_FIELDS, _ENOUGH = 3, 30  # fields and red cells that are enough
-_ANOTHER = 1.3  # ratio of diameters: another magnification
+_ANOTHER = 1.4  # ratio of diameters: another magnification
 _EDGY = 1.5  # ratio of stained area to its edge, beyond which a field is measured by itself
-_FEW = 4  # red cells, by which a field has a diameter of its own
+_FEW = 8  # red cells, by which a field has a diameter of its own
 _SIDE = 5.0  # red cells across a crop, as images of single leukocytes are
 _AROUND = 1.25  # boxes across a crop, at least
-_CROP = 6.0  # red cells across: a field that is smaller is a crop of one cell
+_CROP = 8.0  # red cells across: an image of one cell is smaller
+_MIDDLE = 0.12  # of the shorter side, from the middle to such a cell
+_MOST_CROPS = 0.7  # of the images of a slide
 _OTHERS = 0.5  # of the nucleus: area of other nuclei, of several cells
 _MEASURED = 2048  # px of a field that are measured, at most
 _SINGLE = 0.8  # of the area of red cells, that is seen of them, since they overlap
@@ -94,7 +100,7 @@ class SmearCell:
     blur : float
         um, standard deviation; NaN where it is not known.
     flags : tuple of str
-        Some of "cut cell", "several cells", "no cell".
+        Some of `FLAGS`.
     label : str or None
         Type, as boxes state it.
     crop : ndarray of shape (side, side, 3), uint8
@@ -241,7 +247,6 @@ def _ruler(slide: str, sample: Iterable[Field], given: float | None) -> Ruler | 
         diameter, how = seen, "red cells"
     else:
         return _UNKNOWN
-    _check_kind(slide, fields, diameter)
     blur = None if found.sharpness is None else found.sharpness * RED_CELL / diameter
     if blur is not None and blur > SOFT:
         warnings.warn(
@@ -250,19 +255,24 @@ def _ruler(slide: str, sample: Iterable[Field], given: float | None) -> Ruler | 
             SmearWarning,
             stacklevel=3,
         )
-    edgy = [_edginess(outline_leukocytes(_middle(f), diameter), diameter) for f in fields]
+    outlines = [outline_leukocytes(_middle(field), diameter) for field in fields]
+    if sum(map(_is_crop, fields, outlines, [diameter] * len(fields))) > _MOST_CROPS * len(fields):
+        warnings.warn(
+            f"slide {slide!r}: images such as {fields[0].field_id!r} show one cell each, in their "
+            "middle, as crops do; 'wbcprof classify' names the cells of such",
+            SmearWarning,
+            stacklevel=3,
+        )
+    edgy = [_edginess(one, diameter) for one in outlines]
     return Ruler(diameter, how, float(np.nanmedian(edgy)), mixed, blur)
 
 
-def _check_kind(slide: str, fields: list[Field], diameter: float) -> None:
-    small = [f for f in fields if min(f.whole) < _CROP * diameter]
-    if len(small) > len(fields) / 2:
-        warnings.warn(
-            f"slide {slide!r}: images such as {small[0].field_id!r} are less than {_CROP:.0f} red "
-            "cells across, as those of single cells are; 'wbcprof classify' names these",
-            SmearWarning,
-            stacklevel=4,
-        )
+def _is_crop(field: Field, outlines: Outlines, diameter: float) -> bool:
+    short = min(field.whole)
+    if short > _CROP * diameter or not outlines.found:
+        return False
+    y, x = (side / 2 for side in field.whole)
+    return min(math.hypot(one.y - y, one.x - x) for one in outlines.found) < _MIDDLE * short
 
 
 def _middle(field: Field) -> np.ndarray:
@@ -390,11 +400,7 @@ def _cell(
     measured = dict(zip(MEASURES, examine(crop, None)[2].tolist(), strict=True))
     micrometres = RED_CELL / diameter
     size = one.nucleus if one.nucleus == one.nucleus else measured["NucleusSize"]
-    wrong = {
-        "cut cell": one.is_cut,
-        "several cells": measured["Others"] > _OTHERS,
-        "no cell": math.isnan(measured["NucleusSize"]),
-    }
+    wrong = (one.is_cut, measured["Others"] > _OTHERS, math.isnan(measured["NucleusSize"]))
     return SmearCell(
         cell_id,
         field.slide,
@@ -408,7 +414,7 @@ def _cell(
         diameter=2 * math.sqrt(one.area / math.pi) * micrometres,
         nucleus=size * micrometres,
         blur=math.sqrt(measured["Focus"]) * measured["NucleusSize"] / NUCLEUS * micrometres,
-        flags=tuple(flag for flag, holds in wrong.items() if holds),
+        flags=tuple(flag for flag, holds in zip(FLAGS, wrong, strict=True) if holds),
         label=label,
         crop=crop,
     )
@@ -469,7 +475,7 @@ def cell_row(cell: SmearCell) -> dict[str, Any]:
     places = (rounded(getattr(cell, name), 1) for name in ("x", "y", *SIDES))
     sizes = (rounded(size, 2) for size in (cell.diameter, cell.nucleus, cell.blur))
     values = (
-        cell.cell_id, cell.slide, cell.field, "leukocyte", *places, *sizes, "; ".join(cell.flags),
+        cell.cell_id, cell.slide, cell.field, "leukocyte", *places, *sizes, "; ".join(cell.flags) or None,
         cell.label,
     )  # fmt: skip
     return dict(zip(CELL_COLUMNS, values, strict=True))

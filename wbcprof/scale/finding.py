@@ -1,0 +1,338 @@
+"""Leukocytes of any number of fields: crops and tables in a folder, resumed after a kill.
+
+manifest.json        what the run is
+NAME_0001.png        crops, by the names of the fields
+part-000000.json     cells of fields 0 to shard_size - 1, what was dropped, and so on
+part-000000.parquet  the same cells, where asked for
+cells.csv            all cells, crops in the column path, images in field
+dropped.csv          fields and cells that were left out, and why; where it is, all is done
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from wbcprof._version import __version__
+from wbcprof.checks import Integer
+from wbcprof.files import replacing, write_rows
+from wbcprof.images.boxes import Box, read_boxes
+from wbcprof.images.fields import FieldSource, open_fields
+from wbcprof.images.source import ImageWarning, NoUsableImage
+from wbcprof.model.profiles import check_table
+from wbcprof.scale.folders import check_manifest, claimed, read_json, record_name, write_json
+from wbcprof.smear.cells import CELL_COLUMNS, FLAGS, Ruler, cell_row, find_cells, measure_slides
+from wbcprof.smear.measures import examine
+from wbcprof.threads import resolve_threads
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+CELLS, DROPPED = "cells.csv", "dropped.csv"
+COLUMNS = ("path", *CELL_COLUMNS)
+_LONGEST = 120  # characters of a name
+
+
+class FoundCells(NamedTuple):
+    """What `find_to_folder` leaves in `folder`, counted over all parts."""
+
+    folder: Path
+    n_fields: int
+    n_cells: int
+    n_dropped: int
+
+
+@dataclass
+class _Part:
+    """Of some fields: rows and crops of cells, what was dropped, what was converted."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    crops: list[bytes] = field(default_factory=list)
+    dropped: list[tuple[str, str]] = field(default_factory=list)
+    converted: Counter[str] = field(default_factory=Counter)
+
+
+def find_to_folder(
+    images: Any,
+    folder: str | os.PathLike[str],
+    *,
+    slides: Any = None,
+    pixel_size: float | None = None,
+    boxes: Any = None,
+    canonical: bool = False,
+    drop: Collection[str] = (),
+    parquet: bool = False,
+    shard_size: int = 50,
+    n_threads: int | None = None,
+    client: Client | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> FoundCells:
+    """Cut the leukocytes of any number of fields out, into a folder, in constant memory.
+
+    Called again after an interruption, it goes on from the finished parts.
+
+    Parameters
+    ----------
+    images, slides
+        See `wbcprof.images.open_fields`; not an iterator.
+    folder : path
+        Made where missing. Must be empty, or hold an earlier run of the same images and settings.
+    pixel_size : float, optional
+        Micrometres for each pixel; by default as files state it, else by red cells.
+    boxes : path or mapping of str to list of Box, optional
+        Leukocytes, in place of those that would be found; see `wbcprof.images.read_boxes`.
+    canonical : bool
+        Write canonical cells, 112 px of one scale, light and stain, in place of crops as they are.
+    drop : collection of str
+        Some of `FLAGS`: cells with one of these are left out, and listed.
+    parquet : bool
+        Write tables of the parts as parquet too.
+    shard_size : int
+        Fields of a part.
+    n_threads : int, optional
+    client : distributed.Client, optional
+        Find on the workers of this Dask cluster, which must see the files at the same paths.
+    progress : callable, optional
+        Called with (fields done, fields in all).
+
+    Returns
+    -------
+    FoundCells
+
+    Raises
+    ------
+    ValueError
+        The folder holds another run or something else, is in use, no field could be read, no slide
+        could be measured, or a parameter is out of range.
+
+    Warns
+    -----
+    SmearWarning
+        Fields are not what they are taken for.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_smear
+    >>> smear = make_smear(2)  # generated
+    >>> with TemporaryDirectory() as home:
+    ...     found = wbcprof.scale.find_to_folder(smear.images, home, pixel_size=smear.pixel_size)
+    ...     names = sorted(path.name for path in found.folder.iterdir())
+    >>> found.n_fields, found.n_cells, names[:2]
+    (2, 4, ['cells.csv', 'dropped.csv'])
+    """
+    shard_size = Integer().check("shard_size", shard_size)
+    threads = resolve_threads(n_threads)
+    unknown = sorted(set(drop) - set(FLAGS))
+    if unknown:
+        raise ValueError(f"drop must be some of {', '.join(FLAGS)}, got {unknown[0]!r}")
+    folder = Path(folder)
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(
+            f"the folder {str(folder.parent)!r}, in which {folder.name!r} would be made, does not "
+            "exist; create it first"
+        )
+    if parquet:
+        check_table(folder.parent / "part-000000.parquet")
+    source = open_fields(images, slides=slides)
+    if boxes is not None and not isinstance(boxes, Mapping):
+        boxes = read_boxes(boxes, images)
+    n = len(source.ids())
+    identity = {
+        "format": 1,
+        "wbcprof": __version__,
+        "pixel_size": pixel_size,
+        "boxes": None if boxes is None else _digest(boxes),
+        "canonical": canonical,
+        "drop": sorted(drop),
+        "parquet": parquet,
+        "shard_size": shard_size,
+        "n_fields": n,
+    }
+    done = 0
+
+    def advance(k: int) -> None:
+        nonlocal done
+        done += k
+        if progress is not None:
+            progress(done, n)
+
+    with claimed(folder):
+        check_manifest(folder, identity)
+        for leftover in folder.glob(".*-*"):
+            leftover.unlink()
+        (folder / DROPPED).unlink(missing_ok=True)
+        rulers = measure_slides(source, pixel_size, needed=boxes is None)
+        starts = range(0, n, shard_size)
+
+        def unfinished() -> Iterator[tuple[int, FieldSource]]:
+            for index, start in enumerate(starts):
+                part = source.part(start, min(start + shard_size, n))
+                if _is_finished(folder, index, part):
+                    advance(len(part.ids()))
+                else:
+                    yield index, part
+
+        find = _Find(rulers, boxes, canonical, frozenset(drop))
+        made: Iterable[tuple[int, FieldSource, _Part]]
+        if client is None:
+            made = ((i, part, find(part, threads)) for i, part in unfinished())
+        else:
+            made = _on_cluster(client, find, unfinished())
+        for index, part, found in made:
+            _write_part(folder, index, part, found, parquet)
+            advance(len(part.ids()))
+        return _finish(folder, len(starts))
+
+
+@dataclass(frozen=True)
+class _Find:
+    rulers: Mapping[str, Ruler | str]
+    boxes: Mapping[str, Sequence[Box]] | None
+    canonical: bool
+    drop: frozenset[str]
+
+    def __call__(self, part: FieldSource, n_threads: int = 1) -> _Part:
+        made = _Part()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ImageWarning)  # told once, at the end
+                for seen in find_cells(part, self.rulers, self.boxes, n_threads):
+                    field_id = seen.field.field_id
+                    made.dropped += [(field_id, why) for why in (seen.refused, *seen.notes) if why]
+                    for cell in seen.cells:
+                        wrong = sorted(self.drop.intersection(cell.flags))
+                        if wrong:
+                            made.dropped.append((cell.cell_id, ", ".join(wrong)))
+                            continue
+                        crop = examine(cell.crop, None)[0] if self.canonical else cell.crop
+                        made.rows.append({"path": _crop_name(cell.cell_id), **cell_row(cell)})
+                        made.crops.append(_png(crop))
+        except NoUsableImage:
+            pass
+        made.dropped += [(lost.image_id, lost.reason) for lost in part.skipped]
+        made.converted = part.converted
+        return made
+
+
+def _on_cluster(
+    client: Client, find: _Find, parts: Iterable[tuple[int, FieldSource]]
+) -> Iterator[tuple[int, FieldSource, _Part]]:
+    from wbcprof.scale.cluster import map_bounded
+
+    held: dict[int, FieldSource] = {}
+
+    def tasks() -> Iterator[tuple[int, tuple[FieldSource]]]:
+        for index, part in parts:
+            held[index] = part
+            yield index, (part.self_contained(),)
+
+    for index, made in map_bounded(client, find, tasks()):
+        yield index, held.pop(index), made
+
+
+def _crop_name(cell_id: str) -> str:
+    name, _, number = cell_id.rpartition("#")
+    plain = re.sub(r"[^\w.-]+", "_", name).lstrip(".")[:_LONGEST]
+    if plain != name:  # others may become the same
+        plain += f"-{blake2b(name.encode(errors='surrogateescape'), digest_size=4).hexdigest()}"
+    return f"{plain}_{number}.png"
+
+
+def _png(pixels: Any) -> bytes:
+    from PIL import Image
+
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _digest(boxes: Mapping[str, Sequence[Box]]) -> str:
+    digest = blake2b(digest_size=16)
+    for image_id, own in sorted(boxes.items()):
+        for box in own:
+            place = (image_id, box.left, box.top, box.right, box.bottom, box.kind, box.label)
+            digest.update(repr(place).encode())
+            if box.mask is not None:
+                digest.update(box.mask.tobytes())
+    return digest.hexdigest()
+
+
+def _write_part(folder: Path, index: int, part: FieldSource, made: _Part, parquet: bool) -> None:
+    for row, crop in zip(made.rows, made.crops, strict=True):
+        with replacing(folder / row["path"]) as temporary:
+            temporary.write_bytes(crop)
+    if parquet:
+        _write_parquet(folder / f"part-{index:06d}.parquet", made.rows)
+    record = {
+        "fields": part.digest(),
+        "offered": len(part.ids()),
+        "cells": made.rows,
+        "dropped": made.dropped,
+        "converted": made.converted,
+    }
+    write_json(folder / record_name(index), record)
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    numbers = {"x", "y", "left", "top", "right", "bottom", "diameter_um", "nucleus_um", "blur_um"}
+    table = pa.table(
+        {
+            name: pa.array(
+                [row[name] for row in rows], pa.float64() if name in numbers else pa.string()
+            )
+            for name in COLUMNS
+        }
+    )
+    with replacing(path) as temporary:
+        parquet.write_table(table, temporary)
+
+
+def _is_finished(folder: Path, index: int, part: FieldSource) -> bool:
+    """Whether a part is there; an error where it was made of other fields."""
+    path = folder / record_name(index)
+    if not path.exists():
+        return False
+    if read_json(path).get("fields") != part.digest():
+        ids = part.ids()
+        raise ValueError(
+            f"{path.name} in {str(folder)!r} was made from other fields than those now given, from "
+            f"{ids[0]!r} to {ids[-1]!r}; give the same again, or another folder"
+        )
+    return True
+
+
+def _finish(folder: Path, n_parts: int) -> FoundCells:
+    records = [read_json(folder / record_name(index)) for index in range(n_parts)]
+    converted: Counter[str] = sum((Counter(r["converted"]) for r in records), Counter())
+    rows = [row for record in records for row in record["cells"]]
+    dropped = [lost for record in records for lost in record["dropped"]]
+    n = sum(record["offered"] for record in records)
+    write_rows(folder / CELLS, COLUMNS, rows)
+    write_rows(
+        folder / DROPPED,
+        ("image", "reason"),
+        ({"image": name, "reason": reason} for name, reason in dropped),
+    )
+    if dropped:
+        _warn(f"{len(dropped)} fields or cells were left out or are strange; {DROPPED} lists them")
+    if converted:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in converted.most_common())
+        _warn(f"converted {converted.total()} of {n} fields to 8-bit RGB: {kinds}")
+    return FoundCells(folder, n, len(rows), len(dropped))
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ImageWarning, stacklevel=4)

@@ -1,0 +1,84 @@
+"""A folder that a run fills part by part, and goes on with after an interruption.
+
+    manifest.json      what the run is
+    part-000000.json   what a part was made from and what became of it, and so on
+
+Only the process that was asked to writes into the folder, and only one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from wbcprof.files import replacing
+
+MANIFEST = "manifest.json"
+
+
+def record_name(index: int) -> str:
+    return f"part-{index:06d}.json"
+
+
+def check_manifest(folder: Path, identity: dict[str, Any]) -> None:
+    """Write the manifest of a new run; refuse to go on with that of another."""
+    path = folder / MANIFEST
+    if not path.exists():
+        if any(not entry.name.startswith(".") for entry in folder.iterdir()):
+            raise ValueError(
+                f"the folder {str(folder)!r} is not empty and holds no {MANIFEST} of wbcprof; "
+                "give a new or an empty folder"
+            )
+        write_json(path, identity)
+        return
+    found = read_json(path)
+    differing = [
+        f"{name} was {found.get(name)}, now it is {value}"
+        for name, value in identity.items()
+        if found.get(name) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{str(folder)!r} holds what another run made: {'; '.join(differing)}. Give another "
+            "folder, or remove this one"
+        )
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("it is not a JSON object")
+        return document
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}; remove it to make it anew") from error
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make the folder; hold it against a second run, until this process ends in whatever way."""
+    folder.mkdir(exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another run is writing into {str(folder)!r}") from None
+        yield
+    finally:
+        os.close(descriptor)
