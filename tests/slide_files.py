@@ -11,7 +11,8 @@ PHILIPS = (
     'PMSVR="IDataObjectArray"><Array><DataObject ObjectType="DPScannedImage">'
     '<Attribute Name="PIM_DP_IMAGE_TYPE" Group="0x301D" Element="0x1004" PMSVR="IString">WSI'
     '</Attribute><Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" Element="0x0030" '
-    'PMSVR="IDoubleArray">"0.00025" "0.00025"</Attribute><Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE" Group="0x1001" '
+    'PMSVR="IDoubleArray">"0.00025" "0.00025"</Attribute>'
+    '<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE" Group="0x1001" '
     'Element="0x8B13" PMSVR="IDataObjectArray"><Array>{levels}</Array></Attribute></DataObject>'
     "</Array></Attribute></DataObject>"
 )

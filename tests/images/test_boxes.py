@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wbcprof.datasets import make_smear, write_smear
-from wbcprof.images import Box, ImageWarning, open_images, read_boxes
+from wbcprof.images import Box, ImageWarning, open_fields, open_images, read_boxes
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -136,6 +136,26 @@ def test_csv_of_other_columns(images, tmp_path):
     rows = [(*CELL, "one.png", "x"), (*RED, "one.png", "rbc")]
     table = as_csv(tmp_path / "b.csv", rows, "xmin,ymin,xmax,ymax,filename,label")
     assert assert_both(read_boxes(table, images)).label == "x"
+
+
+def test_csv_of_cells_names_the_field_beside_the_crop(images, tmp_path):
+    rows = [("crops/two.png", "one.png", *CELL), ("crops/one.png", "slide/two.png", 1, 2, 3, 4)]
+    found = read_boxes(as_csv(tmp_path / "c.csv", rows, "path,field,left,top,right,bottom"), images)
+    assert [corners(box) for box in found["one.png"]] == [CELL]
+    assert [corners(box) for box in found["slide/two.png"]] == [(1, 2, 3, 4)]
+
+
+def test_boxes_in_tiles_are_of_the_whole_image(images, tmp_path):
+    Image.new("RGB", (600, 500), "white").save(images / "large.png")
+    rows = [("large.png", 520.0, 400.0, 590.0, 480.0), ("one", *CELL)]
+    table = as_csv(tmp_path / "b.csv", rows, "field,left,top,right,bottom")
+    fields = open_fields(images, tile=256, margin=32)
+    found = read_boxes(table, fields)
+    assert list(found) == ["large.png", "one.png", "slide/two.png"]
+    assert [corners(box) for box in found["large.png"]] == [rows[0][1:]]
+    assert {field.image_id for field in fields} == found.keys()
+    with pytest.raises(TypeError, match="iterator"):
+        read_boxes(table, open_fields(iter([images / "one.png"])))
 
 
 def test_csv_rows_without_numbers_are_of_images_without_boxes(images, tmp_path):
@@ -320,9 +340,9 @@ def test_bad_boxes_are_refused_in_voc(images, tmp_path, numbers, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "expected a first line with a column path"),
+        (b"", "expected a first line with a column field or path"),
         (b"path,left,top\n", "expected a first line .* got: path, left, top"),
-        (b"left,top,right,bottom\n1,2,3,4\n", "expected a first line with a column path"),
+        (b"left,top,right,bottom\n1,2,3,4\n", "expected a first line with a column field or path"),
         (b"path,left,top,right,bottom\n\xff,1,2,3,4\n", "not a CSV file in UTF-8"),
         (b"left,top,right,bottom,path\n1,2,3,4\n", "line 2: no image is named ''"),
         (b"path,left,top,right,bottom\none.png,1,2\n", "line 2: a box must be of numbers, got ''"),

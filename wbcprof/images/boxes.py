@@ -22,7 +22,8 @@ import numpy as np
 from wbcprof.checks import known_label, shown
 from wbcprof.files import from_csv_text, naming
 from wbcprof.images.decode import reasons, stated_shape
-from wbcprof.images.source import PATH_COLUMNS, SUFFIXES, ImageSource, ImageWarning, open_images
+from wbcprof.images.fields import IMAGES_AND_SLIDES, FieldSource
+from wbcprof.images.source import PATH_COLUMNS, SUFFIXES, ImageWarning, open_images
 
 __all__ = ["Box", "read_boxes"]
 
@@ -30,6 +31,7 @@ ACCEPTED = (
     "a CSV file, a Pascal VOC .xml file or a folder of them, a folder of YOLO .txt files, a COCO "
     ".json file, or a label image or a folder of them"
 )
+FIELD_COLUMNS = ("field", *PATH_COLUMNS)  # beside a field, the path is that of the cell cut out
 _CORNERS = ("left", "top", "right", "bottom")
 _VOC = ("xmin", "ymin", "xmax", "ymax")
 _SPAN = ("x", "y", "width", "height")
@@ -86,10 +88,11 @@ def read_boxes(source: str | os.PathLike[str], images: Any) -> dict[str, list[Bo
     Parameters
     ----------
     source : str or path
-        - CSV file, in UTF-8: its first line names a column ``path`` (or ``image``, ``file``,
-          ``filename``), columns ``left``, ``top``, ``right``, ``bottom`` (or ``xmin``, ``ymin``,
-          ``xmax``, ``ymax``; or ``x``, ``y``, ``width``, ``height``, from the upper left corner),
-          in pixels, and perhaps ``kind`` and ``label``. A row without numbers is of an image
+        - CSV file, in UTF-8: its first line names a column ``field`` (or ``path``, ``image``,
+          ``file``, ``filename``; the first of these), columns ``left``, ``top``, ``right``,
+          ``bottom`` (or ``xmin``, ``ymin``, ``xmax``, ``ymax``; or ``x``, ``y``, ``width``,
+          ``height``, from the upper left corner), in pixels, and perhaps ``kind`` and ``label``. A
+          row without numbers is of an image
           without boxes.
         - Pascal VOC ``.xml`` file, or a folder of them. Numbers are taken as they stand.
         - Folder of YOLO ``.txt`` files, one for each image, by its name: ``class x y width
@@ -101,8 +104,10 @@ def read_boxes(source: str | os.PathLike[str], images: Any) -> dict[str, list[Bo
           with ``_mask``, ``_masks``, ``_cp_masks``, ``_label``, ``_labels``, ``_objects`` or
           ``_seg`` at their end. Where 1 or 255 is the only number, each connected component is one.
     images
-        As `wbcprof.images.open_images` takes them; none is decoded. The source names one by its id,
-        by the last parts of it, or the other way round, with or without the suffix.
+        As `wbcprof.images.open_images` takes them, or what `wbcprof.images.open_fields` returned,
+        for boxes in slides and other large images, in pixels of the whole; none is decoded. The
+        source names one by its id, by the last parts of it, or the other way round, with or without
+        the suffix.
 
     Returns
     -------
@@ -144,7 +149,7 @@ def read_boxes(source: str | os.PathLike[str], images: Any) -> dict[str, list[Bo
     path = Path(os.fspath(source))
     if not path.exists():
         raise FileNotFoundError(f"No such file or folder: '{path}'; boxes come from {ACCEPTED}")
-    known = _Images(open_images(images))
+    known = _Images(_shapes(images))
     found: dict[str, list[Box]] = {image_id: [] for image_id in known.shapes}
     beyond, empty, n = [], [], 0
     for where, box in _reader(path)(path, known):
@@ -265,16 +270,24 @@ def _number(text: Any) -> float:
 # --- images by the names that others give them -------------------------------------------------
 
 
+def _shapes(images: Any) -> dict[str, tuple[int, int] | None]:
+    """Rows and columns of whole images by their ids."""
+    if isinstance(images, FieldSource):
+        return images.whole_images()
+    source = open_images(images)
+    if source.n_hint is None:
+        raise TypeError(
+            "images from an iterator can be read only once; give a list or a folder, so that they "
+            "can be read after their boxes"
+        )
+    return dict(zip(source.ids(), source.shapes(), strict=True))
+
+
 class _Images:
     """Ids and shapes of images, found by what a file calls them."""
 
-    def __init__(self, source: ImageSource):
-        if source.n_hint is None:
-            raise TypeError(
-                "images from an iterator can be read only once; give a list or a folder, so that "
-                "they can be read after their boxes"
-            )
-        self.shapes = dict(zip(source.ids(), source.shapes(), strict=True))
+    def __init__(self, shapes: dict[str, tuple[int, int] | None]):
+        self.shapes = shapes
         self._by_stem: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)
         for image_id in self.shapes:
             parts = _parts(image_id)
@@ -327,7 +340,7 @@ def _parts(name: str) -> list[str]:
 
 def _stem(name: str) -> str:
     path = PurePosixPath(name)
-    return path.stem if path.suffix.lower() in SUFFIXES else name
+    return path.stem if path.suffix.lower() in IMAGES_AND_SLIDES else name
 
 
 # --- formats -----------------------------------------------------------------------------------
@@ -338,11 +351,11 @@ def _from_csv(path: Path, images: _Images) -> _Found:
         with open(path, newline="", encoding="utf-8-sig") as lines:
             rows = csv.reader(lines)
             names = [name.strip().lower() for name in next(rows, [])]
-            path_column = next((name for name in PATH_COLUMNS if name in names), None)
+            path_column = next((name for name in FIELD_COLUMNS if name in names), None)
             columns = next((c for c in (_CORNERS, _VOC, _SPAN) if set(c) <= set(names)), None)
             if path_column is None or columns is None:
                 raise ValueError(
-                    f"'{path}': expected a first line with a column {' or '.join(PATH_COLUMNS)} "
+                    f"'{path}': expected a first line with a column {' or '.join(FIELD_COLUMNS)} "
                     f"and columns {', '.join(_CORNERS)}, or {', '.join(_SPAN)}, got: "
                     f"{', '.join(names)[:200]}"
                 )

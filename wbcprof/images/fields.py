@@ -140,6 +140,9 @@ class _Photographs:
     def in_memory(self) -> bool:
         return self.images.in_memory
 
+    def whole_images(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
+        return zip(self.ids, self.images.shapes(), strict=True)
+
     def part(self, start: int, stop: int) -> _Photographs:
         return _Photographs(self.images.part(start, stop), self.slides[start:stop])
 
@@ -205,6 +208,9 @@ class _Tiles:
     @property
     def in_memory(self) -> bool:
         return self.image.in_memory
+
+    def whole_images(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
+        yield self.image_id, (self.grid.rows, self.grid.columns)
 
     def part(self, start: int, stop: int) -> _Tiles:
         return replace(self, numbers=self.numbers[start:stop])
@@ -278,6 +284,9 @@ class _Torn:
     def slides(self) -> tuple[str, ...]:
         return (self.slide,)
 
+    def whole_images(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
+        yield self.image_id, None
+
     def part(self, start: int, stop: int) -> _Torn:
         return self
 
@@ -329,6 +338,19 @@ class FieldSource:
         Fields left out in the latest completed pass, and why.
     converted : Counter of str
         What its fields were converted from to 8-bit RGB, and how many.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from wbcprof.images import open_fields
+    >>> photographs = np.full((5, 300, 400, 3), 255, np.uint8)
+    >>> source = open_fields(photographs, slides=["case 7"] * 3 + ["case 8"] * 2)
+    >>> source.n_hint, source.ids()[0], source.slides()[-1]
+    (5, 'image_000000', 'case 8')
+    >>> for field in source.read(n_threads=2):
+    ...     assert field.pixels.shape == (300, 400, 3)
+    >>> [field.field_id for field in source.sample(1, slide="case 7")]
+    ['image_000001']
     """
 
     def __init__(self, units: Listed[_Unit] | _Given, largest: int) -> None:
@@ -413,6 +435,11 @@ class FieldSource:
         """The slide of each field offered, none decoded."""
         return [slide for unit in self._listed().units for slide in unit.slides]
 
+    def whole_images(self) -> dict[str, tuple[int, int] | None]:
+        """Rows and columns of the images that fields are, or are tiles of, by their ids; None where
+        a file does not say."""
+        return {name: shape for unit in self._listed().units for name, shape in unit.whole_images()}
+
     def part(self, start: int, stop: int) -> FieldSource:
         """Fields `start` to `stop` (excluded) as a source with the same ids and slides; the others
         are not read.
@@ -480,9 +507,10 @@ def open_fields(
         Which slide each image is of:
 
         - None: a slide file, or a TIFF that is read as one, is a slide of its own, by the name of
-          the file (DICOM: of the folder). Of photographs, the sub-folder of the folder that is given, or of the deepest that holds all files
-          given; that folder itself for what lies in it directly. Of an iterator, the folder that a
-          file lies in. Arrays are of one slide, ``"all fields"``.
+          the file (DICOM: of its folder). A photograph is of the sub-folder of the folder that is
+          given, or of the deepest that holds all files given; of that folder itself if it lies in
+          it directly; from an iterator, of the folder that it lies in. Arrays are of one slide,
+          ``"all fields"``.
         - ``"folder:2"``: the second folder of the image's id, counted from the left.
         - ``"pattern:^(.+)_"``: what the first group of this regular expression finds in the name of
           the file.
