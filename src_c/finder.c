@@ -27,11 +27,13 @@ enum {
     BRIGHT = 15,          /* percent of a part's pixels, the brightest */
     MOST_DENSITY = 16384, /* above 3 * 1024 log(259 / 4) */
     MOST_TOPS = 64,
-    LEAST_TOP = 15, SADDLE = 80, /* percent: of a mask without end; of the lower of two tops */
+    LEAST_TOP = 15, SADDLE = 95, /* percent: of a mask without end; of the lower of two tops */
     LEAST_PART = 35, MOST_PART = 90, /* percent of the median of a nucleus: where it ends */
 };
 static const double JOIN = 0.25;            /* red cells between lobes */
-static const double TOP_BLUR = 0.4;         /* red cells */
+static const double TOP_BLUR = 0.25;         /* red cells */
+static const double NEAREST = 0.7;          /* red cells from one nucleus to another, at least */
+static const double NECK = 1.0;             /* of that: width of what joins two cells, at most */
 static const double SIZES[] = {0.55, 3.5};  /* red cells: square root of the area of a nucleus */
 static const double LEAST_FILLING = 0.24;
 static const double REACH = 0.5;            /* red cells from nucleus to the edge of the cell */
@@ -225,23 +227,54 @@ typedef struct {
     int32_t height;
 } top;
 
-/* Least height along the line between two tops. */
-static int32_t saddle(const int32_t *hills, int w, const top *a, const top *b)
+/* Lowest point of the line between two tops. */
+static top find_saddle(const int32_t *hills, int w, const top *a, const top *b)
 {
     const int dy = b->y - a->y, dx = b->x - a->x;
     const int longer = abs(dy) > abs(dx) ? abs(dy) : abs(dx), n = longer > 0 ? 2 * longer : 1;
-    int32_t least = INT32_MAX;
+    top lowest = {.height = INT32_MAX};
     for (int t = 0; t <= n; t++) {
         const int y = a->y + (int)floor(0.5 + (double)(dy * t) / n);
         const int x = a->x + (int)floor(0.5 + (double)(dx * t) / n);
         const int32_t height = hills[(size_t)y * w + x];
-        least = height < least ? height : least;
+        if (height < lowest.height)
+            lowest = (top){y, x, height};
     }
-    return least;
+    return lowest;
 }
 
-/* Tops of hills, highest first, that a saddle parts from all higher ones; returns how many. */
-static int find_tops(const int32_t *hills, int h, int w, int32_t lowest, top *tops)
+/* Pixels from a place in the tile to the background, in one direction. */
+static int reach_background(const wbc_finder *job, int y, int x, double down, double across)
+{
+    const int16_t *green = job->density + (size_t)job->height * job->width;
+    for (int t = 0;; t++) {
+        const int to_y = y + (int)floor(0.5 + t * down), to_x = x + (int)floor(0.5 + t * across);
+        if (to_y < 0 || to_y >= job->height || to_x < 0 || to_x >= job->width ||
+            green[(size_t)to_y * job->width + to_x] <= job->foreground)
+            return t;
+    }
+}
+
+/* Whether two tops are of two cells: the saddle is deep, and what is there of cells is no wider
+ * than the tops are apart, as it is about the lobes of one nucleus. */
+static bool are_apart(const wbc_finder *job, const int32_t *hills, int w, const top *a,
+                      const top *b, int down, int across)
+{
+    const top lowest = find_saddle(hills, w, a, b);
+    if (100 * (int64_t)lowest.height > SADDLE * (int64_t)b->height)
+        return false;
+    const int dy = b->y - a->y, dx = b->x - a->x, y = lowest.y + down, x = lowest.x + across;
+    const double distance = sqrt((double)(dy * dy + dx * dx));
+    const double step_y = dx / distance, step_x = -dy / distance;
+    return distance >= NEAREST * job->unit &&
+           reach_background(job, y, x, step_y, step_x) +
+                   reach_background(job, y, x, -step_y, -step_x) <= NECK * distance;
+}
+
+/* Tops of hills, highest first, that are apart from all higher ones; returns how many. The window
+ * of hills begins (down, across) in the tile. */
+static int find_tops(const wbc_finder *job, const int32_t *hills, int h, int w, int down,
+                     int across, int32_t lowest, top *tops)
 {
     int n = 0;
     for (int y = 1; y < h - 1; y++)
@@ -263,8 +296,7 @@ static int find_tops(const int32_t *hills, int h, int w, int32_t lowest, top *to
     for (int i = 0; i < n; i++) {
         bool apart = true;
         for (int j = 0; j < kept && apart; j++)
-            apart = 100 * (int64_t)saddle(hills, w, tops + j, tops + i) <=
-                    SADDLE * (int64_t)tops[i].height;
+            apart = are_apart(job, hills, w, tops + j, tops + i, down, across);
         if (apart)
             tops[kept++] = tops[i];
     }
@@ -293,8 +325,7 @@ static bool is_nucleus(const wbc_finder *job, int64_t n, const box *b, const int
     const double filled = (double)(b->bottom - b->top) * (b->right - b->left) * LEAST_FILLING;
     if (size < SIZES[0] || size > SIZES[1] || (double)n < filled)
         return false;
-    const double lets_blue_pass = (double)(sums[0] + sums[1]), blue = (double)sums[2];
-    return (double)sums[3] >= job->contrast * n || lets_blue_pass >= job->colour * blue;
+    return true;
 }
 
 /* Nuclei of one candidate: n places in the queue, all in the box. */
@@ -330,7 +361,8 @@ static int part_candidate(finder *f, const int32_t *pixels, int n, box b)
     }
     const int64_t side = 2 * r + 1, full = side * side * side * side * side * side;
     top tops[MOST_TOPS];
-    const int n_tops = find_tops(hills, h, w, (int32_t)(full * LEAST_TOP / 100), tops);
+    const int n_tops = find_tops(job, hills, h, w, b.top - margin, b.left - margin,
+                                 (int32_t)(full * LEAST_TOP / 100), tops);
     int64_t area[MOST_TOPS] = {0}, sums[MOST_TOPS][4] = {{0}};
     int numbers[MOST_TOPS];
     box boxes[MOST_TOPS];
@@ -367,8 +399,13 @@ static int find_nuclei(finder *f)
 {
     const wbc_finder *job = f->job;
     const int h = f->h, w = f->w, n = h * w;
+    const int16_t *restrict stained = job->stained, *restrict red = job->density;
+    const int16_t *restrict green = red + n, *restrict blue = green + n;
+    const float colour = (float)job->colour;
     for (int i = 0; i < n; i++)
-        f->mask[i] = job->stained[i] > job->low;
+        f->mask[i] = (stained[i] > job->low) &
+                     ((stained[i] > job->contrast) |
+                      ((float)(red[i] + green[i]) > colour * (float)blue[i]));
     open_mask(f->mask, f->scratch, h, w);
     memcpy(f->joined, f->mask, n);
     for (int step = (int)fmax(1, floor(JOIN * job->unit + 0.5)); step > 0; step--) {
