@@ -158,6 +158,12 @@ typedef struct {
     int top, left, bottom, right; /* the last two excluded */
 } box;
 
+/* Pixels of a length in red cells, at least one. */
+static int in_pixels(double length, double unit)
+{
+    return (int)fmax(1, floor(length * unit + 0.5));
+}
+
 static void include(box *b, int y, int x)
 {
     b->top = y < b->top ? y : b->top;
@@ -189,16 +195,16 @@ static int make_window(finder *f, size_t n)
     return f->window ? WBC_OK : WBC_OUT_OF_MEMORY;
 }
 
-/* out = sums of `in` over 2 r + 1 pixels along a line; outside counts as 0. */
-static void sum_line(const int32_t *in, size_t apart, int n, int r, int32_t *out)
+/* out = sums of `in` over 2 r + 1 pixels of a row; outside counts as 0. */
+static void sum_line(const int32_t *in, int n, int r, int32_t *out)
 {
     int32_t sum = 0;
     for (int i = 0; i < r && i < n; i++)
-        sum += in[i * apart];
+        sum += in[i];
     for (int i = 0; i < n; i++) {
-        sum += i + r < n ? in[(i + r) * apart] : 0;
-        out[i * apart] = sum;
-        sum -= i - r >= 0 ? in[(i - r) * apart] : 0;
+        sum += i + r < n ? in[i + r] : 0;
+        out[i] = sum;
+        sum -= i - r >= 0 ? in[i - r] : 0;
     }
 }
 
@@ -319,80 +325,144 @@ static int32_t own_level(finder *f, const int32_t *pixels, int n)
     return level > job->low ? level : job->low;
 }
 
-static bool is_nucleus(const wbc_finder *job, int64_t n, const box *b, const int64_t sums[4])
+static bool is_nucleus(const wbc_finder *job, int64_t n, const box *b)
 {
     const double size = sqrt((double)n) / job->unit;
-    const double filled = (double)(b->bottom - b->top) * (b->right - b->left) * LEAST_FILLING;
-    if (size < SIZES[0] || size > SIZES[1] || (double)n < filled)
-        return false;
-    return true;
+    const double around = (double)(b->bottom - b->top) * (b->right - b->left);
+    return size >= SIZES[0] && size <= SIZES[1] && (double)n >= LEAST_FILLING * around;
 }
 
-/* Nuclei of one candidate: n places in the queue, all in the box. */
-static int part_candidate(finder *f, const int32_t *pixels, int n, box b)
+/* Nuclei among n pixels that lie close together, all in the box. */
+static int part_nuclei(finder *f, const int32_t *pixels, int n, box b)
 {
     const wbc_finder *job = f->job;
-    const double unit = job->unit;
-    const int fw = f->w, r = (int)fmax(1, floor(TOP_BLUR * unit + 0.5)), margin = 2 * r;
+    const int fw = f->w, r = in_pixels(TOP_BLUR, job->unit), margin = 2 * r;
     const int h = b.bottom - b.top + 2 * margin, w = b.right - b.left + 2 * margin;
     const size_t size = (size_t)h * w;
     if (make_window(f, size) != WBC_OK)
         return WBC_OUT_OF_MEMORY;
+    b.top -= margin;
+    b.left -= margin;
     int32_t *const hills = f->window, *const other = hills + size;
-    uint8_t *const mask = (uint8_t *)other, *const scratch = mask + size;
-    const int32_t level = own_level(f, pixels, n);
-    memset(mask, 0, size);
+    memset(hills, 0, sizeof *hills * size);
     for (int i = 0; i < n; i++)
-        if (job->stained[pixels[i]] > level)
-            mask[(size_t)(pixels[i] / fw - b.top + margin) * w + pixels[i] % fw - b.left + margin] = 1;
-    open_mask(mask, scratch, h, w);
-    int kept = 0; /* values: places in the window */
-    for (size_t i = 0; i < size; i++) {
-        hills[i] = mask[i];
-        if (mask[i])
-            f->values[kept++] = (int32_t)i;
-    }
-    if (kept < SIZES[0] * SIZES[0] * unit * unit)
-        return WBC_OK;
+        hills[(size_t)(pixels[i] / fw - b.top) * w + pixels[i] % fw - b.left] = 1;
     for (int pass = 0; pass < 3; pass++) {
         for (int y = 0; y < h; y++)
-            sum_line(hills + (size_t)y * w, 1, w, r, other + (size_t)y * w);
+            sum_line(hills + (size_t)y * w, w, r, other + (size_t)y * w);
         sum_columns(other, h, w, r, hills);
     }
     const int64_t side = 2 * r + 1, full = side * side * side * side * side * side;
     top tops[MOST_TOPS];
-    const int n_tops = find_tops(job, hills, h, w, b.top - margin, b.left - margin,
+    const int n_tops = find_tops(job, hills, h, w, b.top, b.left,
                                  (int32_t)(full * LEAST_TOP / 100), tops);
-    int64_t area[MOST_TOPS] = {0}, sums[MOST_TOPS][4] = {{0}};
-    int numbers[MOST_TOPS];
+    if (n_tops == 0)
+        return WBC_OK;
+    int64_t area[MOST_TOPS] = {0};
     box boxes[MOST_TOPS];
     for (int k = 0; k < n_tops; k++)
         boxes[k] = NOWHERE;
-    if (n_tops == 0)
-        return WBC_OK;
-    for (int i = 0; i < kept; i++) {
-        const int y = f->values[i] / w, x = f->values[i] % w;
+    for (int i = 0; i < n; i++) {
+        const int y = pixels[i] / fw - b.top, x = pixels[i] % fw - b.left;
         int nearest = 0, least = INT32_MAX;
         for (int k = 0; k < n_tops; k++) {
             const int dy = y - tops[k].y, dx = x - tops[k].x, distance = dy * dy + dx * dx;
             nearest = distance < least ? k : nearest;
             least = distance < least ? distance : least;
         }
-        const size_t at = (size_t)(y - margin + b.top) * fw + x - margin + b.left;
-        for (int c = 0; c < 3; c++)
-            sums[nearest][c] += job->density[c * (size_t)f->h * fw + at];
-        sums[nearest][3] += job->stained[at];
         area[nearest]++;
         include(boxes + nearest, y, x);
         other[i] = nearest;
     }
+    int numbers[MOST_TOPS];
     for (int k = 0; k < n_tops; k++)
-        numbers[k] = is_nucleus(job, area[k], boxes + k, sums[k]) ? ++f->n_found : 0;
-    for (int i = 0; i < kept; i++) {
-        const int y = f->values[i] / w, x = f->values[i] % w;
-        job->nuclei[(size_t)(y - margin + b.top) * fw + x - margin + b.left] = numbers[other[i]];
-    }
+        numbers[k] = is_nucleus(job, area[k], boxes + k) ? ++f->n_found : 0;
+    for (int i = 0; i < n; i++)
+        job->nuclei[pixels[i]] = numbers[other[i]];
     return WBC_OK;
+}
+
+/* Moves the component that `start` belongs to from `joined` to the queue, four neighbours, and
+ * keeps there what is in the mask too; returns how many. */
+static int take_component(uint8_t *joined, const uint8_t *mask, int h, int w, int start,
+                          int32_t *queue)
+{
+    int last = 0, kept = 0;
+    queue[last++] = start;
+    joined[start] = 0;
+    for (int at = 0; at < last; at++) {
+        const int i = queue[at], y = i / w, x = i - y * w;
+        const int neighbours[4] = {y > 0 ? i - w : i, y < h - 1 ? i + w : i, x > 0 ? i - 1 : i,
+                                   x < w - 1 ? i + 1 : i};
+        for (int k = 0; k < 4; k++)
+            if (joined[neighbours[k]]) {
+                joined[neighbours[k]] = 0;
+                queue[last++] = neighbours[k];
+            }
+        if (mask[i])
+            queue[kept++] = i; /* kept <= at: that place has been read */
+    }
+    return kept;
+}
+
+/* Joined = the mask and what is within JOIN of it. They may change places with the scratch. */
+static void join(const uint8_t *mask, int h, int w, double unit, uint8_t **joined,
+                 uint8_t **scratch)
+{
+    memcpy(*joined, mask, (size_t)h * w);
+    for (int step = in_pixels(JOIN, unit); step > 0; step--) {
+        dilate(*joined, h, w, *scratch);
+        uint8_t *const swapped = *joined;
+        *joined = *scratch;
+        *scratch = swapped;
+    }
+}
+
+/* Nuclei of one candidate, n pixels: what lies above a level of its own, joined anew. */
+static int part_candidate(finder *f, const int32_t *pixels, int n)
+{
+    const wbc_finder *job = f->job;
+    const double least = SIZES[0] * SIZES[0] * job->unit * job->unit;
+    const int fw = f->w, margin = in_pixels(JOIN, job->unit) + 1;
+    box b = NOWHERE;
+    for (int i = 0; i < n; i++)
+        include(&b, pixels[i] / fw, pixels[i] % fw);
+    const int h = b.bottom - b.top + 2 * margin, w = b.right - b.left + 2 * margin;
+    const size_t size = (size_t)h * w;
+    if (make_window(f, size) != WBC_OK)
+        return WBC_OUT_OF_MEMORY;
+    b.top -= margin;
+    b.left -= margin;
+    uint8_t *const mask = (uint8_t *)f->window, *joined = mask + size, *scratch = joined + size;
+    int32_t *const queue = f->window + size;
+    const int32_t level = own_level(f, pixels, n);
+    memset(mask, 0, size);
+    for (int i = 0; i < n; i++)
+        if (job->stained[pixels[i]] > level)
+            mask[(size_t)(pixels[i] / fw - b.top) * w + pixels[i] % fw - b.left] = 1;
+    open_mask(mask, scratch, h, w);
+    join(mask, h, w, job->unit, &joined, &scratch);
+    int last = 0; /* values: pixels of one component after the other, the first of each inverted */
+    for (size_t start = 0; start < size; start++) {
+        if (!joined[start])
+            continue;
+        const int taken = take_component(joined, mask, h, w, (int)start, queue);
+        if (taken < least)
+            continue;
+        for (int i = 0; i < taken; i++) {
+            const int32_t at = (queue[i] / w + b.top) * fw + queue[i] % w + b.left;
+            f->values[last++] = i == 0 ? ~at : at;
+        }
+    }
+    int status = WBC_OK;
+    for (int first = 0, end; first < last && status == WBC_OK; first = end) {
+        f->values[first] = ~f->values[first];
+        b = NOWHERE;
+        for (end = first; end < last && f->values[end] >= 0; end++)
+            include(&b, f->values[end] / fw, f->values[end] % fw);
+        status = part_nuclei(f, f->values + first, end - first, b);
+    }
+    return status;
 }
 
 static int find_nuclei(finder *f)
@@ -407,37 +477,14 @@ static int find_nuclei(finder *f)
                      ((stained[i] > job->contrast) |
                       ((float)(red[i] + green[i]) > colour * (float)blue[i]));
     open_mask(f->mask, f->scratch, h, w);
-    memcpy(f->joined, f->mask, n);
-    for (int step = (int)fmax(1, floor(JOIN * job->unit + 0.5)); step > 0; step--) {
-        dilate(f->joined, h, w, f->scratch);
-        uint8_t *const swapped = f->joined;
-        f->joined = f->scratch;
-        f->scratch = swapped;
-    }
+    join(f->mask, h, w, job->unit, &f->joined, &f->scratch);
     for (int start = 0; start < n; start++) {
         if (!f->joined[start])
             continue;
-        int last = 0, dense = 0;
-        box b = NOWHERE;
-        f->queue[last++] = start;
-        f->joined[start] = 0;
-        for (int at = 0; at < last; at++) {
-            const int i = f->queue[at], y = i / w, x = i - y * w;
-            const int neighbours[4] = {y > 0 ? i - w : i, y < h - 1 ? i + w : i,
-                                       x > 0 ? i - 1 : i, x < w - 1 ? i + 1 : i};
-            for (int k = 0; k < 4; k++)
-                if (f->joined[neighbours[k]]) {
-                    f->joined[neighbours[k]] = 0;
-                    f->queue[last++] = neighbours[k];
-                }
-            if (f->mask[i]) { /* the queue is read before it is written: dense <= at */
-                f->queue[dense++] = i;
-                include(&b, y, x);
-            }
-        }
-        if (dense < SIZES[0] * SIZES[0] * job->unit * job->unit)
+        const int taken = take_component(f->joined, f->mask, h, w, start, f->queue);
+        if (taken < SIZES[0] * SIZES[0] * job->unit * job->unit)
             continue;
-        const int status = part_candidate(f, f->queue, dense, b);
+        const int status = part_candidate(f, f->queue, taken);
         if (status != WBC_OK)
             return status;
     }
@@ -459,7 +506,7 @@ static void grow_cells(finder *f)
         if (cells[i] > 0)
             f->queue[last++] = i;
     }
-    const int steps = (int)fmax(1, floor(REACH * job->unit + 0.5));
+    const int steps = in_pixels(REACH, job->unit);
     int before = 0, first = 0; /* where those of the last step but one, and of the last, begin */
     for (int step = 2; step < steps + 2; step++) {
         const int end = last;
