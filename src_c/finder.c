@@ -32,7 +32,7 @@ enum {
 };
 static const double JOIN = 0.25;            /* red cells between lobes */
 static const double TOP_BLUR = 0.25;         /* red cells */
-static const double NEAREST = 0.7;          /* red cells from one nucleus to another, at least */
+static const double NEAREST = 0.9;          /* red cells from one nucleus to another, at least */
 static const double NECK = 1.0;             /* of that: width of what joins two cells, at most */
 static const double SIZES[] = {0.55, 3.5};  /* red cells: square root of the area of a nucleus */
 static const double LEAST_FILLING = 0.24;
@@ -256,7 +256,7 @@ static int reach_background(const wbc_finder *job, int y, int x, double down, do
     for (int t = 0;; t++) {
         const int to_y = y + (int)floor(0.5 + t * down), to_x = x + (int)floor(0.5 + t * across);
         if (to_y < 0 || to_y >= job->height || to_x < 0 || to_x >= job->width ||
-            green[(size_t)to_y * job->width + to_x] <= job->foreground)
+            green[(size_t)to_y * job->width + to_x] <= job->foreground / 2)
             return t;
     }
 }

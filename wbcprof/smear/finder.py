@@ -295,14 +295,14 @@ class _Seen:
         typical = float(np.median(stained[there])) if there.any() else 0.0
         red_cells = max(min(typical, _MOST_RED_CELLS * densest), 0.0)
         low = round(max(_LEAST_RATIO * red_cells, _LEAST * _UNIT))
-        level, base = _LEVEL, red_cells
-        if typical > red_cells and min(self.height, self.width) < _CROP * self.unit:
-            level, base = _ALONE, 0.0
         there &= stained <= low
         colour = 0.0
         if there.any():
             medians = [float(np.median(plane[there])) for plane in (red, green, blue)]
             colour = _COLOUR * (medians[0] + medians[1]) / max(medians[2], _FAINT * _UNIT)
+        level, base = _LEVEL, red_cells
+        if typical > red_cells and min(self.height, self.width) < _CROP * self.unit:
+            level, base, low, colour = _ALONE, 0.0, round(_LEAST * _UNIT), 0.0
         self.red_cells = max(red_cells, _FAINT * _UNIT)
         contrast = _CONTRAST * self.red_cells
         self.levels = _Levels(foreground, base, level, n_densest, low, contrast, colour)
