@@ -34,6 +34,7 @@ static const double JOIN = 0.25;            /* red cells between lobes */
 static const double TOP_BLUR = 0.25;         /* red cells */
 static const double NEAREST = 0.9;          /* red cells from one nucleus to another, at least */
 static const double NECK = 1.0;             /* of that: width of what joins two cells, at most */
+static const double PARTED = 0.7;            /* red cells: square root of the area of each part */
 static const double SIZES[] = {0.55, 3.5};  /* red cells: square root of the area of a nucleus */
 static const double LEAST_FILLING = 0.24;
 static const double REACH = 0.5;            /* red cells from nucleus to the edge of the cell */
@@ -332,6 +333,36 @@ static bool is_nucleus(const wbc_finder *job, int64_t n, const box *b)
     return size >= SIZES[0] && size <= SIZES[1] && (double)n >= LEAST_FILLING * around;
 }
 
+/* Every pixel to the nearest top: which; how many each has, and their box in the window. */
+static void assign(const int32_t *pixels, int n, int fw, const box *window, const top *tops,
+                   int n_tops, int32_t *nearest, int64_t *area, box *boxes)
+{
+    for (int k = 0; k < n_tops; k++) {
+        area[k] = 0;
+        boxes[k] = NOWHERE;
+    }
+    for (int i = 0; i < n; i++) {
+        const int y = pixels[i] / fw - window->top, x = pixels[i] % fw - window->left;
+        int best = 0, least = INT32_MAX;
+        for (int k = 0; k < n_tops; k++) {
+            const int dy = y - tops[k].y, dx = x - tops[k].x, distance = dy * dy + dx * dx;
+            best = distance < least ? k : best;
+            least = distance < least ? distance : least;
+        }
+        area[best]++;
+        include(boxes + best, y, x);
+        nearest[i] = best;
+    }
+}
+
+static int least_of(const int64_t *values, int n)
+{
+    int least = 0;
+    for (int k = 1; k < n; k++)
+        least = values[k] < values[least] ? k : least;
+    return least;
+}
+
 /* Nuclei among n pixels that lie close together, all in the box. */
 static int part_nuclei(finder *f, const int32_t *pixels, int n, box b)
 {
@@ -354,25 +385,18 @@ static int part_nuclei(finder *f, const int32_t *pixels, int n, box b)
     }
     const int64_t side = 2 * r + 1, full = side * side * side * side * side * side;
     top tops[MOST_TOPS];
-    const int n_tops = find_tops(job, hills, h, w, b.top, b.left,
-                                 (int32_t)(full * LEAST_TOP / 100), tops);
+    int n_tops = find_tops(job, hills, h, w, b.top, b.left,
+                           (int32_t)(full * LEAST_TOP / 100), tops);
     if (n_tops == 0)
         return WBC_OK;
-    int64_t area[MOST_TOPS] = {0};
+    int64_t area[MOST_TOPS];
     box boxes[MOST_TOPS];
-    for (int k = 0; k < n_tops; k++)
-        boxes[k] = NOWHERE;
-    for (int i = 0; i < n; i++) {
-        const int y = pixels[i] / fw - b.top, x = pixels[i] % fw - b.left;
-        int nearest = 0, least = INT32_MAX;
-        for (int k = 0; k < n_tops; k++) {
-            const int dy = y - tops[k].y, dx = x - tops[k].x, distance = dy * dy + dx * dx;
-            nearest = distance < least ? k : nearest;
-            least = distance < least ? distance : least;
-        }
-        area[nearest]++;
-        include(boxes + nearest, y, x);
-        other[i] = nearest;
+    assign(pixels, n, fw, &b, tops, n_tops, other, area, boxes);
+    for (int k = least_of(area, n_tops);
+         n_tops > 1 && (double)area[k] < PARTED * PARTED * job->unit * job->unit;
+         k = least_of(area, n_tops)) {
+        memmove(tops + k, tops + k + 1, sizeof *tops * (--n_tops - k));
+        assign(pixels, n, fw, &b, tops, n_tops, other, area, boxes);
     }
     int numbers[MOST_TOPS];
     for (int k = 0; k < n_tops; k++)
