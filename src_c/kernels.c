@@ -4,6 +4,7 @@
 #include "correlate.c"
 #include "encode_pool.c"
 #include "leukocyte.c"
+#include "finder.c"
 #include "sparse_code.c"
 
 #define CONCAT_(a, b) a##b
@@ -19,4 +20,7 @@ const wbc_kernels CONCAT(wbc_kernels_, WBC_ISA) = {
     .find_leukocyte = find_leukocyte,
     .resample_square = resample_square,
     .match_focus = match_focus,
+    .measure_light = measure_light,
+    .stain_field = stain_field,
+    .find_leukocytes = find_leukocytes,
 };

@@ -115,26 +115,28 @@ static void sum_rows(const uint8_t *restrict rows, size_t stride, int n, int wid
     }
 }
 
-static int reduce(const uint8_t *image, int width, reduced *r)
+/* Rounded means of k x k pixels, k <= MOST_FACTOR, by channel; rows of the image are `stride` bytes
+ * apart. Returns WBC_OK or WBC_OUT_OF_MEMORY. */
+static int reduce(const uint8_t *image, size_t stride, int k, int height, int width,
+                  uint8_t *const planes[3])
 {
-    const int k = r->factor, n_bytes = r->width * k * 3;
-    const size_t stride = (size_t)width * 3;
-    pixel_sum *totals = malloc(sizeof *totals * r->width + sizeof(int16_t) * (n_bytes + 1));
+    const int n_bytes = width * k * 3;
+    pixel_sum *totals = malloc(sizeof *totals * width + sizeof(int16_t) * ((size_t)n_bytes + 1));
     if (!totals)
         return WBC_OUT_OF_MEMORY;
-    int16_t *sums = (int16_t *)(totals + r->width);
+    int16_t *sums = (int16_t *)(totals + width);
     sums[n_bytes] = 0;
     /* (a * reciprocal) >> 56 is a / (k k) for every a < 256 k k. */
     const int area = k * k;
     const uint64_t reciprocal = (UINT64_C(1) << 56) / (uint64_t)area + 1;
-    for (int y = 0; y < r->height; y++) {
-        for (int x = 0; x < r->width; x++)
+    for (int y = 0; y < height; y++) {
+        for (int x = 0; x < width; x++)
             totals[x] = (pixel_sum){area / 2, area / 2, area / 2, 0};
         for (int dy = 0; dy < k; dy += BAND) {
             sum_rows(image + ((size_t)y * k + dy) * stride, stride, k - dy < BAND ? k - dy : BAND,
                      n_bytes, sums);
             const int16_t *sum = sums;
-            for (int x = 0; x < r->width; x++) {
+            for (int x = 0; x < width; x++) {
                 pixel_sum total = totals[x];
                 for (int dx = 0; dx < k; dx++, sum += 3) {
                     pixel one;
@@ -144,10 +146,10 @@ static int reduce(const uint8_t *image, int width, reduced *r)
                 totals[x] = total;
             }
         }
-        const size_t start = (size_t)y * r->width;
-        for (int x = 0; x < r->width; x++)
+        const size_t start = (size_t)y * width;
+        for (int x = 0; x < width; x++)
             for (int c = 0; c < 3; c++)
-                r->pixels[c][start + x] = (uint8_t)((uint64_t)totals[x][c] * reciprocal >> 56);
+                planes[c][start + x] = (uint8_t)((uint64_t)totals[x][c] * reciprocal >> 56);
     }
     free(totals);
     return WBC_OK;
@@ -368,29 +370,39 @@ static void find_stained(reduced *r)
         mask[i] = valid[i] & (stained[i] >= least);
 }
 
-/* Erosion and dilation by a cross; outside counts as empty. */
-static void open_mask(reduced *r)
+/* Erosion of the mask by a cross; outside counts as empty. */
+static void erode(const uint8_t *restrict mask, int h, int w, uint8_t *restrict out)
 {
-    const int h = r->height, w = r->width;
     for (int y = 0; y < h; y++) {
-        const uint8_t *restrict row = r->mask + (size_t)y * w;
-        uint8_t *restrict out = r->eroded + (size_t)y * w;
-        memset(out, 0, w);
+        const uint8_t *restrict row = mask + (size_t)y * w;
+        uint8_t *restrict eroded = out + (size_t)y * w;
+        memset(eroded, 0, w);
         if (y > 0 && y < h - 1)
             for (int x = 1; x < w - 1; x++)
-                out[x] = row[x] & row[x - w] & row[x + w] & row[x - 1] & row[x + 1];
+                eroded[x] = row[x] & row[x + w] & row[x - w] & row[x - 1] & row[x + 1];
     }
+}
+
+/* Dilation of the mask by a cross. */
+static void dilate(const uint8_t *restrict mask, int h, int w, uint8_t *restrict out)
+{
     for (int y = 0; y < h; y++) {
-        const uint8_t *restrict row = r->eroded + (size_t)y * w;
+        const uint8_t *restrict row = mask + (size_t)y * w;
         const uint8_t *restrict up = y > 0 ? row - w : row;
         const uint8_t *restrict down = y < h - 1 ? row + w : row;
-        uint8_t *restrict out = r->mask + (size_t)y * w;
-        /* Nothing eroded lies in the first and the last column. */
-        out[0] = row[w > 1 ? 1 : 0];
-        out[w - 1] = row[w > 1 ? w - 2 : 0];
+        uint8_t *restrict dilated = out + (size_t)y * w;
+        for (int end = 0; end < w; end += w > 1 ? w - 1 : 1)
+            dilated[end] = row[end] | up[end] | down[end] | (end > 0 ? row[end - 1] : 0) |
+                           (end < w - 1 ? row[end + 1] : 0);
         for (int x = 1; x < w - 1; x++)
-            out[x] = row[x] | up[x] | down[x] | row[x - 1] | row[x + 1];
+            dilated[x] = row[x] | up[x] | down[x] | row[x - 1] | row[x + 1];
     }
+}
+
+static void open_mask(uint8_t *mask, uint8_t *scratch, int h, int w)
+{
+    erode(mask, h, w, scratch);
+    dilate(scratch, h, w, mask);
 }
 
 /* Components of the mask, four neighbours, moved from there to the queue; returns how many. */
@@ -482,7 +494,7 @@ static int find_leukocyte(const uint8_t *image, int height, int width, wbc_leuko
     int status = allocate(&r, height, width);
     if (status != WBC_OK)
         return status;
-    status = reduce(image, width, &r);
+    status = reduce(image, (size_t)width * 3, r.factor, r.height, r.width, r.pixels);
     const int n_valid = status == WBC_OK ? find_valid(&r) : 0;
     found->lit_share = (double)n_valid / r.n;
     if (n_valid > 0) {
@@ -490,7 +502,7 @@ static int find_leukocyte(const uint8_t *image, int height, int width, wbc_leuko
         measure_density(&r, found->background);
         measure_middle(&r);
         find_stained(&r);
-        open_mask(&r);
+        open_mask(r.mask, r.eroded, r.height, r.width);
         const int n_components = find_components(&r);
         if (n_components > 0)
             measure_nucleus(&r, n_components, found);

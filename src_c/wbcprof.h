@@ -119,6 +119,46 @@ typedef struct {
     double found;        /* OUT how blurred it was */
 } wbc_focus;
 
+/* Part of a field, which is reduced by a whole number: finder.c says how, as of all that follows. */
+typedef struct {
+    const uint8_t *image; /* IN its first pixel, of height * factor rows */
+    size_t stride;        /* IN bytes of a row of the field */
+    int factor;
+    int height, width; /* IN px of the reduced tile */
+} wbc_tile;
+
+/* Light of parts of a field, and between which of them each row and column of a tile lies. */
+typedef struct {
+    int rows, columns;
+    const int32_t *parts;                          /* IN rows x columns x 3: 1024 log(light + 4) */
+    const int32_t *row, *row_weight;               /* IN the part before; 256ths of the next */
+    const int32_t *column, *column_weight;
+} wbc_light;
+
+typedef struct {
+    double y, x;          /* centre of the nucleus, px of the reduced tile */
+    double nucleus, area; /* px^2, of the nucleus and of the cell */
+    double stained;       /* mean of the nucleus */
+    double top, left, bottom, right; /* of the cell, the last two excluded */
+} wbc_found;
+
+/* One call of find_leukocytes. */
+typedef struct {
+    int height, width;      /* IN of the reduced tile */
+    const int16_t *density; /* IN 3 x height x width */
+    const int16_t *stained; /* IN height x width */
+    double unit;            /* IN diameter of a red cell, px */
+    int foreground;         /* IN density of green of the background, at most */
+    double red_cells;       /* IN what is stained of a red cell */
+    double level;           /* IN between that, 0, and the densest of a candidate, 1 */
+    int n_densest;          /* IN pixels that are denser than what the densest is taken for */
+    int low;                /* IN candidates are stained more */
+    double contrast;        /* IN mean of what is stained, in nuclei of any colour */
+    double colour;          /* IN red and green over blue, in nuclei that are stained less */
+    int32_t *nuclei, *cells; /* OUT height x width: number of the leukocyte, 0 for none */
+    wbc_found *found;        /* OUT: room for one of each least nucleus */
+} wbc_finder;
+
 /* One row of the table: everything that is compiled once per instruction set. */
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */
@@ -140,6 +180,15 @@ typedef struct {
     int (*find_leukocyte)(const uint8_t *image, int height, int width, wbc_leukocyte *found);
     int (*resample_square)(const wbc_square *job);
     int (*match_focus)(wbc_focus *job);
+
+    /* Light (n_parts x 3) of parts of a tile that lie beside one another, from lefts[i] on to
+     * lefts[i + 1]. */
+    int (*measure_light)(const wbc_tile *tile, int n_parts, const int32_t *lefts, uint8_t *light);
+
+    /* Densities (3 x height x width) of a tile, and what is stained (height x width). */
+    int (*stain_field)(const wbc_tile *tile, const wbc_light *light, int16_t *density,
+                       int16_t *stained);
+    int (*find_leukocytes)(const wbc_finder *job, int *n_found);
 } wbc_kernels;
 
 /* The kernels in use: the best that this CPU runs, or the level set by wbc_cap. */

@@ -123,3 +123,37 @@ def resample_square(
     out: NDArray[np.uint8],
 ) -> None: ...
 def match_focus(cell: NDArray[np.uint8], fade: NDArray[np.int16], wanted: float) -> float: ...
+def measure_light(
+    field: NDArray[np.uint8],
+    factor: int,
+    top: int,
+    bottom: int,
+    lefts: NDArray[np.int32],
+    light: NDArray[np.uint8],
+) -> None: ...
+def stain_field(
+    field: NDArray[np.uint8],
+    factor: int,
+    top: int,
+    left: int,
+    light: NDArray[np.int32],
+    down: NDArray[np.int32],
+    across: NDArray[np.int32],
+    density: NDArray[np.int16],
+    stained: NDArray[np.int16],
+) -> None: ...
+def find_leukocytes(
+    density: NDArray[np.int16],
+    stained: NDArray[np.int16],
+    unit: float,
+    foreground: int,
+    red_cells: float,
+    level: float,
+    n_densest: int,
+    low: int,
+    contrast: float,
+    colour: float,
+    nuclei: NDArray[np.int32],
+    cells: NDArray[np.int32],
+    found: NDArray[np.float64],
+) -> int: ...

@@ -87,6 +87,35 @@ cdef extern from "wbcprof.h" nogil:
         const int16_t *fade
         double wanted, found
 
+    ctypedef struct wbc_tile:
+        const uint8_t *image
+        size_t stride
+        int factor, height, width
+
+    ctypedef struct wbc_light:
+        int rows, columns
+        const int32_t *parts
+        const int32_t *row
+        const int32_t *row_weight
+        const int32_t *column
+        const int32_t *column_weight
+
+    ctypedef struct wbc_found:
+        double y, x, nucleus, area, stained, top, left, bottom, right
+
+    ctypedef struct wbc_finder:
+        int height, width
+        const int16_t *density
+        const int16_t *stained
+        double unit
+        int foreground
+        double red_cells, level
+        int n_densest, low
+        double contrast, colour
+        int32_t *nuclei
+        int32_t *cells
+        wbc_found *found
+
     ctypedef struct wbc_kernels:
         const char *name
         int (*encode_pool)(
@@ -102,6 +131,12 @@ cdef extern from "wbcprof.h" nogil:
             const uint8_t *image, int height, int width, wbc_leukocyte *found) noexcept nogil
         int (*resample_square)(const wbc_square *job) noexcept nogil
         int (*match_focus)(wbc_focus *job) noexcept nogil
+        int (*measure_light)(
+            const wbc_tile *tile, int n_parts, const int32_t *lefts, uint8_t *light) noexcept nogil
+        int (*stain_field)(
+            const wbc_tile *tile, const wbc_light *light, int16_t *density,
+            int16_t *stained) noexcept nogil
+        int (*find_leukocytes)(const wbc_finder *job, int *n_found) noexcept nogil
 
     const wbc_kernels *wbc_active()
     const char *wbc_level_name(int index)
@@ -410,3 +445,86 @@ def match_focus(
         status = wbc_active().match_focus(&job)
     check(status, "match_focus")
     return job.found
+
+
+cdef wbc_tile tile_of(const uint8_t[:, :, :] field, int factor, int top, int left,
+                      int height, int width) noexcept:
+    cdef wbc_tile tile
+    tile.image = &field[top * factor, left * factor, 0]
+    tile.stride = <size_t>field.strides[0]
+    tile.factor, tile.height, tile.width = factor, height, width
+    return tile
+
+
+def measure_light(
+    const uint8_t[:, :, ::1] field,  # IN (H, W, 3)
+    int factor,
+    int top,                         # of the reduced field, as all that follows
+    int bottom,
+    const int32_t[::1] lefts,        # IN (n_parts + 1,)
+    uint8_t[:, ::1] light,           # OUT (n_parts, 3)
+):
+    """Light of parts of a field that lie beside one another; see finder.c."""
+    cdef int status, n_parts = <int>light.shape[0]
+    cdef wbc_tile tile = tile_of(field, factor, top, 0, bottom - top, lefts[n_parts])
+    with nogil:
+        status = wbc_active().measure_light(&tile, n_parts, &lefts[0], &light[0, 0])
+    check(status, "measure_light")
+
+
+def stain_field(
+    const uint8_t[:, :, ::1] field,         # IN (H, W, 3)
+    int factor,
+    int top,                                # of the reduced field
+    int left,
+    const int32_t[:, :, ::1] light,         # IN (rows, columns, 3)
+    const int32_t[:, ::1] down,             # IN (2, height): part, weight of the next one
+    const int32_t[:, ::1] across,           # IN (2, width)
+    int16_t[:, :, ::1] density,             # OUT (3, height, width)
+    int16_t[:, ::1] stained,                # OUT (height, width)
+):
+    """Densities of a tile of a field, and what is stained; see finder.c."""
+    cdef int status
+    cdef wbc_light lit
+    cdef wbc_tile tile = tile_of(
+        field, factor, top, left, <int>stained.shape[0], <int>stained.shape[1])
+    lit.rows, lit.columns = <int>light.shape[0], <int>light.shape[1]
+    lit.parts = &light[0, 0, 0]
+    lit.row, lit.row_weight = &down[0, 0], &down[1, 0]
+    lit.column, lit.column_weight = &across[0, 0], &across[1, 0]
+    with nogil:
+        status = wbc_active().stain_field(&tile, &lit, &density[0, 0, 0], &stained[0, 0])
+    check(status, "stain_field")
+
+
+def find_leukocytes(
+    const int16_t[:, :, ::1] density,  # IN (3, height, width)
+    const int16_t[:, ::1] stained,     # IN (height, width)
+    double unit,
+    int foreground,
+    double red_cells,
+    double level,
+    int n_densest,
+    int low,
+    double contrast,
+    double colour,
+    int32_t[:, ::1] nuclei,            # OUT (height, width)
+    int32_t[:, ::1] cells,             # OUT (height, width)
+    double[:, ::1] found,              # OUT (most, 9)
+):
+    """Leukocytes of a tile: how many. Rows of `found`: centre (y, x) and area of the nucleus, area
+    of the cell, mean of what is stained of the nucleus, box of the cell; see finder.c."""
+    cdef int status, n_found = 0
+    cdef wbc_finder job
+    job.height, job.width = <int>stained.shape[0], <int>stained.shape[1]
+    job.density, job.stained = &density[0, 0, 0], &stained[0, 0]
+    job.unit, job.foreground = unit, foreground
+    job.red_cells, job.level = red_cells, level
+    job.n_densest, job.low = n_densest, low
+    job.contrast, job.colour = contrast, colour
+    job.nuclei, job.cells = &nuclei[0, 0], &cells[0, 0]
+    job.found = <wbc_found *>&found[0, 0]
+    with nogil:
+        status = wbc_active().find_leukocytes(&job, &n_found)
+    check(status, "find_leukocytes")
+    return n_found

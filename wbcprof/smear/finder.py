@@ -4,48 +4,51 @@ One setting for every magnification and stain, in units of the red cell, which i
 smear. The field is reduced until a red cell is about `_DIAMETER` px across; then::
 
     light      background: the brightest pixels of every part of the field, smoothed
-    stained    2 red + green - blue optical density: nuclei take up red light most in every stain
-    nuclei     above a level between that of red cells, the median of what is not background, and
-               that of the densest quarter of a red cell's square; opened; lobes that lie close
-               belong together
-    judged     size in red cells; filling of their box (rims of red cells and scratches do not)
-    cell       what is not background within reach of the nucleus, connected to it
+    levels     of the field, from a sample of it: what is not background, how red cells are stained
+    leukocytes what is stained more, by a level of its own; ``finder.c`` has the rest
+
+Levels once, a field of any size is seen in tiles, which reach over their edges by more than a
+leukocyte: each belongs to the tile that has its centre.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
+from wbcprof import _core
 from wbcprof.checks import Real
 from wbcprof.smear.stain import check_image
+from wbcprof.threads import resolve_threads
 
-RULE = Real(above=6)
+RULE = Real(above=6, most=40_000)
 """What the diameter of a red cell, px, may be: of fewer nothing can be told of its leukocytes."""
 
 _DIAMETER = 16.0  # px of a red cell in the reduced field
-_PARTS = 6  # of the field's shorter side, in which the background is looked for
-_BRIGHT, _CLEAR = 0.85, 0.6  # quantiles: of a part, its background; of parts, one that is clear
+_PART = 1.5  # red cells: side of a part of the field, of which the light is measured
+_CLEAR = 60  # percentile of nine parts: one that is clear
 _DARKEST = 0.75  # of the light of a bright part: none is darker
+_UNIT = 1024  # of density, natural logarithm
 _OFFSET = 4.0  # grey levels
-_WEIGHTS = np.array([2.0, 1.0, -1.0], np.float32)
-_SMOOTH = 0.05  # red cells
+_SAMPLE, _SQUARES = 256, 4  # px of squares of the reduced field, in rows and columns of so many
 _FOREGROUND = (0.08, 0.15)  # optical density of green, least and most, of what is not background
 _OTSU_SHARE = 0.7
 _LEVEL = 0.45  # between red cells, 0, and the densest, 1: nuclei begin
 _DENSEST = 0.25  # squares of red cells: as much is denser than what the densest is taken for
 _MOST_RED_CELLS = 0.4  # of that of the densest: red cells
-_LEAST_RATIO, _LEAST = 2.2, 0.25  # of nuclei to red cells, and by itself
+_LEAST_RATIO, _LEAST = 2.0, 0.25  # of nuclei to red cells, and by itself
 _CROP = 6.0  # red cells along the shorter side: what is smaller is cut out about a leukocyte
 _ALONE = 0.68  # of the densest, there: nuclei begin
-_JOIN = 0.25  # red cells between lobes
-_SIZES = (0.55, 3.5)  # red cells: square root of the area of a nucleus
-_LEAST_FILLING = 0.24
-_LEAST_PART, _MOST_PART = 0.35, 0.9  # of the median of a nucleus: where it ends
-_REACH = 0.5  # red cells from the nucleus to the edge of the cell, at most
-
+_CONTRAST = 3.6  # of nuclei to red cells: no pile is as dense
+_COLOUR = 1.2  # red and green over blue, of nuclei to red cells: no pile is as blue
+_FAINT = 0.05  # optical density: red cells are taken for no fainter, lest noise be divided by
+_TILE = 1024  # px of the reduced field
+_MARGIN = 8.0  # red cells around a tile: no leukocyte reaches further
+_LEAST_AREA = 0.3  # squares of red cells, of a nucleus; room is made for as many
 
 class FoundLeukocyte(NamedTuple):
     """A leukocyte of a field.
@@ -56,14 +59,14 @@ class FoundLeukocyte(NamedTuple):
         Centre of its nucleus, px.
     nucleus : float
         Square root of the area of the nucleus, px.
+    area : float
+        Of the cell, px squared.
     box : tuple of 4 float
         Left, top, right and bottom of the cell, px.
     is_cut : bool
         Whether the edge of the field cuts it.
     contrast : float
         How much denser it is stained than red cells, as a ratio.
-    area : float
-        Of the cell, px squared.
 
     Examples
     --------
@@ -79,10 +82,10 @@ class FoundLeukocyte(NamedTuple):
     y: float
     x: float
     nucleus: float
+    area: float
     box: tuple[float, float, float, float]
     is_cut: bool
     contrast: float
-    area: float
 
 
 class Outlines(NamedTuple):
@@ -106,17 +109,22 @@ class Outlines(NamedTuple):
     factor: int
 
 
-def find_leukocytes(field: np.ndarray, red_cell_diameter: float) -> list[FoundLeukocyte]:
-    """Leukocytes of a field (H, W, 3), uint8, from top to bottom.
+def find_leukocytes(
+    field: np.ndarray, red_cell_diameter: float, *, n_threads: int | None = None
+) -> list[FoundLeukocyte]:
+    """Leukocytes of a field (H, W, 3), uint8, of any size, from top to bottom.
 
-    Touching leukocytes are found as one, and a pile of red cells may be taken for one in a field
-    that has none.
+    Touching leukocytes are parted where each has a nucleus of its own shape. Red cells in piles,
+    platelets and stain deposit are told by size and colour.
 
     Parameters
     ----------
     field : ndarray of shape (H, W, 3), uint8
     red_cell_diameter : float
         px, such as `measure_instrument` finds it.
+    n_threads : int, optional
+        Default ``WBCPROF_NUM_THREADS``, else all CPUs of this process. What is found does not
+        depend on it.
 
     Raises
     ------
@@ -133,91 +141,212 @@ def find_leukocytes(field: np.ndarray, red_cell_diameter: float) -> list[FoundLe
     >>> [round(one.x / 96) for one in found]
     [1, 3]
     """
-    return outline_leukocytes(field, red_cell_diameter).found
+    n_threads = resolve_threads(n_threads)
+    seen = _Seen.of(field, red_cell_diameter, n_threads)
+    found: list[FoundLeukocyte] = []
+    for own in _map(seen.leukocytes_of, seen.tiles(), n_threads):
+        found += own
+    return sorted(found)
 
 
 def outline_leukocytes(field: np.ndarray, red_cell_diameter: float) -> Outlines:
-    """`find_leukocytes`, with the pixels of nuclei and cells."""
-    field = check_image(field)
-    diameter = RULE.check("red_cell_diameter", red_cell_diameter)
-    factor = max(1, round(diameter / _DIAMETER))
-    unit = diameter / factor
-    reduced = _reduce(field, factor)
-    density = _density(reduced)
-    stained = ndimage.gaussian_filter(density @ _WEIGHTS, _SMOOTH * unit)
-    green = density[..., 1]
-    least = float(np.clip(_OTSU_SHARE * _otsu(green), *_FOREGROUND))
-    foreground = green > least
-    n_densest = min(stained.size, max(1, round(_DENSEST * unit * unit)))
-    densest = float(np.partition(stained.ravel(), -n_densest)[-n_densest])
-    typical = float(np.median(stained[foreground])) if foreground.any() else 0.0
-    red_cells = max(min(typical, _MOST_RED_CELLS * densest), 0.0)
-    level = max(red_cells + _LEVEL * (densest - red_cells), _LEAST_RATIO * red_cells, _LEAST)
-    if typical > red_cells and min(green.shape) < _CROP * unit:
-        level = max(_ALONE * densest, _LEAST)  # cut out about one leukocyte
-    dense = ndimage.binary_opening(stained > level)
-    joined = ndimage.binary_dilation(dense, iterations=max(1, round(_JOIN * unit)))
-    label, _ = ndimage.label(joined)
-    label = np.where(dense, label, 0).astype(np.int32)
-    nuclei, kept = _judge(label, unit)
-    cells = _cells(nuclei, foreground | dense, unit)
-    nuclei = _part(nuclei, cells, stained, kept)
-    found = [
-        _describe(nuclei, cells, stained, number, factor, red_cells, field.shape)
-        for number in range(1, kept + 1)
-    ]
-    return Outlines(found, nuclei, cells, foreground, factor)
+    """`find_leukocytes` of a field that fits into one tile of any size, with their pixels."""
+    seen = _Seen.of(field, red_cell_diameter, 1)
+    found, nuclei, cells = seen.look((0, 0, seen.height, seen.width))
+    order = sorted(range(len(found)), key=found.__getitem__)
+    number = np.zeros(len(found) + 1, np.int32)
+    number[np.array(order, int) + 1] = np.arange(len(found)) + 1
+    there = [found[i] for i in order]
+    return Outlines(there, number[nuclei], number[cells], seen.foreground(), seen.factor)
 
 
-def _reduce(field: np.ndarray, factor: int) -> np.ndarray:
-    """Means of squares of pixels, float32."""
-    height, width = (max(1, side // factor) for side in field.shape[:2])
-    whole = field[: height * factor, : width * factor]
-    if whole.shape[0] < height * factor or factor == 1:
-        return whole.astype(np.float32)
-    rows = whole.reshape(height, factor, width * factor, 3).sum(axis=1, dtype=np.uint32)
-    sums = rows.reshape(height, width, factor, 3).sum(axis=2)
-    means: np.ndarray = (sums / np.float32(factor * factor)).astype(np.float32)
-    return means
+class _Levels(NamedTuple):
+    """Of a field, as ``finder.c`` takes them; in 1024ths of optical density."""
+
+    foreground: int
+    base: float  # what is stained of red cells; 0 where there are none
+    level: float
+    n_densest: int
+    low: int
+    contrast: float
+    colour: float
 
 
-def _density(pixels: np.ndarray) -> np.ndarray:
-    background = _background(pixels)
-    light = np.minimum(pixels, background)
-    result: np.ndarray = np.log((background + _OFFSET) / (light + _OFFSET))
+class _Seen:
+    """A field with its light and levels, of which any part can be looked at."""
+
+    def __init__(self, field: np.ndarray, diameter: float) -> None:
+        self.field = np.ascontiguousarray(check_image(field))
+        diameter = RULE.check("red_cell_diameter", diameter)
+        self.factor = max(1, round(diameter / _DIAMETER))
+        self.unit = diameter / self.factor
+        self.height, self.width = (side // self.factor for side in field.shape[:2])
+
+    @classmethod
+    def of(cls, field: np.ndarray, diameter: float, n_threads: int) -> _Seen:
+        seen = cls(field, diameter)
+        if min(seen.height, seen.width) > 0:
+            seen._measure_light(n_threads)
+            seen._measure_levels(n_threads)
+        return seen
+
+    def tiles(self) -> list[tuple[int, int, int, int]]:
+        """Top, left, bottom and right of each, reduced."""
+        return [
+            (top, left, min(top + _TILE, self.height), min(left + _TILE, self.width))
+            for top in range(0, self.height, _TILE)
+            for left in range(0, self.width, _TILE)
+        ]
+
+    def leukocytes_of(self, tile: tuple[int, int, int, int]) -> list[FoundLeukocyte]:
+        """Those whose centres lie in the tile, which is looked at with its margin."""
+        top, left, bottom, right = tile
+        margin = round(_MARGIN * self.unit)
+        found, _, _ = self.look(
+            (
+                max(top - margin, 0),
+                max(left - margin, 0),
+                min(bottom + margin, self.height),
+                min(right + margin, self.width),
+            )
+        )
+        k, half = self.factor, (self.factor - 1) / 2
+        return [
+            one
+            for one in found
+            if top <= (one.y - half) / k + 0.5 < bottom and left <= (one.x - half) / k + 0.5 < right
+        ]
+
+    def look(
+        self, tile: tuple[int, int, int, int]
+    ) -> tuple[list[FoundLeukocyte], np.ndarray, np.ndarray]:
+        """Leukocytes of a part of the reduced field; their nuclei; their cells."""
+        top, left, bottom, right = tile
+        shape = bottom - top, right - left
+        nuclei, cells = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        if min(shape) == 0:
+            return [], nuclei, cells
+        density, stained = self._stain(tile)
+        most = int(stained.size / (_LEAST_AREA * self.unit**2)) + 1
+        rows = np.empty((most, 9))
+        n = _core.find_leukocytes(
+            density, stained, self.unit, *self.levels, nuclei, cells, rows
+        )  # fmt: skip
+        return [self._describe(row, top, left) for row in rows[:n].tolist()], nuclei, cells
+
+    def foreground(self) -> np.ndarray:
+        """What is not background, (height, width), bool."""
+        if min(self.height, self.width) == 0:
+            return np.zeros((self.height, self.width), bool)
+        density, _ = self._stain((0, 0, self.height, self.width))
+        result: np.ndarray = density[1] > self.levels.foreground
+        return result
+
+    def _describe(self, row: list[float], top: int, left: int) -> FoundLeukocyte:
+        y, x, nucleus, area, stained, *box = row
+        k = self.factor
+        upper, first, lower, last = (
+            at + by for at, by in zip(box, (top, left, top, left), strict=True)
+        )
+        return FoundLeukocyte(
+            y=(y + top + 0.5) * k - 0.5,
+            x=(x + left + 0.5) * k - 0.5,
+            nucleus=float(np.sqrt(nucleus)) * k,
+            area=area * k * k,
+            box=(first * k, upper * k, last * k, lower * k),
+            is_cut=upper == 0 or first == 0 or lower == self.height or last == self.width,
+            contrast=stained / self.red_cells,
+        )
+
+    def _stain(self, tile: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+        top, left, bottom, right = tile
+        density = np.empty((3, bottom - top, right - left), np.int16)
+        stained = np.empty(density.shape[1:], np.int16)
+        _core.stain_field(
+            self.field, self.factor, top, left, self.light, _between(self.tops, top, bottom),
+            _between(self.lefts, left, right), density, stained,
+        )  # fmt: skip
+        return density, stained
+
+    def _measure_light(self, n_threads: int) -> None:
+        """Light of the empty background, as it changes over the field."""
+        side = max(8.0, _PART * self.unit)
+        self.tops, self.lefts = (_edges(n, side) for n in (self.height, self.width))
+        parts = np.empty((len(self.tops) - 1, len(self.lefts) - 1, 3), np.uint8)
+
+        def measure(i: int) -> None:
+            top, bottom = int(self.tops[i]), int(self.tops[i + 1])
+            _core.measure_light(self.field, self.factor, top, bottom, self.lefts, parts[i])
+
+        _map(measure, range(len(parts)), n_threads)
+        clear = np.quantile(parts.reshape(-1, 3), 0.75, axis=0)
+        light = np.maximum(parts.astype(np.float64), _DARKEST * clear)
+        light = ndimage.percentile_filter(light, _CLEAR, size=(3, 3, 1), mode="nearest")
+        light = ndimage.gaussian_filter(light, (0.7, 0.7, 0), mode="nearest")
+        self.light = np.rint(_UNIT * np.log(light + _OFFSET)).astype(np.int32)
+
+    def _measure_levels(self, n_threads: int) -> None:
+        """From the whole field, or from squares of a large one."""
+        tiles = [(0, 0, self.height, self.width)]
+        if self.height * self.width > (_SAMPLE * _SQUARES) ** 2:
+            tiles = [
+                (top, left, min(top + _SAMPLE, self.height), min(left + _SAMPLE, self.width))
+                for top in _spread(self.height)
+                for left in _spread(self.width)
+            ]
+        seen = _map(self._stain, tiles, n_threads)
+        red, green, blue = np.concatenate([d.reshape(3, -1) for d, _ in seen], axis=1)
+        stained = np.concatenate([s.ravel() for _, s in seen])
+
+        least, most = (_UNIT * limit for limit in _FOREGROUND)
+        foreground = round(float(np.clip(_OTSU_SHARE * _otsu(green), least, most)))
+        there = green > foreground
+        n_densest = max(1, round(_DENSEST * self.unit**2))
+        n = min(n_densest, stained.size)
+        densest = float(np.partition(stained, -n)[-n])
+        typical = float(np.median(stained[there])) if there.any() else 0.0
+        red_cells = max(min(typical, _MOST_RED_CELLS * densest), 0.0)
+        low = round(max(_LEAST_RATIO * red_cells, _LEAST * _UNIT))
+        there &= stained <= low
+        colour = 0.0
+        if there.any():
+            medians = [float(np.median(plane[there])) for plane in (red, green, blue)]
+            colour = _COLOUR * (medians[0] + medians[1]) / max(medians[2], _FAINT * _UNIT)
+        level, base = _LEVEL, red_cells
+        if typical > red_cells and min(self.height, self.width) < _CROP * self.unit:
+            level, base, low, colour = _ALONE, 0.0, round(_LEAST * _UNIT), 0.0
+        self.red_cells = max(red_cells, _FAINT * _UNIT)
+        contrast = _CONTRAST * self.red_cells
+        self.levels = _Levels(foreground, base, level, n_densest, low, contrast, colour)
+
+
+def _map(function: Callable[[Any], Any], items: Iterable[Any], n_threads: int) -> list[Any]:
+    """In order; by threads where there is more than one item."""
+    items = list(items)
+    if n_threads == 1 or len(items) == 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(n_threads) as pool:
+        return list(pool.map(function, items))
+
+
+def _edges(length: int, side: float) -> np.ndarray:
+    n = max(1, round(length / side))
+    result: np.ndarray = (np.arange(n + 1) * length // n).astype(np.int32)
     return result
 
 
-def _background(pixels: np.ndarray) -> np.ndarray:
-    """Light of the empty background, (h, w, 3), as it changes over the field."""
-    height, width = pixels.shape[:2]
-    side = max(8, min(height, width) // _PARTS)
-    rows, columns = max(1, round(height / side)), max(1, round(width / side))
-    tops, lefts = (
-        np.linspace(0, whole, n + 1).astype(int) for whole, n in ((height, rows), (width, columns))
-    )
-    parts = np.empty((rows, columns, 3), np.float32)
-    for i in range(rows):
-        for j in range(columns):
-            part = pixels[tops[i] : tops[i + 1], lefts[j] : lefts[j + 1]].reshape(-1, 3)
-            bright = part.sum(axis=1)
-            n = max(1, round((1 - _BRIGHT) * len(bright)))
-            parts[i, j] = np.median(part[np.argpartition(bright, -n)[-n:]], axis=0)
-    clear = np.quantile(parts.reshape(-1, 3), 0.75, axis=0)
-    parts = np.maximum(parts, _DARKEST * clear)
-    parts = ndimage.percentile_filter(parts, 100 * _CLEAR, size=(3, 3, 1), mode="nearest")
-    parts = ndimage.gaussian_filter(parts, (0.7, 0.7, 0), mode="nearest")
-    down, across = _between(tops, height), _between(lefts, width)
-    result: np.ndarray = np.einsum("yi,ijc,xj->yxc", down, parts, across, optimize=True)
-    return result.astype(np.float32)
+def _spread(length: int) -> list[int]:
+    """Where squares of the sample begin."""
+    last = max(0, length - _SAMPLE)
+    return sorted({round(last * i / (_SQUARES - 1)) for i in range(_SQUARES)})
 
 
-def _between(edges: np.ndarray, whole: int) -> np.ndarray:
-    """Weights (whole, parts) that interpolate linearly between the middles of parts."""
+def _between(edges: np.ndarray, first: int, past: int) -> np.ndarray:
+    """Part before each row, and 256ths of the next one: (2, n); by the middles of parts."""
     middles = (edges[:-1] + edges[1:] - 1) / 2
-    parts = np.eye(len(middles), dtype=np.float32)
-    at = np.arange(whole)
-    return np.stack([np.interp(at, middles, row) for row in parts], axis=1).astype(np.float32)
+    at = np.interp(np.arange(first, past), middles, np.arange(len(middles)))
+    part = np.minimum(at.astype(np.int32), max(len(middles) - 2, 0))
+    return np.stack([part, np.rint(256 * (at - part)).astype(np.int32)])
 
 
 def _otsu(values: np.ndarray) -> float:
@@ -230,77 +359,3 @@ def _otsu(values: np.ndarray) -> float:
         between = (total * below / n - moment) ** 2 / (below * (n - below))
     between[~np.isfinite(between)] = 0
     return float(edges[between.argmax() + 1])
-
-
-def _judge(label: np.ndarray, unit: float) -> tuple[np.ndarray, int]:
-    """Components that may be nuclei, numbered anew, and how many."""
-    nuclei = np.zeros_like(label)
-    kept = 0
-    for number, where in enumerate(ndimage.find_objects(label), start=1):
-        if where is None:
-            continue
-        own = label[where] == number
-        area = int(own.sum())
-        if not _SIZES[0] <= np.sqrt(area) / unit <= _SIZES[1] or area < _LEAST_FILLING * own.size:
-            continue
-        kept += 1
-        nuclei[where][own] = kept
-    return nuclei, kept
-
-
-def _cells(nuclei: np.ndarray, foreground: np.ndarray, unit: float) -> np.ndarray:
-    """What is not background within reach of the nearest nucleus."""
-    if not nuclei.any():
-        return nuclei
-    distance, at = ndimage.distance_transform_edt(nuclei == 0, return_indices=True)
-    near = (distance <= _REACH * unit) & foreground
-    nearest = nuclei[at[0], at[1]]
-    cells = np.where(near, nearest, 0).astype(np.int32)
-    opened = ndimage.binary_opening(cells > 0, iterations=max(1, round(0.06 * unit)))
-    result: np.ndarray = np.where(opened | (nuclei > 0), cells, 0)
-    return result
-
-
-def _part(nuclei: np.ndarray, cells: np.ndarray, stained: np.ndarray, n: int) -> np.ndarray:
-    """Nucleus parted from cytoplasm in every cell by itself, near where the whole field says."""
-    parted = np.zeros_like(nuclei)
-    for number, where in enumerate(ndimage.find_objects(cells, n), start=1):
-        if where is None:
-            continue
-        own, values = cells[where] == number, stained[where]
-        seen = nuclei[where] == number
-        middle = float(np.median(values[seen]))
-        level = min(max(_otsu(values[own]), _LEAST_PART * middle), _MOST_PART * middle)
-        nucleus = ndimage.binary_fill_holes(own & (values > level)) & own
-        parted[where][nucleus | (seen & (values > middle))] = number
-    return parted
-
-
-def _describe(
-    nuclei: np.ndarray,
-    cells: np.ndarray,
-    stained: np.ndarray,
-    number: int,
-    factor: int,
-    red_cells: float,
-    shape: tuple[int, ...],
-) -> FoundLeukocyte:
-    rows, columns = np.nonzero(nuclei == number)
-    cell_rows, cell_columns = np.nonzero(cells == number)
-    top, left = int(cell_rows.min()), int(cell_columns.min())
-    bottom, right = int(cell_rows.max()) + 1, int(cell_columns.max()) + 1
-    height, width = nuclei.shape
-    return FoundLeukocyte(
-        y=float((rows.mean() + 0.5) * factor - 0.5),
-        x=float((columns.mean() + 0.5) * factor - 0.5),
-        nucleus=float(np.sqrt(len(rows)) * factor),
-        box=(
-            float(left * factor),
-            float(top * factor),
-            float(min(right * factor, shape[1])),
-            float(min(bottom * factor, shape[0])),
-        ),
-        is_cut=top == 0 or left == 0 or bottom == height or right == width,
-        contrast=float(stained[rows, columns].mean() / max(red_cells, 0.05)),
-        area=float(len(cell_rows) * factor**2),
-    )
