@@ -384,9 +384,14 @@ def _of_box(box: Box, field: Field) -> FoundLeukocyte:
     height, width = field.whole
     is_cut = box.left <= 0 or box.top <= 0 or box.right >= width or box.bottom >= height
     return FoundLeukocyte(
-        (top + bottom) / 2, (left + right) / 2, math.nan, (left, top, right, bottom), is_cut,
-        math.nan, area,
-    )  # fmt: skip
+        y=(top + bottom) / 2,
+        x=(left + right) / 2,
+        nucleus=math.nan,
+        area=area,
+        box=(left, top, right, bottom),
+        is_cut=is_cut,
+        contrast=math.nan,
+    )
 
 
 def _cell(
@@ -475,7 +480,7 @@ def cell_row(cell: SmearCell) -> dict[str, Any]:
     places = (rounded(getattr(cell, name), 1) for name in ("x", "y", *SIDES))
     sizes = (rounded(size, 2) for size in (cell.diameter, cell.nucleus, cell.blur))
     values = (
-        cell.cell_id, cell.slide, cell.field, "leukocyte", *places, *sizes, "; ".join(cell.flags) or None,
-        cell.label,
+        cell.cell_id, cell.slide, cell.field, "leukocyte", *places, *sizes,
+        "; ".join(cell.flags) or None, cell.label,
     )  # fmt: skip
     return dict(zip(CELL_COLUMNS, values, strict=True))
