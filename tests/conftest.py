@@ -6,8 +6,11 @@ import pytest
 
 import wbcprof
 from wbcprof import _core
-from wbcprof.datasets import make_leukocytes
+from wbcprof.datasets import make_leukocytes, make_smear
+from wbcprof.images import Box, open_fields
+from wbcprof.smear import Ruler, cut_out
 
+SIDES = ("left", "top", "right", "bottom")
 REAL_IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "pbc"
 
 
@@ -32,6 +35,33 @@ def model(cells):
         cells.images, n_signatures=24, patch_size=10, max_iter=4, n_patches=3000, alpha=0.05,
         pools=("mean",), levels=(1,), centres=(), normalise="background", augment=0,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def smear_model():
+    """A model of two types, learnt from cells cut out of generated fields, not real data."""
+    shares = {"lymphocyte": 1, "neutrophil": 1}
+    smear = make_smear(16, pixel_size=0.2, n_leukocytes=16, shares=shares)
+    crops, labels = crops_of(smear)
+    learnt = wbcprof.fit(crops[::2], n_signatures=24, n_patches=2000, max_iter=2)
+    learnt.classifier = wbcprof.train(learnt, crops, labels, augment=0)
+    return learnt
+
+
+def crops_of(smear):
+    """Crops and types of the whole leukocytes of generated fields."""
+    crops, labels = [], []
+    for field in open_fields(smear.images):
+        number = int(field.image_id.rsplit("_", 1)[1])
+        truth = smear.truth[(smear.truth["field"] == number) & (smear.truth["number"] > 0)]
+        boxes = [
+            Box(field.image_id, *(float(row[side]) for side in SIDES), label=str(row["label"]))
+            for row in truth[~truth["cut"]]
+        ]
+        made = cut_out(field, Ruler(7.5 / smear.pixel_size, "given"), boxes)
+        crops += [cell.crop for cell in made.cells]
+        labels += [cell.label for cell in made.cells]
+    return crops, labels
 
 
 @pytest.fixture(params=_core.instruction_sets())

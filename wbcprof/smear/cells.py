@@ -178,7 +178,7 @@ def measure_slides(
     pixel_size = RULE.check("pixel_size", pixel_size)
     known: dict[str, Ruler | str] = {}
     for slide in dict.fromkeys(fields.slides()):
-        known[slide] = _ruler(slide, fields.sample(_SAMPLE, slide=slide), pixel_size)
+        known[slide] = _ruler(slide, fields.sample(_SAMPLE, slide=slide), pixel_size, needed)
     rulers = [ruler for ruler in known.values() if isinstance(ruler, Ruler)]
     if rulers:
         middle = float(np.median([ruler.diameter for ruler in rulers]))
@@ -209,7 +209,9 @@ _UNKNOWN = (
 )
 
 
-def _ruler(slide: str, sample: Iterable[Field], given: float | None) -> Ruler | str:
+def _ruler(
+    slide: str, sample: Iterable[Field], given: float | None, needed: bool
+) -> Ruler | str:
     fields, parts = [], []
     for field in sample:
         fields.append(field)
@@ -256,15 +258,16 @@ def _ruler(slide: str, sample: Iterable[Field], given: float | None) -> Ruler | 
             stacklevel=3,
         )
     outlines = [outline_leukocytes(_middle(field), diameter) for field in fields]
-    if sum(map(_is_crop, fields, outlines, [diameter] * len(fields))) > _MOST_CROPS * len(fields):
+    n_crops = sum(map(_is_crop, fields, outlines, [diameter] * len(fields)))
+    if needed and n_crops >= max(_FEWEST_FIELDS, _MOST_CROPS * len(fields)):
         warnings.warn(
             f"slide {slide!r}: images such as {fields[0].field_id!r} show one cell each, in their "
             "middle, as crops do; 'wbcprof classify' names the cells of such",
             SmearWarning,
             stacklevel=3,
         )
-    edgy = [_edginess(one, diameter) for one in outlines]
-    return Ruler(diameter, how, float(np.nanmedian(edgy)), mixed, blur)
+    edgy = [edge for one in outlines if (edge := _edginess(one, diameter)) == edge]
+    return Ruler(diameter, how, float(np.median(edgy)) if edgy else None, mixed, blur)
 
 
 def _is_crop(field: Field, outlines: Outlines, diameter: float) -> bool:

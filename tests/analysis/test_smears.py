@@ -1,0 +1,185 @@
+"""Smears to counts: what is counted, what is set aside, and what is said where little is known."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, poisson
+
+import wbcprof
+from wbcprof.analysis import StrangeCellsWarning, count_smears
+from wbcprof.analysis.counting import poisson_interval
+from wbcprof.analysis.smears import warn_of_smears
+from wbcprof.datasets import make_smear, write_smear
+from wbcprof.images import Box, read_boxes
+
+TYPES = {"lymphocyte": 1, "neutrophil": 1}
+
+
+@pytest.fixture(scope="module")
+def smear():
+    """Generated fields, not real data, of the world that the model knows."""
+    return make_smear(8, pixel_size=0.2, n_leukocytes=8, shares=TYPES, random_state=50)
+
+
+@pytest.fixture(scope="module")
+def result(smear_model, smear):
+    slides = ["a"] * 5 + ["b"] * 3
+    return count_smears(
+        smear_model, smear.images, slides=slides, pixel_size=smear.pixel_size, false_alarms=0.02
+    )
+
+
+def test_leukocytes_are_counted_by_type(smear, result):
+    assert result.types == ["lymphocyte", "neutrophil"]
+    assert [slide.slide for slide in result.slides] == ["a", "b"]
+    assert [slide.n_fields for slide in result.slides] == [5, 3]
+    whole = smear.truth[(smear.truth["number"] > 0) & ~smear.truth["cut"]]
+    right = 0
+    for named in result.cells:
+        if named.call == "cut":
+            continue
+        number = int(named.cell.field.rsplit("_", 1)[1])
+        own = whole[whole["field"] == number]
+        near = own[np.hypot(own["x"] - named.cell.x, own["y"] - named.cell.y).argmin()]
+        right += near["label"] == named.type
+    assert right >= 0.85 * len(whole)
+
+
+def test_every_cell_is_in_one_place(result):
+    for slide in result.slides:
+        own = [named for named in result.cells if named.cell.slide == slide.slide]
+        assert slide.n_found == len(own)
+        assert slide.counts.sum() + slide.n_unsure + slide.n_unlike + slide.n_cut == len(own)
+        assert slide.counts.tolist() == [sum(n.call == t for n in own) for t in slide.types]
+        cut = sum("cut cell" in named.cell.flags for named in own)
+        assert slide.n_cut == cut
+
+
+def test_limits(result):
+    slide = result.slides[0]
+    total = int(slide.counts.sum())
+    for i, count in enumerate(slide.counts):
+        wanted = binomtest(int(count), total).proportion_ci(method="exact")
+        assert (slide.low[i], slide.high[i]) == pytest.approx((wanted.low, wanted.high))
+    n, m = slide.counts[1], slide.counts[0]
+    wanted = binomtest(int(n), int(n + m)).proportion_ci(method="exact")
+    odds = [n / m, wanted.low / (1 - wanted.low), wanted.high / (1 - wanted.high)]
+    assert slide.nlr == pytest.approx(odds)
+    assert slide.corrected is not None and slide.why_not_corrected == ""
+    assert slide.per_field[0] == slide.n_found / 5
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 300])
+def test_poisson_limits(count):
+    low, high = (float(limit) for limit in poisson_interval(count, 0.9))
+    assert poisson.cdf(count, high) == pytest.approx(0.05)
+    if count:
+        assert poisson.sf(count - 1, low) == pytest.approx(0.05)
+    else:
+        assert low == 0
+
+
+def test_types_that_boxes_state_are_taken(smear_model, smear, tmp_path):
+    folder = write_smear(smear, tmp_path / "smear")
+    result = count_smears(
+        smear_model, folder / "images", boxes=folder / "boxes.csv", pixel_size=smear.pixel_size
+    )
+    truth = smear.truth[smear.truth["number"] > 0]
+    (slide,) = result.slides
+    assert slide.slide == "images" and slide.counts.sum() == len(truth)
+    assert slide.counts.tolist() == [(truth["label"] == name).sum() for name in slide.types]
+    assert slide.corrected is None and slide.why_not_corrected == "types were given, not called"
+
+
+def test_types_that_the_model_does_not_know_are_counted(smear_model, smear):
+    boxes = {"image_000000": [Box("image_000000", 100, 100, 220, 220, label="blast")]}
+    result = count_smears(smear_model, smear.images[:1], boxes=boxes, pixel_size=0.2)
+    assert result.types == ["lymphocyte", "neutrophil", "blast"]
+    assert result.slides[0].counts.tolist() == [0, 0, 1]
+
+
+def test_no_leukocytes_are_none_with_an_upper_limit(smear_model):
+    fields = [np.full((300, 300, 3), 240, np.uint8)] * 4
+    (slide,) = count_smears(smear_model, fields, pixel_size=0.2).slides
+    assert slide.n_found == 0 and slide.counts.tolist() == [0, 0]
+    assert slide.per_field == pytest.approx((0, 0, 3.689 / 4), abs=1e-3)
+    assert np.isnan(slide.share).all() and math.isnan(slide.nlr[0])
+    assert slide.why_not_corrected == "no cell has a type"
+
+
+def test_strange_cells_are_set_aside_and_said(smear_model):
+    strange = make_smear(
+        4, pixel_size=0.2, n_leukocytes=8, shares={"eosinophil": 1}, random_state=9
+    )
+    result = count_smears(smear_model, strange.images, pixel_size=0.2, false_alarms=0.02)
+    (slide,) = result.slides
+    assert slide.n_unlike + slide.n_unsure > 0.5 * slide.n_found
+    assert not slide.check.familiar
+    with pytest.warns(StrangeCellsWarning, match="all fields: these cells are not from the world"):
+        warn_of_smears(result)
+    with pytest.raises(ValueError, match="all fields: these cells are not from the world"):
+        warn_of_smears(result, strict=True)
+
+
+def test_adapted_to_what_is_found(smear_model, smear):
+    dim = [(image * 0.7).astype(np.uint8) for image in smear.images]
+    result = count_smears(smear_model, dim, pixel_size=0.2, adapt=True)
+    assert "adapted" not in smear_model.provenance
+    assert sum(slide.n_unlike for slide in result.slides) <= 3
+
+
+def test_what_the_model_does_not_say_is_not_corrected(smear_model, smear):
+    from copy import copy
+    from dataclasses import replace
+
+    older = copy(smear_model.classifier)
+    older.confusion_ = None
+    model = replace(smear_model, classifier=older)
+    (slide,) = count_smears(model, smear.images[:3], pixel_size=0.2).slides
+    assert slide.corrected is None and "learn its classifier again" in slide.why_not_corrected
+
+
+def test_tables(result, smear, tmp_path):
+    result.write_cells(tmp_path / "cells.csv")
+    result.write_counts(tmp_path / "counts.csv")
+    with open(tmp_path / "counts.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["slide"], row["type"]) for row in rows] == [
+        ("a", "lymphocyte"), ("a", "neutrophil"), ("b", "lymphocyte"), ("b", "neutrophil")
+    ]  # fmt: skip
+    assert int(rows[0]["count"]) == result.slides[0].counts[0]
+    frame = result.to_pandas()
+    assert frame["count"].tolist() == [int(row["count"]) for row in rows]
+    boxes = read_boxes(tmp_path / "cells.csv", smear.images)
+    assert sum(map(len, boxes.values())) == len(result.cells)
+    assert "a: " in result.to_text() and "neutrophils / lymphocytes" in result.to_text()
+
+
+def test_doubt(result):
+    for named in result.cells:
+        assert 0 <= named.doubt <= 1
+        if named.call in ("unsure", "unlike"):
+            assert named.doubt == 1
+
+
+def test_bad_input(smear_model, model, smear):
+    with pytest.raises(ValueError, match="holds no classifier, so no type can be counted"):
+        count_smears(model, smear.images)
+    for wrong in ({"precision": 0.6}, {"confidence": 1.0}, {"false_alarms": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            count_smears(smear_model, smear.images[:1], **wrong)
+
+
+def test_progress_and_dropped(smear_model, smear, tmp_path):
+    folder = write_smear(smear, tmp_path / "smear")
+    torn = folder / "images" / "generated_field_0002.png"
+    torn.write_bytes(torn.read_bytes()[:2000])
+    calls = []
+    with pytest.warns(wbcprof.images.source.ImageWarning, match="1 of 8 images was skipped"):
+        result = count_smears(
+            smear_model, folder / "images", pixel_size=0.2, progress=lambda *a: calls.append(a)
+        )
+    assert calls[-1] == (7, 8)
+    assert [lost.image_id for lost in result.dropped] == ["generated_field_0002.png"]
