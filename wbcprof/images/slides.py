@@ -37,9 +37,10 @@ _OVERVIEW_PIXELS = 1 << 24  # of the level that is looked at as a whole, at most
 # --- TIFF --------------------------------------------------------------------------------------
 
 
-def open_tiff(file: File, most: int) -> list[LargeTiff] | None:
+def open_tiff(file: File, most: int) -> list[LargeTiff] | Unusable | None:
     """The image of a TIFF, or its pages, if it has a pyramid or more than `most` pixels; None for
-    what is read as photographs are, unreadable files and other kinds of samples among them.
+    what is read as photographs are, unreadable files and other kinds of samples among them; why
+    not, if it is too large for that.
 
     Raises
     ------
@@ -58,7 +59,8 @@ def open_tiff(file: File, most: int) -> list[LargeTiff] | None:
             first = series.levels[0].pages[0]
             if first is None or first.parent is not tiff:
                 return None
-            if not series.is_pyramidal and math.prod(first.shaped[2:4]) <= most:
+            n_pixels = math.prod(first.shaped[2:4])
+            if not series.is_pyramidal and n_pixels <= most:
                 return None
             numbers = [first.index] if file.pages is None else list(file.pages)
         pages = [_page(file.path, _stamp(file.path), number) for number in numbers]
@@ -68,6 +70,11 @@ def open_tiff(file: File, most: int) -> list[LargeTiff] | None:
         ]
     except (ImportError, MemoryError):
         raise
+    except Unusable as error:
+        from PIL import Image
+
+        limit = Image.MAX_IMAGE_PIXELS
+        return error if limit is not None and n_pixels > limit else None
     except Exception:  # tifffile raises almost any kind; said when the file is read
         return None
     return found
@@ -130,7 +137,7 @@ class LargeTiff:
     def self_contained(self, place: Place) -> LargeTiff:
         return replace(self, path=Path(os.path.abspath(self.path)))
 
-    def content(self, place: Place) -> Iterator[bytes]:
+    def content(self, places: Sequence[Place]) -> Iterator[bytes]:
         yield size_on_disk(self.path)
 
 
@@ -390,7 +397,7 @@ class Slide:
     def self_contained(self, place: Place) -> Slide:
         return replace(self, path=Path(os.path.abspath(self.path)))
 
-    def content(self, place: Place) -> Iterator[bytes]:
+    def content(self, places: Sequence[Place]) -> Iterator[bytes]:
         yield self.fingerprint.encode()
 
 
