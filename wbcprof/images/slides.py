@@ -33,6 +33,9 @@ _SQUARE = 1024  # px that openslide draws in one go: twice as fast as a tile, wh
 _BLANK_AT = 8  # times smaller, at most: there a leukocyte still is several pixels
 _OVERVIEW_PIXELS = 1 << 24  # of the level that is looked at as a whole, at most
 
+# What tifffile finds wrong is told as a reason; without a handler, Python prints it.
+_SILENT = logging.NullHandler()
+
 
 # --- TIFF --------------------------------------------------------------------------------------
 
@@ -51,8 +54,7 @@ def open_tiff(file: File, most: int) -> list[LargeTiff] | Unusable | None:
         import tifffile
     except ImportError:
         return None
-    # What it finds wrong is told as a reason; otherwise Python prints it where nobody asked.
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    logging.getLogger("tifffile").addHandler(_SILENT)
     try:
         with tifffile.TiffFile(file.path) as tiff:
             series = tiff.series[0]
@@ -104,11 +106,12 @@ class LargeTiff:
         page = _page(self.path, _stamp(self.path), self.number)
         if all(page.counts):
             return range(grid.n)
-        return [
+        some = [
             number
             for number in range(grid.n)
             if any(page.counts[index] for index in page.segments(grid.place(number)))
         ]
+        return some or range(grid.n)
 
     def read(self, places: Sequence[Place]) -> Iterator[Outcome]:
         left, top = (min(place[k] for place in places) for k in (0, 1))
@@ -127,12 +130,8 @@ class LargeTiff:
                 for place in places:
                     yield from self.read([place])
             return
-        for place in places:
-            rows, columns = (
-                slice(place[1] - top, place[3] - top),
-                slice(place[0] - left, place[2] - left),
-            )
-            yield as_rgb(pixels[rows, columns])
+        for x, y, x_end, y_end in places:
+            yield as_rgb(pixels[y - top : y_end - top, x - left : x_end - left])
 
     def self_contained(self, place: Place) -> LargeTiff:
         return replace(self, path=Path(os.path.abspath(self.path)))
