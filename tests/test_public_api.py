@@ -18,11 +18,11 @@ MODULES = ("analysis.compare", "analysis.figures", "datasets")
 # Members that files of other folders call, and nobody else.
 MACHINERY = {
     "count_features", "find_regions", "for_workers", "from_arrays", "layer_settings", "metadata",
-    "n_regions", "pool_codes", "profile_source", "Model.read", "to_arrays", "to_layer", "Pooling.to_json",
-    "StainNormaliser.to_json", "CanonicalForm.to_json", "Instrument.to_json", "standardise",
-    "TypeClassifier.adapted", "TypeClassifier.unadapted", "is_far", "change", "least_side",
-    "stated_pixel_size", "end_pass", "FieldSource.part", "self_contained", "FieldSource.digest",
-    "whole_images",
+    "n_regions", "pool_codes", "profile_source", "Model.read", "to_arrays", "to_layer",
+    "Pooling.to_json", "StainNormaliser.to_json", "CanonicalForm.to_json", "Instrument.to_json",
+    "standardise", "TypeClassifier.adapted", "TypeClassifier.unadapted", "is_far", "change",
+    "least_side", "stated_pixel_size", "end_pass", "self_contained", "whole_images",
+    "FieldSource.part", "FieldSource.digest",
 }  # fmt: skip
 # What functions return: attributes are promised, how they are made is not.
 RESULTS = {

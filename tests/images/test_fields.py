@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import pickle
 import threading
 import tracemalloc
@@ -510,8 +511,12 @@ def test_compressed_in_one_piece(tifffile, tmp_path, monkeypatch):
     slides._page.cache_clear()
     monkeypatch.setattr(slides, "_STRIP_BYTES", WHOLE.nbytes // 2)
     tifffile.imwrite(tmp_path / "a.tif", WHOLE, compression="zlib", rowsperstrip=len(WHOLE))
-    # As a photograph, it is decoded as a whole.
+    # As a photograph, it is decoded as a whole, if it is not too large for that.
     assert len(assert_cut(cut(tmp_path), WHOLE)) == 12
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    save(tmp_path / "good.png", WHOLE[:30, :30])
+    _, reasons = skipped(cut(tmp_path))
+    assert "save it with tiles or short strips" in reasons["a.tif"]
 
 
 def test_torn_tiff(tifffile, tmp_path):
@@ -645,6 +650,14 @@ def test_garbage_with_the_suffix_of_a_slide(openslide, tmp_path, name, content):
         assert "export it" in reasons[name]
     else:
         assert reasons[name] == "not a slide file that openslide reads" if content else "empty file"
+
+
+@pytest.mark.parametrize("name", ["a.svs", "a.tif"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    save(tmp_path / "good.png", WHOLE[:30, :30])
+    fields, reasons = skipped(cut(tmp_path))
+    assert len(fields) == 1 and reasons == {name: "not a regular file"}
 
 
 @pytest.mark.parametrize("keep", [0.02, 0.5, 0.9])

@@ -54,6 +54,7 @@ from wbcprof.images.tiles import (
     LargePhotograph,
     Place,
     by_full_path,
+    content_of,
     size_on_disk,
 )
 from wbcprof.threads import resolve_threads
@@ -179,8 +180,7 @@ class _Photographs:
             yield size_on_disk(self.images.path)
             return
         for pixels in self.images.arrays():
-            yield f"{pixels.dtype} {pixels.shape}".encode()
-            yield np.ascontiguousarray(pixels).tobytes()
+            yield from content_of(pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +260,7 @@ class _Tiles:
 
     def content(self) -> Iterator[bytes]:
         yield repr((self.grid, list(self.numbers))).encode()
-        for number in self.numbers:
-            yield from self.image.content(self.grid.place(number))
+        yield from self.image.content([self.grid.place(number) for number in self.numbers])
 
 
 @dataclass(frozen=True, slots=True)

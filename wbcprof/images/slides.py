@@ -29,16 +29,21 @@ TIFF_SUFFIXES = (".btf", ".tif", ".tiff")
 _OPEN_FILES = 4  # that are kept open between tiles: those of a slide that ends and of the next
 _BAND_BYTES = 512 << 20  # of a row of tiles that is decoded in one go
 _STRIP_BYTES = 1 << 30  # of one compressed segment, at most
+_SQUARE = 1024  # px that openslide draws in one go: twice as fast as a tile, which fills no cache
 _BLANK_AT = 8  # times smaller, at most: there a leukocyte still is several pixels
 _OVERVIEW_PIXELS = 1 << 24  # of the level that is looked at as a whole, at most
+
+# What tifffile finds wrong is told as a reason; without a handler, Python prints it.
+_SILENT = logging.NullHandler()
 
 
 # --- TIFF --------------------------------------------------------------------------------------
 
 
-def open_tiff(file: File, most: int) -> list[LargeTiff] | None:
+def open_tiff(file: File, most: int) -> list[LargeTiff] | Unusable | None:
     """The image of a TIFF, or its pages, if it has a pyramid or more than `most` pixels; None for
-    what is read as photographs are, unreadable files and other kinds of samples among them.
+    what is read as photographs are, unreadable files and other kinds of samples among them; why
+    not, if it is too large for that.
 
     Raises
     ------
@@ -49,15 +54,15 @@ def open_tiff(file: File, most: int) -> list[LargeTiff] | None:
         import tifffile
     except ImportError:
         return None
-    # What it finds wrong is told as a reason; otherwise Python prints it where nobody asked.
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    logging.getLogger("tifffile").addHandler(_SILENT)
     try:
         with tifffile.TiffFile(file.path) as tiff:
             series = tiff.series[0]
             first = series.levels[0].pages[0]
             if first is None or first.parent is not tiff:
                 return None
-            if not series.is_pyramidal and math.prod(first.shaped[2:4]) <= most:
+            n_pixels = math.prod(first.shaped[2:4])
+            if not series.is_pyramidal and n_pixels <= most:
                 return None
             numbers = [first.index] if file.pages is None else list(file.pages)
         pages = [_page(file.path, _stamp(file.path), number) for number in numbers]
@@ -67,6 +72,11 @@ def open_tiff(file: File, most: int) -> list[LargeTiff] | None:
         ]
     except (ImportError, MemoryError):
         raise
+    except Unusable as error:
+        from PIL import Image
+
+        limit = Image.MAX_IMAGE_PIXELS
+        return error if limit is not None and n_pixels > limit else None
     except Exception:  # tifffile raises almost any kind; said when the file is read
         return None
     return found
@@ -96,11 +106,12 @@ class LargeTiff:
         page = _page(self.path, _stamp(self.path), self.number)
         if all(page.counts):
             return range(grid.n)
-        return [
+        some = [
             number
             for number in range(grid.n)
             if any(page.counts[index] for index in page.segments(grid.place(number)))
         ]
+        return some or range(grid.n)
 
     def read(self, places: Sequence[Place]) -> Iterator[Outcome]:
         left, top = (min(place[k] for place in places) for k in (0, 1))
@@ -119,17 +130,13 @@ class LargeTiff:
                 for place in places:
                     yield from self.read([place])
             return
-        for place in places:
-            rows, columns = (
-                slice(place[1] - top, place[3] - top),
-                slice(place[0] - left, place[2] - left),
-            )
-            yield as_rgb(pixels[rows, columns])
+        for x, y, x_end, y_end in places:
+            yield as_rgb(pixels[y - top : y_end - top, x - left : x_end - left])
 
     def self_contained(self, place: Place) -> LargeTiff:
         return replace(self, path=Path(os.path.abspath(self.path)))
 
-    def content(self, place: Place) -> Iterator[bytes]:
+    def content(self, places: Sequence[Place]) -> Iterator[bytes]:
         yield size_on_disk(self.path)
 
 
@@ -376,32 +383,42 @@ class Slide:
                 yield error
 
     def _read(self, place: Place) -> np.ndarray:
-        left, top, right, bottom = place
-        size = right - left, bottom - top
         with _slide_reasons():
             import openslide
 
             try:
-                handle = _handle(self.path, _stamp(self.path))
-                pixels = np.asarray(handle.read_region((left, top), 0, size))
+                return _level_0(_handle(self.path, _stamp(self.path)), place)
             except openslide.OpenSlideError:
                 # A handle that failed once, perhaps elsewhere in the file, fails ever after.
                 with openslide.OpenSlide(self.path) as handle:
-                    pixels = np.asarray(handle.read_region((left, top), 0, size))
-        return _on_white(pixels)
+                    return _level_0(handle, place)
 
     def self_contained(self, place: Place) -> Slide:
         return replace(self, path=Path(os.path.abspath(self.path)))
 
-    def content(self, place: Place) -> Iterator[bytes]:
+    def content(self, places: Sequence[Place]) -> Iterator[bytes]:
         yield self.fingerprint.encode()
+
+
+def _level_0(handle: Any, place: Place) -> np.ndarray:
+    """RGB of a place, read square by square."""
+    left, top, right, bottom = place
+    out = np.empty((bottom - top, right - left, 3), np.uint8)
+    # From multiples of the side, so that few of the file's own tiles are cut.
+    for y in range(top // _SQUARE * _SQUARE, bottom, _SQUARE):
+        for x in range(left // _SQUARE * _SQUARE, right, _SQUARE):
+            a, b = max(x, left), max(y, top)
+            size = min(x + _SQUARE, right) - a, min(y + _SQUARE, bottom) - b
+            pixels = np.asarray(handle.read_region((a, b), 0, size))
+            out[b - top :, a - left :][: size[1], : size[0]] = _on_white(pixels)
+    return out
 
 
 def _on_white(pixels: np.ndarray) -> np.ndarray:
     """RGBA to RGB."""
-    rgb, alpha = np.ascontiguousarray(pixels[..., :3]), pixels[..., 3]
+    rgb, alpha = pixels[..., :3], pixels[..., 3]
     if alpha.min(initial=255) < 255:
-        beside = alpha < 255
+        rgb, beside = rgb.copy(), alpha < 255
         share = alpha[beside, None] / np.float32(255)
         rgb[beside] = np.rint(rgb[beside] * share + 255 * (1 - share)).astype(np.uint8)
     return rgb

@@ -74,8 +74,8 @@ class Large(Protocol):
     def self_contained(self, place: Place) -> Large:
         """The same for a process elsewhere that reads no more than this place."""
 
-    def content(self, place: Place) -> Iterator[bytes]:
-        """What a digest is made of."""
+    def content(self, places: Sequence[Place]) -> Iterator[bytes]:
+        """What a digest of these places is made of: of arrays the pixels, of files the size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,9 @@ class LargeArray:
     def self_contained(self, place: Place) -> LargeArray:
         return replace(self, array=self._cut(place), index=None, left=place[0], top=place[1])
 
-    def content(self, place: Place) -> Iterator[bytes]:
-        pixels = self._cut(place)
-        yield f"{pixels.dtype} {pixels.shape}".encode()
-        yield np.ascontiguousarray(pixels).tobytes()
+    def content(self, places: Sequence[Place]) -> Iterator[bytes]:
+        for place in places:
+            yield from content_of(self._cut(place))
 
     def _cut(self, place: Place) -> np.ndarray:
         left, top, right, bottom = place
@@ -159,7 +158,7 @@ class LargePhotograph:
     def self_contained(self, place: Place) -> LargePhotograph:
         return replace(self, file=by_full_path(self.file))
 
-    def content(self, place: Place) -> Iterator[bytes]:
+    def content(self, places: Sequence[Place]) -> Iterator[bytes]:
         yield size_on_disk(self.file.path)
 
 
@@ -167,6 +166,11 @@ def as_rgb(pixels: np.ndarray) -> Outcome:
     """RGB of a part of an image: a view of it where it can be."""
     is_rgb = pixels.dtype == np.uint8 and pixels.shape[2:] == (3,)
     return (pixels, "") if is_rgb else read_array(pixels)
+
+
+def content_of(pixels: np.ndarray) -> Iterator[bytes]:
+    yield f"{pixels.dtype} {pixels.shape}".encode()
+    yield np.ascontiguousarray(pixels).tobytes()
 
 
 def by_full_path(file: File) -> File:
