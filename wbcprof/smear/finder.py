@@ -206,11 +206,11 @@ class _Seen:
                 min(right + margin, self.width),
             )
         )
-        k, half = self.factor, (self.factor - 1) / 2
+        k = self.factor
         return [
             one
             for one in found
-            if top <= (one.y - half) / k + 0.5 < bottom and left <= (one.x - half) / k + 0.5 < right
+            if top <= (one.y + 0.5) / k < bottom and left <= (one.x + 0.5) / k < right
         ]
 
     def look(
@@ -231,14 +231,14 @@ class _Seen:
         return [self._describe(row, top, left) for row in rows[:n].tolist()], nuclei, cells
 
     def _describe(self, row: list[float], top: int, left: int) -> FoundLeukocyte:
-        y, x, nucleus, area, stained, *box = row
+        down, across, nucleus, area, stained, *box = row
         k = self.factor
         upper, first, lower, last = (
             at + by for at, by in zip(box, (top, left, top, left), strict=True)
         )
         return FoundLeukocyte(
-            y=(y + top + 0.5) * k - 0.5,
-            x=(x + left + 0.5) * k - 0.5,
+            y=((down + top * nucleus) / nucleus + 0.5) * k - 0.5,
+            x=((across + left * nucleus) / nucleus + 0.5) * k - 0.5,
             nucleus=float(np.sqrt(nucleus)) * k,
             area=area * k * k,
             box=(first * k, upper * k, last * k, lower * k),
