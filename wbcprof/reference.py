@@ -495,9 +495,7 @@ def _nuclei(mask: np.ndarray, there: np.ndarray, unit: float) -> list[np.ndarray
             tops.append(one)
     rows, columns = np.nonzero(mask)
     while tops:
-        distance = [
-            (rows - y - shift[0]) ** 2 + (columns - x - shift[1]) ** 2 for y, x in tops
-        ]
+        distance = [(rows - y - shift[0]) ** 2 + (columns - x - shift[1]) ** 2 for y, x in tops]
         nearest = np.argmin(distance, axis=0)
         area = np.bincount(nearest, minlength=len(tops))
         if len(tops) == 1 or area.min() >= 0.7 * 0.7 * unit * unit:

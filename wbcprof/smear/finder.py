@@ -50,6 +50,7 @@ _TILE = 1024  # px of the reduced field
 _MARGIN = 8.0  # red cells around a tile: no leukocyte reaches further
 _LEAST_AREA = 0.3  # squares of red cells, of a nucleus; room is made for as many
 
+
 class FoundLeukocyte(NamedTuple):
     """A leukocyte of a field.
 
