@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -370,7 +371,7 @@ def measure_light(field: np.ndarray, factor: int, lefts: np.ndarray) -> np.ndarr
     lefts[i] to lefts[i + 1]; (n, 3), uint8."""
     pixels = _reduce(field, factor)
     lights = []
-    for left, right in zip(lefts[:-1], lefts[1:], strict=True):
+    for left, right in pairwise(lefts):
         part = pixels[:, left:right].reshape(-1, 3)
         brightness = part.sum(axis=1)
         brightest = -(-len(part) * 15 // 100)

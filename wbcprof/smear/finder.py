@@ -31,7 +31,7 @@ RULE = Real(above=6, most=40_000)
 _DIAMETER = 16.0  # px of a red cell in the reduced field
 _PART = 1.5  # red cells: side of a part of the field, of which the light is measured
 _CLEAR = 60  # percentile of nine parts: one that is clear
-_DARKEST = 0.75  # of the light of a bright part: none is darker
+_DARKEST = 0.6  # of the light of a bright part: none is darker
 _UNIT = 1024  # of density, natural logarithm
 _OFFSET = 4.0  # grey levels
 _SAMPLE, _SQUARES = 256, 4  # px of squares of the reduced field, in rows and columns of so many
