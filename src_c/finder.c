@@ -633,7 +633,7 @@ static int part_cell(finder *f, int number, const box *b, wbc_found *found)
             } else if (job->nuclei[at] == number)
                 job->nuclei[at] = 0;
         }
-    *found = (wbc_found){.y = (double)down / area, .x = (double)across / area,
+    *found = (wbc_found){.down = (double)down, .across = (double)across,
                          .nucleus = (double)area, .area = n, .stained = (double)stained / area,
                          .top = b->top, .left = b->left, .bottom = b->bottom, .right = b->right};
     return WBC_OK;

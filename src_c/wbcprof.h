@@ -136,7 +136,7 @@ typedef struct {
 } wbc_light;
 
 typedef struct {
-    double y, x;          /* centre of the nucleus, px of the reduced tile */
+    double down, across;  /* sums of rows and columns of the pixels of the nucleus */
     double nucleus, area; /* px^2, of the nucleus and of the cell */
     double stained;       /* mean of the nucleus */
     double top, left, bottom, right; /* of the cell, the last two excluded */

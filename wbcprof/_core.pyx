@@ -101,7 +101,7 @@ cdef extern from "wbcprof.h" nogil:
         const int32_t *column_weight
 
     ctypedef struct wbc_found:
-        double y, x, nucleus, area, stained, top, left, bottom, right
+        double down, across, nucleus, area, stained, top, left, bottom, right
 
     ctypedef struct wbc_finder:
         int height, width
@@ -512,8 +512,9 @@ def find_leukocytes(
     int32_t[:, ::1] cells,             # OUT (height, width)
     double[:, ::1] found,              # OUT (most, 9)
 ):
-    """Leukocytes of a tile: how many. Rows of `found`: centre (y, x) and area of the nucleus, area
-    of the cell, mean of what is stained of the nucleus, box of the cell; see finder.c."""
+    """Leukocytes of a tile: how many. Rows of `found`: sums of rows and columns of the nucleus and
+    its area, area of the cell, mean of what is stained of the nucleus, box of the cell; see
+    finder.c."""
     cdef int status, n_found = 0
     cdef wbc_finder job
     job.height, job.width = <int>stained.shape[0], <int>stained.shape[1]

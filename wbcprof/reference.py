@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -363,3 +364,199 @@ def _taps(centre: float, distance: float, side: int, length: int) -> np.ndarray:
         inside = (taps >= 0) & (taps < length)
         weights[i, taps[inside].astype(int)] = weight[inside]
     return weights
+
+
+def measure_light(field: np.ndarray, factor: int, lefts: np.ndarray) -> np.ndarray:
+    """Light of parts of a field (H, W, 3), uint8, that lie beside one another: reduced columns
+    lefts[i] to lefts[i + 1]; (n, 3), uint8."""
+    pixels = _reduce(field, factor)
+    lights = []
+    for left, right in pairwise(lefts):
+        part = pixels[:, left:right].reshape(-1, 3)
+        brightness = part.sum(axis=1)
+        brightest = -(-len(part) * 15 // 100)
+        least = np.sort(brightness)[::-1][brightest - 1]
+        lights.append(_lower_median(part[brightness >= least]))
+    return np.array(lights, np.uint8)
+
+
+def stain_field(
+    field: np.ndarray, factor: int, light: np.ndarray, down: np.ndarray, across: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Densities (3, h, w) of a field (H, W, 3), uint8, and what is stained (h, w).
+
+    `light` (rows, columns, 3) is that of parts, 1024 log(light + 4); `down` (2, h) and `across`
+    (2, w) say between which parts each pixel lies: the part before, 256ths of the next one.
+    """
+    pixels = _reduce(field, factor)
+    (row, below), (column, beyond) = down, across
+    rows = (256 - below)[:, None, None] * light[row] + below[:, None, None] * light[
+        np.minimum(row + 1, len(light) - 1)
+    ]
+    columns = np.minimum(column + 1, light.shape[1] - 1)
+    lit = (256 - beyond)[:, None] * rows[:, column] + beyond[:, None] * rows[:, columns]
+    logarithm = np.rint(1024 * np.log(np.arange(256) + 4)).astype(np.int64)
+    density = np.maximum((lit + 2**15 >> 16) - logarithm[pixels], 0)
+    stained = density @ np.array([2, 1, -1])
+    for axis in (1, 0):
+        stained = ndimage.correlate1d(stained, [1, 2, 1], axis, mode="nearest")
+    return density.transpose(2, 0, 1), stained + 8 >> 4
+
+
+def _reduce(field: np.ndarray, k: int) -> np.ndarray:
+    height, width = field.shape[0] // k, field.shape[1] // k
+    squares = field[: height * k, : width * k].reshape(height, k, width, k, 3)
+    means: np.ndarray = (squares.sum(axis=(1, 3), dtype=np.int64) + k * k // 2) // (k * k)
+    return means
+
+
+def find_leukocytes(
+    density: np.ndarray,
+    stained: np.ndarray,
+    unit: float,
+    foreground: int,
+    base: float,
+    level: float,
+    n_densest: int,
+    low: int,
+    contrast: float,
+    colour: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Leukocytes of a reduced field: nuclei (h, w), cells (h, w), and a row of nine for each, as
+    ``finder.c`` finds them."""
+    red, green, blue = density.astype(np.int64)
+    stained = stained.astype(np.int64)
+    passes = (red + green).astype(np.float32) > np.float32(colour) * blue.astype(np.float32)
+    mask = ndimage.binary_opening((stained > low) & ((stained > contrast) | passes))
+    nuclei, n_found = np.zeros(stained.shape, np.int32), 0
+    for candidate in _joined(mask, unit):
+        values = np.sort(stained[candidate])[::-1]
+        densest = values[min(len(values), n_densest) - 1]
+        own = max(math.floor(base + level * (densest - base)), low)
+        above = ndimage.binary_opening(np.pad(candidate & (stained > own), 1))[1:-1, 1:-1]
+        for group in _joined(above, unit):
+            for part in _nuclei(group, green > foreground // 2, unit):
+                if _is_nucleus(part, unit):
+                    n_found += 1
+                    nuclei[part] = n_found
+    cells = _cells(nuclei, green > foreground, unit)
+    rows = []
+    for number in range(1, n_found + 1):
+        seen, own = nuclei == number, cells == number
+        middle = int(np.sort(stained[seen])[(seen.sum() - 1) // 2])
+        end = min(max(_otsu(stained[own]), middle * 35 // 100), middle * 90 // 100)
+        nucleus = own & ndimage.binary_fill_holes(own & (stained >= end))
+        nucleus |= seen & (stained > middle)
+        nuclei[seen], nuclei[nucleus] = 0, number
+        n = int(nucleus.sum())
+        down, across = (at.sum() for at in np.nonzero(nucleus))
+        rows.append((down, across, n, own.sum(), int(stained[nucleus].sum()) / n, *_box(own)))
+    return nuclei, cells, np.array(rows, float).reshape(-1, 9)
+
+
+def _in_pixels(length: float, unit: float) -> int:
+    return max(1, math.floor(length * unit + 0.5))
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.nonzero(mask)
+    return rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+
+
+def _joined(mask: np.ndarray, unit: float) -> list[np.ndarray]:
+    """Masks of what lies close together, as large as a nucleus."""
+    steps = _in_pixels(0.25, unit)
+    wide = ndimage.binary_dilation(np.pad(mask, steps), iterations=steps)
+    label, n = ndimage.label(wide)
+    label = label[steps:-steps, steps:-steps]
+    parts = [mask & (label == number) for number in range(1, n + 1)]
+    return [part for part in parts if part.sum() >= 0.55 * 0.55 * unit * unit]
+
+
+def _is_nucleus(mask: np.ndarray, unit: float) -> bool:
+    n, (top, left, bottom, right) = int(mask.sum()), _box(mask)
+    return bool(
+        0.55 <= math.sqrt(n) / unit <= 3.5 and n >= 0.24 * float((bottom - top) * (right - left))
+    )
+
+
+def _nuclei(mask: np.ndarray, there: np.ndarray, unit: float) -> list[np.ndarray]:
+    """Parts of a mask, each nearest to the top of its own hill; `there` is what is of cells."""
+    r = _in_pixels(0.25, unit)
+    hills = np.pad(mask, 2 * r).astype(np.int64)
+    top, left, bottom, right = _box(hills)
+    window = np.s_[top - 2 * r : bottom + 2 * r, left - 2 * r : right + 2 * r]
+    hills = hills[window]
+    for axis in (1, 0) * 3:
+        hills = ndimage.correlate1d(hills, np.ones(2 * r + 1, np.int64), axis, mode="constant")
+    shift = np.array([top - 4 * r, left - 4 * r])
+    tops: list[tuple[int, int]] = []
+    for one in _local_tops(hills, (2 * r + 1) ** 6 * 15 // 100):
+        if all(_are_apart(hills, other, one, there, shift, unit) for other in tops):
+            tops.append(one)
+    rows, columns = np.nonzero(mask)
+    while tops:
+        distance = [(rows - y - shift[0]) ** 2 + (columns - x - shift[1]) ** 2 for y, x in tops]
+        nearest = np.argmin(distance, axis=0)
+        area = np.bincount(nearest, minlength=len(tops))
+        if len(tops) == 1 or area.min() >= 0.7 * 0.7 * unit * unit:
+            break
+        del tops[int(area.argmin())]
+    parts = [np.zeros_like(mask) for _ in tops]
+    for number, part in enumerate(parts):
+        part[rows[nearest == number], columns[nearest == number]] = True
+    return [part for part in parts if part.any()]
+
+
+def _local_tops(hills: np.ndarray, lowest: int) -> list[tuple[int, int]]:
+    """The 64 highest, highest first."""
+    found = []
+    for y in range(1, hills.shape[0] - 1):
+        for x in range(1, hills.shape[1] - 1):
+            around = hills[y - 1 : y + 2, x - 1 : x + 2].ravel()
+            if around[4] >= max(lowest, around[:4].max() + 1, around[5:].max()):
+                found.append((y, x))
+    return sorted(found, key=lambda at: -hills[at])[:64]
+
+
+def _are_apart(
+    hills: np.ndarray,
+    one: tuple[int, int],
+    other: tuple[int, int],
+    there: np.ndarray,
+    shift: np.ndarray,
+    unit: float,
+) -> bool:
+    dy, dx = other[0] - one[0], other[1] - one[1]
+    n = max(2 * max(abs(dy), abs(dx)), 1)
+    line = [
+        (one[0] + math.floor(0.5 + dy * t / n), one[1] + math.floor(0.5 + dx * t / n))
+        for t in range(n + 1)
+    ]
+    lowest = min(line, key=lambda at: hills[at])
+    distance = math.sqrt(dy * dy + dx * dx)
+    if 100 * hills[lowest] > 95 * hills[other] or distance < 0.9 * unit:
+        return False
+    neck = 0
+    for sign in (1, -1):
+        step = 0
+        while True:
+            y = lowest[0] + int(shift[0]) + math.floor(0.5 + step * (sign * dx / distance))
+            x = lowest[1] + int(shift[1]) + math.floor(0.5 + step * (-sign * dy / distance))
+            if not (0 <= y < there.shape[0] and 0 <= x < there.shape[1] and there[y, x]):
+                break
+            step += 1
+        neck += step
+    return neck <= distance
+
+
+def _cells(nuclei: np.ndarray, there: np.ndarray, unit: float) -> np.ndarray:
+    cells = nuclei.copy()
+    for step in range(_in_pixels(0.5, unit)):
+        near = ndimage.generate_binary_structure(2, 1 + step % 2)
+        numbers = np.where(cells > 0, cells, _NOWHERE)
+        nearest = ndimage.minimum_filter(numbers, footprint=near, mode="constant", cval=_NOWHERE)
+        cells = np.where((cells == 0) & there & (nearest < _NOWHERE), nearest, cells)
+    opened = ndimage.binary_opening(cells > 0)
+    result: np.ndarray = np.where(opened | (nuclei > 0), cells, 0)
+    return result

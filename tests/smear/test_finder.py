@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from wbcprof.datasets import make_smear
-from wbcprof.smear import find_leukocytes
+from wbcprof.smear import find_leukocytes, finder
 from wbcprof.smear.finder import outline_leukocytes
 
 
@@ -21,33 +21,62 @@ def diameter(smear):
 
 
 def truth_of(smear, field):
-    rows = smear.truth[(smear.truth["field"] == field) & (smear.truth["kind"] == "leukocyte")]
-    return rows[~rows["cut"]]
+    return smear.truth[(smear.truth["field"] == field) & (smear.truth["kind"] == "leukocyte")]
 
 
 def matched(found, truth):
-    """Number of boxes with a centre in them, and of centres without a box."""
-    hits = [
-        [i for i, box in enumerate(truth)
-         if box["left"] <= one.x <= box["right"] and box["top"] <= one.y <= box["bottom"]]
-        for one in found
-    ]  # fmt: skip
-    return len({i for own in hits for i in own}), sum(not own for own in hits)
+    """Which rows have a centre in their box that no nearer one claims; centres without a box."""
+    taken, without = np.zeros(len(truth), bool), 0
+    for one in found:
+        inside = (
+            (truth["left"] <= one.x) & (one.x <= truth["right"])
+            & (truth["top"] <= one.y) & (one.y <= truth["bottom"]) & ~taken
+        )  # fmt: skip
+        distance = np.hypot(truth["x"] - one.x, truth["y"] - one.y)
+        if inside.any():
+            taken[np.where(inside, distance, np.inf).argmin()] = True
+        else:
+            without += 1
+    return taken, without
 
 
 def counts(fields, smear, diameter):
-    right = wrong = n = 0
+    """Share found of the leukocytes that no edge cuts; how many were found where none is."""
+    whole, wrong = [], 0
     for number, field in enumerate(fields):
         truth = truth_of(smear, number)
-        found = [one for one in find_leukocytes(field, diameter) if not one.is_cut]
-        some, others = matched(found, truth)
-        right, wrong, n = right + some, wrong + others, n + len(truth)
-    return right / n, wrong
+        taken, without = matched(find_leukocytes(field, diameter), truth)
+        whole += taken[~truth["cut"]].tolist()
+        wrong += without
+    return np.mean(whole), wrong
 
 
 def test_generated_fields(smear, diameter):
-    recall, wrong = counts(smear.images, smear, diameter)
-    assert recall >= 0.85 and wrong == 0
+    assert counts(smear.images, smear, diameter) == (1, 0)
+
+
+def test_leukocytes_that_touch_are_parted():
+    """Pairs whose boxes overlap, in fields of eight leukocytes."""
+    n = n_parted = 0
+    for seed in range(400, 406):
+        crowded = make_smear(1, n_leukocytes=8, size=(640, 800), random_state=seed)
+        truth, found = truth_of(crowded, 0), find_leukocytes(crowded.images[0], 75)
+        truth = truth[~truth["cut"]]
+        for i, one in enumerate(truth):
+            for other in truth[:i]:
+                if (max(one["left"], other["left"]) < min(one["right"], other["right"])
+                        and max(one["top"], other["top"]) < min(one["bottom"], other["bottom"])):  # fmt: skip
+                    n += 1
+                    n_parted += matched(found, np.array([one, other]))[0].all()
+    assert n >= 8 and n_parted >= 0.9 * n
+
+
+def test_lobes_of_one_nucleus_are_not_parted():
+    types = {"neutrophil": 1, "eosinophil": 1, "monocyte": 1}
+    for seed in range(3):
+        lobed = make_smear(2, n_leukocytes=2, shares=types, random_state=500 + seed)
+        for number, field in enumerate(lobed.images):
+            assert len(find_leukocytes(field, 75)) <= len(truth_of(lobed, number))
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.75, 1.5])
@@ -63,28 +92,55 @@ def test_another_magnification(smear, factor):
             assert one.nucleus == pytest.approx(factor * other.nucleus, rel=0.2)
 
 
-@pytest.mark.parametrize("lamp", [(0.6, 0.6, 0.6), (1.0, 0.9, 0.7), (0.7, 0.8, 1.0)])
+@pytest.mark.parametrize(
+    "lamp", [(0.6, 0.6, 0.6), (1.0, 0.85, 0.6), (0.7, 1.0, 0.75), (0.7, 1.0, 1.0)]
+)
 def test_another_lamp(smear, diameter, lamp):
     fields = [(x * np.array(lamp)).astype(np.uint8) for x in smear.images]
-    recall, wrong = counts(fields, smear, diameter)
-    assert recall >= 0.85 and wrong <= 1
+    assert counts(fields, smear, diameter) == (1, 0)
+
+
+@pytest.mark.parametrize("gamma", [0.6, 1.6])
+@pytest.mark.parametrize("colour", [1.0, 0.5])
+def test_another_camera(smear, diameter, gamma, colour):
+    fields = []
+    for field in smear.images:
+        grey = field.mean(axis=2, keepdims=True)
+        fields.append((255 * ((grey + colour * (field - grey)) / 255) ** gamma).astype(np.uint8))
+    assert counts(fields, smear, diameter) == (1, 0)
 
 
 def test_light_that_falls_off(smear, diameter):
     y, x = np.mgrid[-1:1:480j, -1:1:640j]
     light = (1 - 0.2 * (x**2 + y**2))[..., None]
-    recall, wrong = counts([(f * light).astype(np.uint8) for f in smear.images], smear, diameter)
-    assert recall >= 0.85 and wrong <= 1
+    fields = [(field * light).astype(np.uint8) for field in smear.images]
+    assert counts(fields, smear, diameter) == (1, 0)
 
 
-def test_a_field_without_leukocytes():
-    """A pile of red cells may be taken for one where there is nothing denser; never more."""
-    found = [
+def test_fields_without_leukocytes():
+    """Red cells in piles, platelets in clumps, stain deposit: in one field of twenty, at most."""
+    n_false = [
         len(find_leukocytes(field, 75))
-        for seed in (5, 6, 7)
-        for field in make_smear(3, n_leukocytes=0, random_state=seed).images
+        for seed in range(600, 620)
+        for field in make_smear(1, n_leukocytes=0, random_state=seed).images
     ]
-    assert max(found) <= 1 and np.mean(found) < 0.8
+    assert sum(n > 0 for n in n_false) <= 1
+
+
+def test_dirt(smear, diameter):
+    """Dark specks and a scratch, none as large as a nucleus or as full."""
+    field = smear.images[0].copy()
+    before = find_leukocytes(field, diameter)
+    y, x = np.mgrid[: field.shape[0], : field.shape[1]]
+    for at in range(30, 460, 60):
+        speck = (y - at) ** 2 + (x - 20) ** 2 < 8**2
+        field[speck] = (60, 30, 90)
+    field[abs(y - 470 + x // 40) < 3] = (50, 30, 80)
+    after = find_leukocytes(field, diameter)
+    assert [(round(one.y), round(one.x)) for one in after if one.x > 60 and one.y < 440] == [
+        (round(one.y), round(one.x)) for one in before if one.x > 60 and one.y < 440
+    ]
+    assert len(after) <= len(before)
 
 
 @pytest.mark.parametrize("grey", [0, 90, 255])
@@ -97,7 +153,7 @@ def test_an_empty_field(grey):
 
 def test_cells_at_the_edge_are_marked(smear, diameter):
     field = smear.images[0]
-    one = next(one for one in find_leukocytes(field, diameter) if not one.is_cut)
+    one = max(find_leukocytes(field, diameter), key=lambda one: one.nucleus)
     cut = find_leukocytes(np.ascontiguousarray(field[:, round(one.x) :]), diameter)
     assert any(other.is_cut and abs(other.y - one.y) < 25 for other in cut)
 
@@ -126,15 +182,54 @@ def test_outlines_overlap_those_drawn(smear, diameter):
             (made.cells, smear.cells[number]),
         ):
             large = np.kron(ours > 0, np.ones((made.factor, made.factor), bool))
-            height, width = (min(a, b) for a, b in zip(large.shape, theirs.shape, strict=True))
+            height, width = large.shape
             drawn = theirs[:height, :width] > 0
-            large = large[:height, :width]
             scores.append(2 * (large & drawn).sum() / (large.sum() + drawn.sum()))
-    assert np.median(scores) > 0.8
+    assert np.median(scores) > 0.9
 
 
-@pytest.mark.parametrize("diameter", [0, 6, -1, np.nan, "x"])
-def test_red_cells_too_small_to_tell(diameter):
+@pytest.fixture(scope="module")
+def large(smear):
+    """Twelve fields side by side, 1440 x 2560."""
+    rows = [np.hstack([smear.images[(3 * i + j) % 6] for j in range(4)]) for i in range(3)]
+    return np.vstack(rows)
+
+
+@pytest.mark.parametrize("tile", [37, 64, 150])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_tiles_find_what_the_whole_field_has(large, diameter, monkeypatch, tile, n_threads):
+    whole = outline_leukocytes(large, diameter).found
+    monkeypatch.setattr(finder, "_TILE", tile)
+    assert find_leukocytes(large, diameter, n_threads=n_threads) == whole
+    assert len(whole) >= 20
+
+
+def test_levels_of_a_large_field_come_from_a_sample(large, smear, diameter, monkeypatch):
+    whole = find_leukocytes(large, diameter)
+    monkeypatch.setattr(finder, "_SAMPLE", 40)
+    sampled = find_leukocytes(large, diameter)
+    assert matched_places(sampled, whole) >= 0.9 * len(whole)
+    assert len(sampled) <= 1.05 * len(whole)
+
+
+def matched_places(found, others):
+    return sum(any(np.hypot(a.y - b.y, a.x - b.x) < 10 for b in found) for a in others)
+
+
+def test_the_area_is_of_the_cell(smear, diameter):
+    truth = truth_of(smear, 0)
+    truth = truth[~truth["cut"]]
+    made = outline_leukocytes(smear.images[0], diameter)
+    for number, one in enumerate(made.found, 1):
+        assert one.area == (made.cells == number).sum() * made.factor**2
+    for row in truth:
+        near = min(made.found, key=lambda one: np.hypot(row["x"] - one.x, row["y"] - one.y))
+        drawn = (smear.cells[0] == row["number"]).sum()
+        assert near.area == pytest.approx(drawn, rel=0.35)
+
+
+@pytest.mark.parametrize("diameter", [0, 6, -1, np.nan, "x", 1e6])
+def test_red_cells_of_no_size_that_can_be(diameter):
     with pytest.raises((ValueError, TypeError), match="red_cell_diameter must be"):
         find_leukocytes(np.zeros((50, 50, 3), np.uint8), diameter)
 
@@ -144,6 +239,17 @@ def test_small_fields(size):
     field = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     for one in find_leukocytes(field, 20):
         assert 0 <= one.x < size[1] and 0 <= one.y < size[0]
+
+
+def test_a_field_smaller_than_a_pixel_of_the_reduced_one():
+    assert find_leukocytes(np.zeros((3, 900, 3), np.uint8), 100) == []
+
+
+def test_rows_that_lie_apart(smear, diameter):
+    """A part of a larger array, as slices are."""
+    part = smear.images[0][10:-10, 20:-20]
+    assert not part.flags.c_contiguous
+    assert find_leukocytes(part, diameter) == find_leukocytes(part.copy(), diameter)
 
 
 def test_the_field_is_left_as_it_is(smear, diameter):

@@ -31,7 +31,7 @@ RULE = Real(above=6, most=40_000)
 _DIAMETER = 16.0  # px of a red cell in the reduced field
 _PART = 1.5  # red cells: side of a part of the field, of which the light is measured
 _CLEAR = 60  # percentile of nine parts: one that is clear
-_DARKEST = 0.75  # of the light of a bright part: none is darker
+_DARKEST = 0.6  # of the light of a bright part: none is darker
 _UNIT = 1024  # of density, natural logarithm
 _OFFSET = 4.0  # grey levels
 _SAMPLE, _SQUARES = 256, 4  # px of squares of the reduced field, in rows and columns of so many
@@ -211,11 +211,11 @@ class _Seen:
                 min(right + margin, self.width),
             )
         )
-        k, half = self.factor, (self.factor - 1) / 2
+        k = self.factor
         return [
             one
             for one in found
-            if top <= (one.y - half) / k + 0.5 < bottom and left <= (one.x - half) / k + 0.5 < right
+            if top <= (one.y + 0.5) / k < bottom and left <= (one.x + 0.5) / k < right
         ]
 
     def look(
@@ -244,14 +244,14 @@ class _Seen:
         return result
 
     def _describe(self, row: list[float], top: int, left: int) -> FoundLeukocyte:
-        y, x, nucleus, area, stained, *box = row
+        down, across, nucleus, area, stained, *box = row
         k = self.factor
         upper, first, lower, last = (
             at + by for at, by in zip(box, (top, left, top, left), strict=True)
         )
         return FoundLeukocyte(
-            y=(y + top + 0.5) * k - 0.5,
-            x=(x + left + 0.5) * k - 0.5,
+            y=((down + top * nucleus) / nucleus + 0.5) * k - 0.5,
+            x=((across + left * nucleus) / nucleus + 0.5) * k - 0.5,
             nucleus=float(np.sqrt(nucleus)) * k,
             area=area * k * k,
             box=(first * k, upper * k, last * k, lower * k),
