@@ -152,7 +152,10 @@ class Profiles:
         >>> profiles.at([1]).ids
         ['b.png']
         """
-        chosen = np.arange(len(self))[np.asarray(rows)].tolist()
+        rows = np.asarray(rows)
+        if rows.size == 0 and rows.dtype.kind == "f":  # as an empty list becomes
+            rows = rows.astype(int)
+        chosen = np.arange(len(self))[rows].tolist()
         return type(self)(
             self.values[chosen],
             self.feature_names,
