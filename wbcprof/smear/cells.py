@@ -191,12 +191,6 @@ def measure_slides(
                 SmearWarning,
                 stacklevel=2,
             )
-    for slide, ruler in known.items():
-        if isinstance(ruler, Ruler) and ruler.diameter < LEAST_DIAMETER:
-            known[slide] = (
-                f"red cells are {ruler.diameter:.0f} px across, and leukocytes can be told from "
-                f"{LEAST_DIAMETER:.0f} px on: photograph at a higher magnification, 20x or more"
-            )
     reasons = [ruler for ruler in known.values() if isinstance(ruler, str)]
     if needed and len(reasons) == len(known):
         raise ValueError(Counter(reasons).most_common(1)[0][0])
@@ -249,6 +243,11 @@ def _ruler(
         diameter, how = seen, "red cells"
     else:
         return _UNKNOWN
+    if diameter < LEAST_DIAMETER:
+        return (
+            f"red cells are {diameter:.0f} px across, and leukocytes can be told from "
+            f"{LEAST_DIAMETER:.0f} px on: photograph at a higher magnification, 20x or more"
+        )
     blur = None if found.sharpness is None else found.sharpness * RED_CELL / diameter
     if blur is not None and blur > SOFT:
         warnings.warn(
