@@ -560,6 +560,7 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _profile(options: argparse.Namespace) -> None:
+    from wbcprof.analysis.quality import warn_of_fields
     from wbcprof.model.model import load
     from wbcprof.model.profiles import check_table
 
@@ -578,6 +579,7 @@ def _profile(options: argparse.Namespace) -> None:
         progress=_Progress("profiling"),
         **_coding(options),
     )
+    warn_of_fields(profiles)
     if model.classifier is not None and not _coding(options):
         from wbcprof.analysis.novelty import check_set, warn_of_set
 
@@ -621,7 +623,7 @@ def _classify(options: argparse.Namespace) -> None:
     import numpy as np
 
     from wbcprof.analysis.novelty import RATE, check_set, name_cells, warn_of_set
-    from wbcprof.analysis.quality import flag_images
+    from wbcprof.analysis.quality import flag_images, warn_of_fields
     from wbcprof.checks import Real
     from wbcprof.files import check_output, csv_text
     from wbcprof.model.model import load
@@ -640,6 +642,7 @@ def _classify(options: argparse.Namespace) -> None:
     profiles = model.profile(
         options.images, n_threads=options.threads, progress=_Progress("profiling")
     )
+    warn_of_fields(profiles)
     flags = flag_images(model, profiles, options.images)
     ids, kept = profiles.ids, np.array([not drop & set(own) for own in flags])
     if not kept.any():

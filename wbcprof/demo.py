@@ -1,4 +1,4 @@
-"""The whole job on generated cells: learn, profile, evaluate, draw, report."""
+"""The whole job on generated cells and fields: learn, profile, evaluate, draw, report, count."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ LEARNING: dict[str, Any] = {
 }
 REPEATS = 5
 EXAMPLES_PER_TYPE = 6
+FIELDS: dict[str, Any] = {"n_fields": 12, "size": (600, 800), "n_leukocytes": 8}
 
 
 def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) -> None:
-    """Write model, profiles, evaluation, pictures and a report of generated cells into `folder`.
+    """Write model, profiles, evaluation, pictures, a report of generated cells and the page of a
+    generated smear into `folder`.
 
     Parameters
     ----------
@@ -41,8 +43,10 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     from wbcprof.analysis.classify import rank_signatures, train
     from wbcprof.analysis.evaluation import evaluate
     from wbcprof.datasets.leukocytes import make_leukocytes
+    from wbcprof.datasets.smears import make_smear
     from wbcprof.learning.profiler import fit
     from wbcprof.report.page import write_report
+    from wbcprof.report.smear import write_smear
 
     folder.mkdir(parents=True, exist_ok=True)
     cells = make_leukocytes(N_PER_TYPE)
@@ -77,7 +81,19 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
         note="Generated cells, not real data",
         n_threads=n_threads,
     )
-    say(f"model, profiles, evaluation, pictures and report.html are in {folder}")
+    say("counting a smear")
+    smear = make_smear(**FIELDS)
+    counted = write_smear(
+        model,
+        smear.images,
+        folder / "smear.html",
+        slides=["generated smear"] * len(smear.images),
+        adapt=True,
+        note="Generated fields, not real data",
+        n_threads=n_threads,
+    )
+    say(counted.to_text())
+    say(f"model, profiles, evaluation, pictures, report.html and smear.html are in {folder}")
 
 
 def _draw(

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from scipy.stats import binomtest, poisson
 import wbcprof
 from wbcprof.analysis import StrangeCellsWarning, count_smears
 from wbcprof.analysis.counting import poisson_interval
+from wbcprof.analysis.quality import warn_of_fields
 from wbcprof.analysis.smears import warn_of_smears
 from wbcprof.datasets import make_smear, write_smear
 from wbcprof.images import Box, read_boxes
+from wbcprof.smear import SmearWarning
 
 TYPES = {"lymphocyte": 1, "neutrophil": 1}
 
@@ -53,7 +56,7 @@ def test_every_cell_is_in_one_place(result):
         assert slide.n_found == len(own)
         assert slide.counts.sum() + slide.n_unsure + slide.n_unlike + slide.n_cut == len(own)
         assert slide.counts.tolist() == [sum(n.call == t for n in own) for t in slide.types]
-        cut = sum("cut cell" in named.cell.flags for named in own)
+        cut = sum("cut nucleus" in named.cell.flags for named in own)
         assert slide.n_cut == cut
 
 
@@ -183,3 +186,12 @@ def test_progress_and_dropped(smear_model, smear, tmp_path):
         )
     assert calls[-1] == (7, 8)
     assert [lost.image_id for lost in result.dropped] == ["generated_field_0002.png"]
+
+
+def test_fields_given_as_cells_are_noticed(smear_model, smear):
+    with pytest.warns(SmearWarning, match=r"of 8 images show several leukocytes, as fields do"):
+        warn_of_fields(smear_model.profile(smear.images))
+    result = count_smears(smear_model, smear.images, pixel_size=0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_fields(result.profiles)

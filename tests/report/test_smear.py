@@ -58,7 +58,9 @@ def test_what_is_on_the_page(made):
     ]  # fmt: skip
     assert counts == [slide.counts.tolist() for slide in result.slides]
     for box, named in zip(data["cells"]["box"], result.cells, strict=True):
-        assert box == pytest.approx([named.cell.left, named.cell.top, named.cell.right, named.cell.bottom])
+        assert box == pytest.approx(
+            [named.cell.left, named.cell.top, named.cell.right, named.cell.bottom]
+        )
 
 
 def test_no_request_and_no_foreign_script(made):

@@ -112,9 +112,7 @@ def test_canonical_cells(fields, tmp_path):
 
 def test_parquet(fields, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
-    made = find_to_folder(
-        fields, tmp_path / "cells", pixel_size=PIXEL, parquet=True, shard_size=3
-    )
+    made = find_to_folder(fields, tmp_path / "cells", pixel_size=PIXEL, parquet=True, shard_size=3)
     tables = [parquet.read_table(path) for path in sorted(made.folder.glob("*.parquet"))]
     assert len(tables) == 2 and sum(table.num_rows for table in tables) == made.n_cells
     paths = [path for table in tables for path in table["path"].to_pylist()]
@@ -159,7 +157,12 @@ def test_the_command(made, fields, tmp_path, capsys):
     folder = tmp_path / "cells"
     arguments = ["find", str(fields), "-o", str(folder), "--pixel-size", str(PIXEL)]
     assert main([*arguments, "--shard-size", "2"]) == 0
-    assert f"{made.n_cells} leukocytes of 5 fields: {folder / 'cells.csv'}" in capsys.readouterr().err
+    assert (
+        f"{made.n_cells} leukocytes of 5 fields: {folder / 'cells.csv'}" in capsys.readouterr().err
+    )
     assert contents(folder) == contents(made.folder)
     assert main([*arguments, "--drop", "ugly"]) == 1
-    assert "drop must be some of cut cell, several cells, no cell" in capsys.readouterr().err
+    assert (
+        "drop must be some of cut cell, cut nucleus, several cells, no cell"
+        in capsys.readouterr().err
+    )

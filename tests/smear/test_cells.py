@@ -70,6 +70,8 @@ def test_crops_and_tables(smear, field):
         assert ("cut cell" in cell.flags) == (
             min(cell.left, cell.top) <= 0 or cell.right >= 640 or cell.bottom >= 480
         )
+        inside = min(cell.x, cell.y, 640 - cell.x, 480 - cell.y)
+        assert ("cut nucleus" in cell.flags) == (inside * 0.1 <= 0.6 * cell.nucleus)
     assert 15 < made.n_red_cells < 80
 
 
@@ -107,7 +109,9 @@ def test_boxes_take_the_place_of_what_would_be_found(field):
 
 
 def test_cells_on_seams_are_found_once(smear):
-    whole = np.concatenate([np.concatenate(smear.images[:2], 1), np.concatenate(smear.images[2:], 1)])
+    whole = np.concatenate(
+        [np.concatenate(smear.images[:2], 1), np.concatenate(smear.images[2:], 1)]
+    )
     ruler = Ruler(DIAMETER, "given")
     (one,) = open_fields(whole)
     alone = cut_out(one, ruler).cells
@@ -123,9 +127,13 @@ def test_cells_on_seams_are_found_once(smear):
 
 def test_a_low_magnification_is_refused(smear):
     small = [resized(image, 0.14) for image in smear.images]
-    with pytest.raises(ValueError, match=r"red cells are 1\d px across, and leukocytes can be told"):
+    with pytest.raises(
+        ValueError, match=r"red cells are 1\d px across, and leukocytes can be told"
+    ):
         measure_slides(open_fields(small), 7.5 / 10.5)
-    with pytest.raises(ValueError, match=r"no red cells could be measured, .* give the micrometres"):
+    with pytest.raises(
+        ValueError, match=r"no red cells could be measured, .* give the micrometres"
+    ):
         measure_slides(open_fields([np.full((300, 300, 3), 240, np.uint8)] * 2))
 
 

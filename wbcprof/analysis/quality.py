@@ -6,6 +6,7 @@ about the picture alone, a cell at its edge or several cells, hold everywhere.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from wbcprof.images.copies import find_copies
 from wbcprof.model.memory import Memory
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles
+from wbcprof.smear.cells import SmearWarning
 from wbcprof.smear.measures import MEASURES
 
 FLAGS = (
@@ -27,6 +29,7 @@ _CLIPPED = 0.1  # of the pixels, beyond those of the reference
 _CAST = 0.1  # of the background's ratio of two channels, natural logarithm
 _CUT = 0.75  # sizes of the nucleus from its centre to the edge: that of a disc touches it at 0.56
 _OTHERS = 0.5  # of the nucleus
+_MOST_FIELDS = 0.5  # of the images of a set
 
 
 def flag_images(model: Model, profiles: Profiles, images: Any = None) -> list[list[str]]:
@@ -82,6 +85,21 @@ def flag_images(model: Model, profiles: Profiles, images: Any = None) -> list[li
         wrong["duplicate"] = np.array([image_id in later for image_id in profiles.ids])
     present = [flag for flag in FLAGS if flag in wrong]
     return [[flag for flag in present if wrong[flag][i]] for i in range(len(profiles))]
+
+
+def warn_of_fields(profiles: Profiles) -> None:
+    """Say once where images that are taken for single cells show several, as fields do."""
+    if profiles.measures is None or len(profiles) == 0:
+        return
+    several = profiles.measures[:, MEASURES.index("Others")] > _OTHERS
+    if several.mean() > _MOST_FIELDS:
+        warnings.warn(
+            f"{int(several.sum())} of {len(profiles)} images show several leukocytes, as fields "
+            "do, and are taken for one cell each; 'wbcprof smear' and 'wbcprof find' look at every "
+            "cell of a field",
+            SmearWarning,
+            stacklevel=3,
+        )
 
 
 def _against(memory: Memory, m: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Smears to differential counts: fields -> leukocytes -> profiles -> types -> counts of each slide.
 
-Counted is what has a type. Cells that are unlike any type or between types, and cells that the edge
-of an image cuts, are set aside and told apart; how many there are is part of the result.
+Counted is what has a type. Cells that are unlike any type or between types, and cells whose nucleus
+the edge of an image cuts, are set aside and told apart; how many there are is part of the result.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 CUT = "cut"
-"""Of a cell: the edge of its image cuts it."""
+"""Of a cell: the edge of its image cuts its nucleus."""
 
 PRECISION = Real(above=0, below=0.5)
 """What the half width of an interval may be, that cells are still needed for."""
@@ -437,7 +437,7 @@ def _name(
     named = []
     for i, cell in enumerate(cells):
         call = str(found.calls[i])
-        if "cut cell" in cell.flags:
+        if "cut nucleus" in cell.flags:
             call = CUT
         if cell.label is not None:
             call = cell.label

@@ -18,6 +18,7 @@ import numpy as np
 from wbcprof._version import __version__
 from wbcprof.analysis import figures
 from wbcprof.analysis.novelty import SetCheck, check_set, warn_of_set
+from wbcprof.analysis.quality import warn_of_fields
 from wbcprof.checks import UNLABELLED, Choice, Integer, check, sorted_types
 from wbcprof.files import check_output
 from wbcprof.model.model import Model
@@ -123,6 +124,7 @@ def write_report(
     say("profiling")
     threads = resolve_threads(n_threads)
     cells = read_cells(model, images, labels, random_state, threads, groups)
+    warn_of_fields(cells.profiles)
     found = None
     if model.classifier is not None:
         found = check_set(model, cells.profiles)

@@ -30,9 +30,9 @@ from wbcprof.smear.measures import MEASURES, examine
 
 __all__ = ["FieldCells", "Ruler", "SmearCell", "SmearWarning", "cut_out", "measure_slides"]
 
-FLAGS = ("cut cell", "several cells", "no cell")
-"""What may be wrong with a cell: the edge of its image cuts it, others are as near, or it has no
-nucleus that can be told."""
+FLAGS = ("cut cell", "cut nucleus", "several cells", "no cell")
+"""What may be wrong with a cell: the edge of its image cuts it, or its nucleus even; others are as
+near; it has no nucleus that can be told."""
 
 LEAST_DIAMETER = 12.0
 """px of a red cell: of a leukocyte at less than that, too little is seen to name it."""
@@ -47,6 +47,7 @@ _AROUND = 1.25  # boxes across a crop, at least
 _CROP = 8.0  # red cells across: an image of one cell is smaller
 _MIDDLE = 0.12  # of the shorter side, from the middle to such a cell
 _MOST_CROPS = 0.7  # of the images of a slide
+_CUT = 0.6  # sizes of the nucleus from its centre to the edge; that of a disc touches it at 0.56
 _OTHERS = 0.5  # of the nucleus: area of other nuclei, of several cells
 _MEASURED = 2048  # px of a field that are measured, at most
 _SINGLE = 0.8  # of the area of red cells, that is seen of them, since they overlap
@@ -203,9 +204,7 @@ _UNKNOWN = (
 )
 
 
-def _ruler(
-    slide: str, sample: Iterable[Field], given: float | None, needed: bool
-) -> Ruler | str:
+def _ruler(slide: str, sample: Iterable[Field], given: float | None, needed: bool) -> Ruler | str:
     fields, parts = [], []
     for field in sample:
         fields.append(field)
@@ -407,13 +406,20 @@ def _cell(
     measured = dict(zip(MEASURES, examine(crop, None)[2].tolist(), strict=True))
     micrometres = RED_CELL / diameter
     size = one.nucleus if one.nucleus == one.nucleus else measured["NucleusSize"]
-    wrong = (one.is_cut, measured["Others"] > _OTHERS, math.isnan(measured["NucleusSize"]))
+    x, y = one.x + field.left, one.y + field.top
+    margin = min(x, y, field.whole[1] - x, field.whole[0] - y)
+    wrong = (
+        one.is_cut,
+        one.is_cut and not margin > _CUT * size,
+        measured["Others"] > _OTHERS,
+        math.isnan(measured["NucleusSize"]),
+    )
     return SmearCell(
         cell_id,
         field.slide,
         field.image_id,
-        one.x + field.left,
-        one.y + field.top,
+        x,
+        y,
         left + field.left,
         top + field.top,
         right + field.left,
