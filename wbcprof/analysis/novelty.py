@@ -189,21 +189,15 @@ def name_cells(
     calls[probabilities.max(axis=1) < reject_below] = UNSURE
     n = len(profiles)
     p, score = np.full(n, np.nan), np.full(n, np.nan)
-    if machines.memory_ is None or profiles.measures is None:
-        warnings.warn(why_unknown(machines.memory_, profiles), StrangeCellsWarning, stacklevel=2)
-    else:
+    blind = why_blind(machines.memory_, profiles, false_alarms)
+    if blind:
+        warnings.warn(blind, StrangeCellsWarning, stacklevel=2)
+    if machines.memory_ is not None and profiles.measures is not None:
         strange = machines.strangeness(profiles.values, profiles.measures)
         p, score = strange.p, strange.score
         how = what_is_strange(strange, false_alarms)
         calls[how != ""] = how[how != ""]
         probabilities[how == UNLIKE] = np.nan
-        if 1 / (machines.memory_.n_cells + 1) > false_alarms:
-            warnings.warn(
-                f"no cell can be called strange at a false-alarm rate of {false_alarms:g}: the "
-                f"model tells by {machines.memory_.n_cells} cells; give more, or a larger rate",
-                StrangeCellsWarning,
-                stacklevel=2,
-            )
     return NamedCells(profiles.ids, machines.classes_, named, calls, p, score, probabilities)
 
 
@@ -304,6 +298,18 @@ def why_unknown(memory: Memory | None, profiles: Profiles) -> str:
         "which cells are strange cannot be known: the profiles come without measures; profile the "
         "images again"
     )
+
+
+def why_blind(memory: Memory | None, profiles: Profiles, false_alarms: float) -> str:
+    """Why no cell can be called strange; "" where it can."""
+    if memory is None or profiles.measures is None:
+        return why_unknown(memory, profiles)
+    if 1 / (memory.n_cells + 1) > false_alarms:
+        return (
+            f"no cell can be called strange at a false-alarm rate of {false_alarms:g}: the model "
+            f"tells by {memory.n_cells} cells; give more, or a larger rate"
+        )
+    return ""
 
 
 def _machines(model: Model, profiles: Profiles) -> TypeMachines:

@@ -33,6 +33,7 @@ from wbcprof.analysis.novelty import (
     StrangeCellsWarning,
     check_set,
     name_cells,
+    why_blind,
 )
 from wbcprof.analysis.quality import flag_images
 from wbcprof.checks import Real
@@ -176,6 +177,8 @@ class SmearResult:
         Fields, slides and cells that were left out, and why.
     profiles : Profiles
         Of the cells, in their order.
+    blind : str
+        Why no cell can be called strange; empty where it can.
     precision, confidence, false_alarms : float
     """
 
@@ -185,6 +188,7 @@ class SmearResult:
     slides: list[SmearCount]
     dropped: list[SkippedImage]
     profiles: Profiles
+    blind: str
     precision: float
     confidence: float
     false_alarms: float
@@ -375,8 +379,10 @@ def count_smears(
         _count(model, slide, named, profiles, fields, types, precision, confidence, false_alarms)
         for slide in dict.fromkeys(field.slide for field in fields)
     ]
+    assert model.classifier is not None
+    blind = why_blind(model.classifier.memory_, profiles, false_alarms) if cells else ""
     return SmearResult(
-        types, named, fields, counts, dropped, profiles, precision, confidence, false_alarms
+        types, named, fields, counts, dropped, profiles, blind, precision, confidence, false_alarms
     )
 
 

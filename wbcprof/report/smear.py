@@ -225,6 +225,8 @@ def _warnings(result: SmearResult) -> list[str]:
                 f"{slide.slide}: {n_aside} of {slide.n_found} cells have no type: look at them "
                 "first."
             )
+    if result.blind:
+        lines.append(f"Strange cells are not set aside: {result.blind}.")
     noted = [field for field in result.fields if field.notes]
     if noted:
         first = noted[0]
@@ -364,7 +366,7 @@ def _methods(model: Model, result: SmearResult) -> list[str]:
         "Leukocytes are found by their nuclei, which are denser than red cells; sizes are told in "
         "red cells"
         + (
-            f", here {min(diameters):.0f} to {max(diameters):.0f} px across. "
+            f", here {_range(min(diameters), max(diameters))} px across. "
             if diameters
             else ", which could not be measured here. "
         )
@@ -392,6 +394,10 @@ def _methods(model: Model, result: SmearResult) -> list[str]:
 
 def _counted(n: int, what: str, many: str = "") -> str:
     return f"{n:,} {what if n == 1 else many or what + 's'}"
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
 
 
 def _percent(share: float) -> str:
