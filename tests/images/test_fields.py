@@ -426,6 +426,16 @@ def test_pyramid_is_one_slide(tifffile, tmp_path):
     assert field.field_id == f"{small}#x000000-y000000"
 
 
+def test_photographs_state_their_pixel_size_too(tifffile, tmp_path):
+    small = WHOLE[:60, :80]
+    for unit, size in (("µm", 0.25), ("um", 0.25), ("nm", 250), ("mm", 0.00025)):
+        metadata = {"axes": "YXS", "PhysicalSizeX": size, "PhysicalSizeXUnit": unit}
+        tifffile.imwrite(tmp_path / "a.ome.tif", small, photometric="rgb", metadata=metadata)
+        (field,) = cut(tmp_path)
+        assert field.field_id == "a.ome.tif" and field.slide == tmp_path.name
+        assert field.pixel_size == pytest.approx(0.25)
+
+
 def test_pyramid_of_pages(tifffile, tmp_path):
     with tifffile.TiffWriter(tmp_path / "case.tif") as tiff:
         for times in (1, 2, 4):
