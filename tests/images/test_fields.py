@@ -416,7 +416,9 @@ def test_large_tiff_of_other_samples(tifffile, tmp_path, tile):
                 assert_cut(cut(tmp_path), expected)
 
 
-def test_pyramid_is_one_slide(tifffile, tmp_path):
+@pytest.mark.parametrize("limit", [None, 1_000_000, 100_000])  # of Pillow, which warns beyond
+def test_pyramid_is_one_slide(tifffile, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     write_pyramid(tmp_path / "case7.ome.tif", WHOLE)
     fields = assert_cut(cut(tmp_path), WHOLE)
     assert len(fields) == 12
