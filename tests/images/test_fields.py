@@ -416,7 +416,9 @@ def test_large_tiff_of_other_samples(tifffile, tmp_path, tile):
                 assert_cut(cut(tmp_path), expected)
 
 
-def test_pyramid_is_one_slide(tifffile, tmp_path):
+@pytest.mark.parametrize("limit", [None, 1_000_000, 100_000])  # of Pillow, which warns beyond
+def test_pyramid_is_one_slide(tifffile, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     write_pyramid(tmp_path / "case7.ome.tif", WHOLE)
     fields = assert_cut(cut(tmp_path), WHOLE)
     assert len(fields) == 12
@@ -424,6 +426,16 @@ def test_pyramid_is_one_slide(tifffile, tmp_path):
     small = write_pyramid(tmp_path / "small.ome.tif", WHOLE[:300, :300])
     (field,) = assert_cut(cut(small), WHOLE[:300, :300])
     assert field.field_id == f"{small}#x000000-y000000"
+
+
+def test_photographs_state_their_pixel_size_too(tifffile, tmp_path):
+    small = WHOLE[:60, :80]
+    for unit, size in (("µm", 0.25), ("um", 0.25), ("nm", 250), ("mm", 0.00025)):
+        metadata = {"axes": "YXS", "PhysicalSizeX": size, "PhysicalSizeXUnit": unit}
+        tifffile.imwrite(tmp_path / "a.ome.tif", small, photometric="rgb", metadata=metadata)
+        (field,) = cut(tmp_path)
+        assert field.field_id == "a.ome.tif" and field.slide == tmp_path.name
+        assert field.pixel_size == pytest.approx(0.25)
 
 
 def test_pyramid_of_pages(tifffile, tmp_path):

@@ -92,8 +92,7 @@ def read_boxes(source: str | os.PathLike[str], images: Any) -> dict[str, list[Bo
           ``file``, ``filename``; the first of these), columns ``left``, ``top``, ``right``,
           ``bottom`` (or ``xmin``, ``ymin``, ``xmax``, ``ymax``; or ``x``, ``y``, ``width``,
           ``height``, from the upper left corner), in pixels, and perhaps ``kind`` and ``label``. A
-          row without numbers is of an image
-          without boxes.
+          row without numbers is of an image without boxes.
         - Pascal VOC ``.xml`` file, or a folder of them. Numbers are taken as they stand.
         - Folder of YOLO ``.txt`` files, one for each image, by its name: ``class x y width
           height``, parts of the image. Names of classes come from ``classes.txt`` or ``data.yaml``

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import stat
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,13 +84,13 @@ def count_pages(path: Path) -> tuple[int, int]:
     """Pages of a TIFF, and the pixels of one; 1, 0 if they differ in size or kind, as a thumbnail
     or a mask does, and for a file that cannot be read."""
     from PIL import ImageSequence
+    from PIL.TiffImagePlugin import TiffImageFile
 
     if not path.is_file():  # a pipe would wait
         return 1, 0
     try:
-        with _head(path) as image:
-            if image.format != "TIFF":
-                return 1, 0
+        # Not by `Image.open`, which warns of large ones, of which no pixel is decoded here.
+        with TiffImageFile(path) as image:
             frames: Iterator[Any] = ImageSequence.Iterator(image)
             pages = [
                 (page.size, page.mode, page.tag_v2.get(258), page.tag_v2.get(254, 0))
@@ -105,13 +104,13 @@ def count_pages(path: Path) -> tuple[int, int]:
 def stated_pixel_size(path: Path) -> float | None:
     """Micrometres for each pixel as a TIFF states it, in OME metadata or as its resolution; None
     where there is nothing, or what no microscope has."""
-    from PIL import Image
+    from PIL.TiffImagePlugin import TiffImageFile
 
     if not path.is_file():
         return None
     try:
-        with Image.open(path, formats=["TIFF"]) as image:
-            tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        with TiffImageFile(path) as image:
+            tags: Any = image.tag_v2
             return pixel_size(str(tags.get(270, "")), tags.get(282), tags.get(296))
     except Exception:  # no TIFF, or a damaged one
         return None
@@ -132,24 +131,15 @@ def pixel_size(description: str, resolution: Any, unit: Any) -> float | None:
 
 def stated_shape(path: Path) -> tuple[int, int] | None:
     """Rows and columns by the head of an image file; None where it cannot be read."""
+    from PIL import Image
+
     if not path.is_file():
         return None
     try:
-        with _head(path) as image:
+        with Image.open(path) as image:
             return image.height, image.width
     except Exception:  # said when the file is read
         return None
-
-
-@contextmanager
-def _head(path: Path) -> Iterator[Any]:
-    """An image file of which no pixels are read; what Pillow warns of is said when they are."""
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            yield image
 
 
 @contextmanager

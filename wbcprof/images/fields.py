@@ -82,7 +82,8 @@ class Field:
     slide : str
         Name of the slide that it is of.
     pixels : uint8 array (H, W, 3)
-        RGB, with margins. May share memory with the user's array and may be read-only.
+        RGB, with margins. May share memory with the user's array and may be read-only; of a tile,
+        rows need not lie next to one another in memory.
     left, top : int
         Upper left corner of `pixels` in the whole image.
     core : tuple of int
