@@ -6,11 +6,13 @@
  *     density     of each channel: 1024 log((light + 4) / (v + 4)), the logarithm of light
  *                 interpolated between the middles of parts
  *     stained     2 red + green - blue, smoothed: nuclei take up red light most in every stain
- *     candidate   what is stained above `low`, opened, and what lies within JOIN of it
- *     nuclei      above a level of each candidate's own, opened; blurred by about the size of a
- *                 nucleus it is a hill for each of them, and every pixel belongs to the nearest top
- *     judged      size, filling of the box, and colour: piled red cells are as red cells are, and
- *                 nuclei let blue light pass, which haemoglobin takes up
+ *     candidate   what is stained above `low`, opened, and what lies within JOIN of it. Piled red
+ *                 cells are no candidates: nuclei let blue light pass, which haemoglobin takes up;
+ *                 what is stained above `contrast` is denser than any pile
+ *     nuclei      above a level of each candidate's own, opened, joined anew; blurred it has hills,
+ *                 and every pixel belongs to the nearest top: of two cells where what joins them is
+ *                 somewhere narrower than they are apart, else of lobes
+ *     judged      size and filling of the box
  *     cell        what is not background, reached from the nearest nucleus in `reach` steps, of one
  *                 pixel along a side and, every second one, across a corner; opened
  *     nucleus     parted from cytoplasm by the cell's own level (Otsu), and filled
@@ -30,15 +32,15 @@ enum {
     LEAST_TOP = 15, SADDLE = 95, /* percent: of a mask without end; of the lower of two tops */
     LEAST_PART = 35, MOST_PART = 90, /* percent of the median of a nucleus: where it ends */
 };
-static const double JOIN = 0.25;            /* red cells between lobes */
-static const double TOP_BLUR = 0.25;         /* red cells */
-static const double NEAREST = 0.9;          /* red cells from one nucleus to another, at least */
-static const double NECK = 0.85;             /* of that: width of what joins two cells, at most */
-static const double PARTED = 0.6;            /* red cells: square root of the area of each part */
-static const double SIZES[] = {0.55, 3.5};  /* red cells: square root of the area of a nucleus */
-static const double LEAST_CUT = 0.4;         /* of one that the edge cuts in half */
-static const double LEAST_FILLING = 0.24;
-static const double REACH = 0.5;            /* red cells from nucleus to the edge of the cell */
+static const double JOIN = 0.25;           /* red cells between lobes */
+static const double TOP_BLUR = 0.25;       /* red cells */
+static const double NEAREST = 0.9;         /* red cells from one nucleus to another, at least */
+static const double NECK = 0.85;           /* of that: width of what joins two cells, at most */
+static const double PARTED = 0.6;          /* red cells: square root of the area of each part */
+static const double SIZES[] = {0.55, 3.5}; /* red cells: square root of the area of a nucleus */
+static const double LEAST_CUT = 0.4;       /* of one that the edge of the field cuts in half */
+static const double LEAST_FILLING = 0.24;  /* of its box */
+static const double REACH = 0.5;           /* red cells from nucleus to the edge of the cell */
 
 /* Light of parts of reduced rows: the lower median of each channel over the brightest pixels. */
 static void light_part(const uint8_t *const planes[3], int stride, int height, int left, int right,

