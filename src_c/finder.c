@@ -34,7 +34,7 @@ enum {
 };
 static const double JOIN = 0.25;           /* red cells between lobes */
 static const double TOP_BLUR = 0.25;       /* red cells */
-static const double NEAREST = 0.9;         /* red cells from one nucleus to another, at least */
+static const double NEAREST = 1.0;        /* red cells from one nucleus to another, at least */
 static const double NECK = 0.85;           /* of that: width of what joins two cells, at most */
 static const double PARTED = 0.6;          /* red cells: square root of the area of each part */
 static const double SIZES[] = {0.55, 3.5}; /* red cells: square root of the area of a nucleus */

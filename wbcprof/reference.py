@@ -530,7 +530,7 @@ def _are_apart(
 ) -> bool:
     dy, dx = other[0] - one[0], other[1] - one[1]
     distance = math.sqrt(dy * dy + dx * dx)
-    if distance < 0.9 * unit:
+    if distance < unit:
         return False
     n = 2 * max(abs(dy), abs(dx))
     line = [
