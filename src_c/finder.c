@@ -6,11 +6,13 @@
  *     density     of each channel: 1024 log((light + 4) / (v + 4)), the logarithm of light
  *                 interpolated between the middles of parts
  *     stained     2 red + green - blue, smoothed: nuclei take up red light most in every stain
- *     candidate   what is stained above `low`, opened, and what lies within JOIN of it
- *     nuclei      above a level of each candidate's own, opened; blurred by about the size of a
- *                 nucleus it is a hill for each of them, and every pixel belongs to the nearest top
- *     judged      size, filling of the box, and colour: piled red cells are as red cells are, and
- *                 nuclei let blue light pass, which haemoglobin takes up
+ *     candidate   what is stained above `low`, opened, and what lies within JOIN of it. Piled red
+ *                 cells are no candidates: nuclei let blue light pass, which haemoglobin takes up;
+ *                 what is stained above `contrast` is denser than any pile
+ *     nuclei      above a level of each candidate's own, opened, joined anew; blurred it has hills,
+ *                 and every pixel belongs to the nearest top: of two cells where what joins them is
+ *                 somewhere narrower than they are apart, else of lobes
+ *     judged      size and filling of the box
  *     cell        what is not background, reached from the nearest nucleus in `reach` steps, of one
  *                 pixel along a side and, every second one, across a corner; opened
  *     nucleus     parted from cytoplasm by the cell's own level (Otsu), and filled
@@ -30,14 +32,15 @@ enum {
     LEAST_TOP = 15, SADDLE = 95, /* percent: of a mask without end; of the lower of two tops */
     LEAST_PART = 35, MOST_PART = 90, /* percent of the median of a nucleus: where it ends */
 };
-static const double JOIN = 0.25;            /* red cells between lobes */
-static const double TOP_BLUR = 0.25;         /* red cells */
-static const double NEAREST = 0.9;          /* red cells from one nucleus to another, at least */
-static const double NECK = 1.0;             /* of that: width of what joins two cells, at most */
-static const double PARTED = 0.7;            /* red cells: square root of the area of each part */
-static const double SIZES[] = {0.55, 3.5};  /* red cells: square root of the area of a nucleus */
-static const double LEAST_FILLING = 0.24;
-static const double REACH = 0.5;            /* red cells from nucleus to the edge of the cell */
+static const double JOIN = 0.25;           /* red cells between lobes */
+static const double TOP_BLUR = 0.25;       /* red cells */
+static const double NEAREST = 1.0;        /* red cells from one nucleus to another, at least */
+static const double NECK = 0.85;           /* of that: width of what joins two cells, at most */
+static const double PARTED = 0.6;          /* red cells: square root of the area of each part */
+static const double SIZES[] = {0.55, 3.5}; /* red cells: square root of the area of a nucleus */
+static const double LEAST_CUT = 0.4;       /* of one that the edge of the field cuts in half */
+static const double LEAST_FILLING = 0.24;  /* of its box */
+static const double REACH = 0.5;           /* red cells from nucleus to the edge of the cell */
 
 /* Light of parts of reduced rows: the lower median of each channel over the brightest pixels. */
 static void light_part(const uint8_t *const planes[3], int stride, int height, int left, int right,
@@ -234,22 +237,6 @@ typedef struct {
     int32_t height;
 } top;
 
-/* Lowest point of the line between two tops. */
-static top find_saddle(const int32_t *hills, int w, const top *a, const top *b)
-{
-    const int dy = b->y - a->y, dx = b->x - a->x;
-    const int longer = abs(dy) > abs(dx) ? abs(dy) : abs(dx), n = longer > 0 ? 2 * longer : 1;
-    top lowest = {.height = INT32_MAX};
-    for (int t = 0; t <= n; t++) {
-        const int y = a->y + (int)floor(0.5 + (double)(dy * t) / n);
-        const int x = a->x + (int)floor(0.5 + (double)(dx * t) / n);
-        const int32_t height = hills[(size_t)y * w + x];
-        if (height < lowest.height)
-            lowest = (top){y, x, height};
-    }
-    return lowest;
-}
-
 /* Pixels from a place in the tile to the background, in one direction. */
 static int reach_background(const wbc_finder *job, int y, int x, double down, double across)
 {
@@ -262,20 +249,29 @@ static int reach_background(const wbc_finder *job, int y, int x, double down, do
     }
 }
 
-/* Whether two tops are of two cells: the saddle is deep, and what is there of cells is no wider
- * than the tops are apart, as it is about the lobes of one nucleus. */
+/* Whether two tops are of two cells: somewhere between them lies a saddle, and what is there of
+ * cells is somewhere no wider than they are apart, as it is not about the lobes of one nucleus. */
 static bool are_apart(const wbc_finder *job, const int32_t *hills, int w, const top *a,
                       const top *b, int down, int across)
 {
-    const top lowest = find_saddle(hills, w, a, b);
-    if (100 * (int64_t)lowest.height > SADDLE * (int64_t)b->height)
-        return false;
-    const int dy = b->y - a->y, dx = b->x - a->x, y = lowest.y + down, x = lowest.x + across;
+    const int dy = b->y - a->y, dx = b->x - a->x;
+    const int n = 2 * (abs(dy) > abs(dx) ? abs(dy) : abs(dx)); /* places on the line: n + 1 */
     const double distance = sqrt((double)(dy * dy + dx * dx));
-    const double step_y = dx / distance, step_x = -dy / distance;
-    return distance >= NEAREST * job->unit &&
-           reach_background(job, y, x, step_y, step_x) +
-                   reach_background(job, y, x, -step_y, -step_x) <= NECK * distance;
+    if (distance < NEAREST * job->unit)
+        return false;
+    int32_t lowest = INT32_MAX;
+    int narrowest = INT32_MAX;
+    for (int t = 0; t <= n; t++) {
+        const int y = a->y + (int)floor(0.5 + (double)(dy * t) / n);
+        const int x = a->x + (int)floor(0.5 + (double)(dx * t) / n);
+        const int32_t height = hills[(size_t)y * w + x];
+        const int wide =
+            reach_background(job, y + down, x + across, dx / distance, -dy / distance) +
+            reach_background(job, y + down, x + across, -dx / distance, dy / distance);
+        lowest = height < lowest ? height : lowest;
+        narrowest = wide < narrowest ? wide : narrowest;
+    }
+    return 100 * (int64_t)lowest <= SADDLE * (int64_t)b->height && narrowest <= NECK * distance;
 }
 
 /* Tops of hills, highest first, that are apart from all higher ones; returns how many. The window
@@ -326,14 +322,18 @@ static int32_t own_level(finder *f, const int32_t *pixels, int n)
     return level > job->low ? level : job->low;
 }
 
+/* Whether n pixels may be a nucleus by their box in the tile, whose edge may cut it. */
 static bool is_nucleus(const wbc_finder *job, int64_t n, const box *b)
 {
+    const bool is_cut = b->top == 0 || b->left == 0 || b->bottom == job->height ||
+                        b->right == job->width;
     const double size = sqrt((double)n) / job->unit;
     const double around = (double)(b->bottom - b->top) * (b->right - b->left);
-    return size >= SIZES[0] && size <= SIZES[1] && (double)n >= LEAST_FILLING * around;
+    return size >= (is_cut ? LEAST_CUT : SIZES[0]) && size <= SIZES[1] &&
+           (double)n >= LEAST_FILLING * around;
 }
 
-/* Every pixel to the nearest top: which; how many each has, and their box in the window. */
+/* Every pixel to the nearest top: which; how many each has, and their box. */
 static void assign(const int32_t *pixels, int n, int fw, const box *window, const top *tops,
                    int n_tops, int32_t *nearest, int64_t *area, box *boxes)
 {
@@ -342,10 +342,11 @@ static void assign(const int32_t *pixels, int n, int fw, const box *window, cons
         boxes[k] = NOWHERE;
     }
     for (int i = 0; i < n; i++) {
-        const int y = pixels[i] / fw - window->top, x = pixels[i] % fw - window->left;
+        const int y = pixels[i] / fw, x = pixels[i] % fw;
         int best = 0, least = INT32_MAX;
         for (int k = 0; k < n_tops; k++) {
-            const int dy = y - tops[k].y, dx = x - tops[k].x, distance = dy * dy + dx * dx;
+            const int dy = y - window->top - tops[k].y, dx = x - window->left - tops[k].x;
+            const int distance = dy * dy + dx * dx;
             best = distance < least ? k : best;
             least = distance < least ? distance : least;
         }
@@ -446,7 +447,7 @@ static void join(const uint8_t *mask, int h, int w, double unit, uint8_t **joine
 static int part_candidate(finder *f, const int32_t *pixels, int n)
 {
     const wbc_finder *job = f->job;
-    const double least = SIZES[0] * SIZES[0] * job->unit * job->unit;
+    const double least = LEAST_CUT * LEAST_CUT * job->unit * job->unit;
     const int fw = f->w, margin = in_pixels(JOIN, job->unit) + 1;
     box b = NOWHERE;
     for (int i = 0; i < n; i++)
@@ -506,7 +507,7 @@ static int find_nuclei(finder *f)
         if (!f->joined[start])
             continue;
         const int taken = take_component(f->joined, f->mask, h, w, start, f->queue);
-        if (taken < SIZES[0] * SIZES[0] * job->unit * job->unit)
+        if (taken < LEAST_CUT * LEAST_CUT * job->unit * job->unit)
             continue;
         const int status = part_candidate(f, f->queue, taken);
         if (status != WBC_OK)

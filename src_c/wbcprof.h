@@ -153,8 +153,8 @@ typedef struct {
     double level;           /* IN between that, 0, and the densest of a candidate, 1 */
     int n_densest;          /* IN pixels that are denser than what the densest is taken for */
     int low;                /* IN candidates are stained more */
-    double contrast;        /* IN mean of what is stained, in nuclei of any colour */
-    double colour;          /* IN red and green over blue, in nuclei that are stained less */
+    double contrast;        /* IN what is stained more may have any colour */
+    double colour;          /* IN red and green over blue of all else, at least */
     int32_t *nuclei, *cells; /* OUT height x width: number of the leukocyte, 0 for none */
     wbc_found *found;        /* OUT: room for one of each least nucleus */
 } wbc_finder;

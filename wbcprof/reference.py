@@ -470,14 +470,15 @@ def _joined(mask: np.ndarray, unit: float) -> list[np.ndarray]:
     label, n = ndimage.label(wide)
     label = label[steps:-steps, steps:-steps]
     parts = [mask & (label == number) for number in range(1, n + 1)]
-    return [part for part in parts if part.sum() >= 0.55 * 0.55 * unit * unit]
+    return [part for part in parts if part.sum() >= 0.4 * 0.4 * unit * unit]
 
 
 def _is_nucleus(mask: np.ndarray, unit: float) -> bool:
     n, (top, left, bottom, right) = int(mask.sum()), _box(mask)
-    return bool(
-        0.55 <= math.sqrt(n) / unit <= 3.5 and n >= 0.24 * float((bottom - top) * (right - left))
-    )
+    height, width = mask.shape
+    is_cut = top == 0 or left == 0 or bottom == height or right == width
+    size, around = math.sqrt(n) / unit, float((bottom - top) * (right - left))
+    return (0.4 if is_cut else 0.55) <= size <= 3.5 and n >= 0.24 * around
 
 
 def _nuclei(mask: np.ndarray, there: np.ndarray, unit: float) -> list[np.ndarray]:
@@ -499,7 +500,7 @@ def _nuclei(mask: np.ndarray, there: np.ndarray, unit: float) -> list[np.ndarray
         distance = [(rows - y - shift[0]) ** 2 + (columns - x - shift[1]) ** 2 for y, x in tops]
         nearest = np.argmin(distance, axis=0)
         area = np.bincount(nearest, minlength=len(tops))
-        if len(tops) == 1 or area.min() >= 0.7 * 0.7 * unit * unit:
+        if len(tops) == 1 or area.min() >= 0.6 * 0.6 * unit * unit:
             break
         del tops[int(area.argmin())]
     parts = [np.zeros_like(mask) for _ in tops]
@@ -528,26 +529,35 @@ def _are_apart(
     unit: float,
 ) -> bool:
     dy, dx = other[0] - one[0], other[1] - one[1]
-    n = max(2 * max(abs(dy), abs(dx)), 1)
+    distance = math.sqrt(dy * dy + dx * dx)
+    if distance < unit:
+        return False
+    n = 2 * max(abs(dy), abs(dx))
     line = [
         (one[0] + math.floor(0.5 + dy * t / n), one[1] + math.floor(0.5 + dx * t / n))
         for t in range(n + 1)
     ]
-    lowest = min(line, key=lambda at: hills[at])
-    distance = math.sqrt(dy * dy + dx * dx)
-    if 100 * hills[lowest] > 95 * hills[other] or distance < 0.9 * unit:
-        return False
-    neck = 0
-    for sign in (1, -1):
-        step = 0
-        while True:
-            y = lowest[0] + int(shift[0]) + math.floor(0.5 + step * (sign * dx / distance))
-            x = lowest[1] + int(shift[1]) + math.floor(0.5 + step * (-sign * dy / distance))
-            if not (0 <= y < there.shape[0] and 0 <= x < there.shape[1] and there[y, x]):
-                break
-            step += 1
-        neck += step
-    return neck <= distance
+    across = dx / distance, -dy / distance
+    wide = [
+        sum(
+            _reach_background(there, at + shift, sign * across[0], sign * across[1])
+            for sign in (1, -1)
+        )
+        for at in line
+    ]
+    return bool(
+        100 * min(hills[at] for at in line) <= 95 * hills[other] and min(wide) <= 0.85 * distance
+    )
+
+
+def _reach_background(there: np.ndarray, at: np.ndarray, down: float, across: float) -> int:
+    step = 0
+    while True:
+        y = at[0] + math.floor(0.5 + step * down)
+        x = at[1] + math.floor(0.5 + step * across)
+        if not (0 <= y < there.shape[0] and 0 <= x < there.shape[1] and there[y, x]):
+            return step
+        step += 1
 
 
 def _cells(nuclei: np.ndarray, there: np.ndarray, unit: float) -> np.ndarray:

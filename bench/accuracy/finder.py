@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from wbcprof.smear.acquisition import measure, pool
-from wbcprof.smear.finder import outline_leukocytes
+from wbcprof.smear.finder import find_leukocytes, outline_leukocytes
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[2] / "shared/data"
@@ -47,6 +47,10 @@ def overlap(one, other):
     return both / (sum(areas) - both)
 
 
+def away(one, box):
+    return np.hypot(one.x - (box[0] + box[2]) / 2, one.y - (box[1] + box[3]) / 2)
+
+
 def diameter_of(images):
     chosen = images[:: max(1, len(images) // RULED)]
     return pool([measure(image) for image in chosen]).red_cell_diameter
@@ -59,16 +63,17 @@ def judge(lab, every, named):
     seconds, wrong = [], []
     for name, (image, boxes) in list(everything.items())[::every]:
         started = perf_counter()
-        found = outline_leukocytes(image, diameter).found
+        found = find_leukocytes(image, diameter, n_threads=1)
         seconds.append(perf_counter() - started)
         left = list(range(len(boxes)))
         for one in found:
             hit = [i for i in left if boxes[i][0] <= one.x <= boxes[i][2]
                    and boxes[i][1] <= one.y <= boxes[i][3]]  # fmt: skip
             if hit:
-                left.remove(hit[0])
+                nearest = min(hit, key=lambda i: away(one, boxes[i]))
+                left.remove(nearest)
                 right += 1
-                overlapping += overlap(one.box, boxes[hit[0]]) >= 0.5
+                overlapping += overlap(one.box, boxes[nearest]) >= 0.5
             else:
                 wrong.append((name, round(one.x), round(one.y)))
         wrong += [(name, "missed", *map(round, boxes[i])) for i in left]

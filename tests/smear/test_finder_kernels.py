@@ -25,7 +25,7 @@ def field_of(kind, height, width, seed=0):
 @pytest.fixture(scope="module")
 def smear():
     """Generated fields, not real data, of leukocytes that often touch."""
-    return make_smear(3, size=(300, 400), n_leukocytes=5, pixel_size=0.15, random_state=103)
+    return make_smear(2, size=(300, 400), n_leukocytes=5, pixel_size=0.15, random_state=103)
 
 
 def light_of(field, factor, lefts):

@@ -42,13 +42,14 @@ _DENSEST = 0.25  # squares of red cells: as much is denser than what the densest
 _MOST_RED_CELLS = 0.4  # of that of the densest: red cells
 _LEAST_RATIO, _LEAST = 2.0, 0.25  # of nuclei to red cells, and by itself
 _CROP = 6.0  # red cells along the shorter side: what is smaller is cut out about a leukocyte
+_RIM = 0.5  # of the share of pixels that are dense: at the edges of such
 _ALONE = 0.68  # of the densest, there: nuclei begin
 _CONTRAST = 3.6  # of nuclei to red cells: no pile is as dense
 _COLOUR = 1.2  # red and green over blue, of nuclei to red cells: no pile is as blue
 _FAINT = 0.05  # optical density: red cells are taken for no fainter, lest noise be divided by
 _TILE = 1024  # px of the reduced field
 _MARGIN = 8.0  # red cells around a tile: no leukocyte reaches further
-_LEAST_AREA = 0.3  # squares of red cells, of a nucleus; room is made for as many
+_LEAST_AREA = 0.15  # squares of red cells, of a nucleus; room is made for as many
 
 
 class FoundLeukocyte(NamedTuple):
@@ -314,7 +315,8 @@ class _Seen:
             medians = [float(np.median(plane[there])) for plane in (red, green, blue)]
             colour = _COLOUR * (medians[0] + medians[1]) / max(medians[2], _FAINT * _UNIT)
         level, base = _LEVEL, red_cells
-        if typical > red_cells and min(self.height, self.width) < _CROP * self.unit:
+        is_small = min(self.height, self.width) < _CROP * self.unit
+        if is_small and typical > red_cells and _is_central(seen[0][1] > red_cells):
             level, base, low, colour = _ALONE, 0.0, round(_LEAST * _UNIT), 0.0
         self.red_cells = max(red_cells, _FAINT * _UNIT)
         contrast = _CONTRAST * self.red_cells
@@ -328,6 +330,12 @@ def _map(function: Callable[[Any], Any], items: Iterable[Any], n_threads: int) -
         return [function(item) for item in items]
     with ThreadPoolExecutor(n_threads) as pool:
         return list(pool.map(function, items))
+
+
+def _is_central(mask: np.ndarray) -> bool:
+    """Whether there is less at the edges than elsewhere, as about a cell that is cut out."""
+    rim = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    return bool(rim.mean() < _RIM * mask.mean())
 
 
 def _edges(length: int, side: float) -> np.ndarray:
