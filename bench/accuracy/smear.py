@@ -89,8 +89,8 @@ def outcomes(model, rng):
             calls[number][row * ACROSS + column] = named.call
         else:
             extra += 1
-    pairs = [(t, c) for ts, cs in zip(truth, calls, strict=True) for t, c in zip(ts, cs, strict=True)]
-    return pairs, extra
+    pairs = zip(sum(truth, []), sum(calls, []), strict=True)
+    return list(pairs), extra
 
 
 def simulate(model, pairs, n_slides, rng):
@@ -123,13 +123,15 @@ def simulate(model, pairs, n_slides, rng):
     print(f"\n{n_slides} simulated slides of {CELLS[0]} to {CELLS[1]} cells; share of slides whose "
           "interval holds the share of the blood (95 % intervals)\n")  # fmt: skip
     print("| type | exact | corrected | width, corrected / exact, median | 95 % | "
-          "error, points: as called | corrected |\n|---|---:|---:|---:|---:|---:|---:|")  # fmt: skip
+          "error, points: as called | corrected |")  # fmt: skip
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for i, name in enumerate(types):
         share = {key: np.mean([row[i] for row in rows]) for key, rows in held.items()}
         ratio = [row[i] for row in width]
         off = {key: 100 * np.mean([row[i] for row in rows]) for key, rows in error.items()}
-        print(f"| {name} | {share['exact']:.3f} | {share['corrected']:.3f} | {np.median(ratio):.2f} | "
-              f"{np.quantile(ratio, 0.95):.2f} | {off['exact']:.2f} | {off['corrected']:.2f} |")  # fmt: skip
+        print(f"| {name} | {share['exact']:.3f} | {share['corrected']:.3f} | "
+              f"{np.median(ratio):.2f} | {np.quantile(ratio, 0.95):.2f} | {off['exact']:.2f} | "
+              f"{off['corrected']:.2f} |")  # fmt: skip
     both = {key: np.mean(rows) for key, rows in held.items()}
     print(f"| all | {both['exact']:.3f} | {both['corrected']:.3f} | {np.median(width):.2f} | "
           f"{np.quantile(width, 0.95):.2f} | | |")  # fmt: skip
@@ -142,7 +144,7 @@ def chula(model):
     for what, adapt in (("as it is", False), ("adapted, no labels", True)):
         found = wbcprof.count_smears(model, images, slides=["Chula"] * 50, adapt=adapt)
         known = set(model.classifier.classes_.tolist())
-        pairs, n_calls, n_aside = [], 0, 0
+        pairs, n_aside = [], 0
         for row in truth:
             inside = [
                 named for named in found.cells
@@ -202,7 +204,7 @@ def main() -> None:
     found = [(t, c) for t, c in pairs if c]
     named = [(t, c) for t, c in found if c not in ("unsure", "unlike", "cut")]
     print(f"PBC `val` in fields: {len(pairs)} cells, {len(found)} found, {extra} others; "
-          f"{len(named)} named, {np.mean([t == c for t, c in named]):.4f} of them rightly")  # fmt: skip
+          f"{len(named)} named, {np.mean([t == c for t, c in named]):.4f} rightly")  # fmt: skip
     simulate(model, pairs, options.slides, rng)
     print("\n| fields | leukocytes | found | right | balanced | set aside |\n"
           "|---|---:|---:|---:|---:|---:|")  # fmt: skip

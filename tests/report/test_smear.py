@@ -143,9 +143,8 @@ def browser(made):
 
 def shown(browser):
     """Counts of the table, as the page shows them."""
-    return browser.run(
-        "return [...document.querySelectorAll('#counts tbody tr')].map((r) => +r.cells[1].textContent)"
-    )
+    rows = "[...document.querySelectorAll('#counts tbody tr')]"
+    return browser.run(f"return {rows}.map((row) => Number(row.cells[1].textContent))")
 
 
 def text(browser, name):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from wbcprof.cli import main
 from wbcprof.datasets import make_smear, write_smear
-from wbcprof.images import open_images, read_boxes
+from wbcprof.images import open_fields, open_images, read_boxes
 from wbcprof.images.source import ImageWarning
 from wbcprof.scale import find_to_folder
 
@@ -117,6 +117,19 @@ def test_parquet(fields, tmp_path):
     assert len(tables) == 2 and sum(table.num_rows for table in tables) == made.n_cells
     paths = [path for table in tables for path in table["path"].to_pylist()]
     assert paths == [row["path"] for row in rows_of(made.folder / "cells.csv")]
+
+
+def test_cells_on_seams_of_parts_are_there_once(smear, tmp_path):
+    whole = np.concatenate(smear.images[:4], axis=1)
+    n_cells = []
+    for tile, shard_size in ((64, 1), (10_000, 50)):
+        source = open_fields(whole, tile=tile, margin=128)
+        made = find_to_folder(source, tmp_path / str(tile), pixel_size=PIXEL, shard_size=shard_size)
+        places = {(row["x"], row["y"]) for row in rows_of(made.folder / "cells.csv")}
+        crops = list(made.folder.glob("*.png"))
+        assert len(places) == len(crops) == made.n_cells
+        n_cells.append(made.n_cells)
+    assert n_cells[0] == n_cells[1]
 
 
 def test_boxes_of_others(fields, smear, tmp_path):

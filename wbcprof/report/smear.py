@@ -371,8 +371,8 @@ def _methods(model: Model, result: SmearResult) -> list[str]:
             else ", which could not be measured here. "
         )
         + "Cells whose nucleus the edge of an image cuts are set aside, and so are those that are "
-        f"unlike any type or between types; {result.false_alarms:.0%} of cells of known types are so by "
-        "chance.",
+        f"unlike any type or between types; {result.false_alarms:.0%} of cells of known types are "
+        "so by chance.",
         "Limits of shares are exact binomial ones (Clopper and Pearson), as in R\u00fcmke's table: "
         "how far the share of the blood may lie from that of the cells counted, were all named "
         "rightly. Limits of leukocytes for each field are those of a Poisson distribution. Those "

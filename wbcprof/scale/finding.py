@@ -29,7 +29,15 @@ from wbcprof.images.fields import FieldSource, open_fields
 from wbcprof.images.source import ImageWarning, NoUsableImage
 from wbcprof.model.profiles import check_table
 from wbcprof.scale.folders import check_manifest, claimed, read_json, record_name, write_json
-from wbcprof.smear.cells import CELL_COLUMNS, FLAGS, Ruler, cell_row, find_cells, measure_slides
+from wbcprof.smear.cells import (
+    CELL_COLUMNS,
+    FLAGS,
+    Ruler,
+    Seams,
+    cell_row,
+    find_cells,
+    measure_slides,
+)
 from wbcprof.smear.measures import examine
 from wbcprof.threads import resolve_threads
 
@@ -189,9 +197,9 @@ def find_to_folder(
         else:
             made = _on_cluster(client, find, unfinished())
         for index, part, found in made:
-            _write_part(folder, index, part, found, parquet)
+            _write_part(folder, index, part, found)
             advance(len(part.ids()))
-        return _finish(folder, len(starts))
+        return _finish(folder, len(starts), parquet)
 
 
 @dataclass(frozen=True)
@@ -267,12 +275,10 @@ def _digest(boxes: Mapping[str, Sequence[Box]]) -> str:
     return digest.hexdigest()
 
 
-def _write_part(folder: Path, index: int, part: FieldSource, made: _Part, parquet: bool) -> None:
+def _write_part(folder: Path, index: int, part: FieldSource, made: _Part) -> None:
     for row, crop in zip(made.rows, made.crops, strict=True):
         with replacing(folder / row["path"]) as temporary:
             temporary.write_bytes(crop)
-    if parquet:
-        _write_parquet(folder / f"part-{index:06d}.parquet", made.rows)
     record = {
         "fields": part.digest(),
         "offered": len(part.ids()),
@@ -314,12 +320,18 @@ def _is_finished(folder: Path, index: int, part: FieldSource) -> bool:
     return True
 
 
-def _finish(folder: Path, n_parts: int) -> FoundCells:
+def _finish(folder: Path, n_parts: int, parquet: bool) -> FoundCells:
     records = [read_json(folder / record_name(index)) for index in range(n_parts)]
     converted: Counter[str] = sum((Counter(r["converted"]) for r in records), Counter())
-    rows = [row for record in records for row in record["cells"]]
+    rows, doubled = _once([row for record in records for row in record["cells"]])
+    for row in doubled:
+        (folder / row["path"]).unlink(missing_ok=True)
     dropped = [lost for record in records for lost in record["dropped"]]
     n = sum(record["offered"] for record in records)
+    kept = {row["cell"] for row in rows}
+    for index, record in enumerate(records if parquet else ()):
+        own = [row for row in record["cells"] if row["cell"] in kept]
+        _write_parquet(folder / f"part-{index:06d}.parquet", own)
     write_rows(folder / CELLS, COLUMNS, rows)
     write_rows(
         folder / DROPPED,
@@ -332,6 +344,18 @@ def _finish(folder: Path, n_parts: int) -> FoundCells:
         kinds = ", ".join(f"{count} {kind}" for kind, count in converted.most_common())
         _warn(f"converted {converted.total()} of {n} fields to 8-bit RGB: {kinds}")
     return FoundCells(folder, n, len(rows), len(dropped))
+
+
+def _once(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Cells, and those of them that a tile of an earlier part had."""
+    seams = Seams()
+    kept: list[dict[str, Any]] = []
+    doubled: list[dict[str, Any]] = []
+    for row in rows:
+        tile, width = row["cell"].rpartition("#")[0], row["right"] - row["left"]
+        is_new = seams.is_new_at(row["field"], tile, row["x"], row["y"], width)
+        (kept if is_new else doubled).append(row)
+    return kept, doubled
 
 
 def _warn(text: str) -> None:

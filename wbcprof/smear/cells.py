@@ -50,6 +50,8 @@ _MOST_CROPS = 0.7  # of the images of a slide
 _CUT = 0.6  # sizes of the nucleus from its centre to the edge; that of a disc touches it at 0.56
 _OTHERS = 0.5  # of the nucleus: area of other nuclei, of several cells
 _MEASURED = 2048  # px of a field that are measured, at most
+_SEAM = 0.25  # of the box: centres of a cell that two tiles see are no further apart
+_SQUARE = 512  # px, of a grid in which cells on seams are looked up; more than so far
 _SINGLE = 0.8  # of the area of red cells, that is seen of them, since they overlap
 
 
@@ -298,6 +300,9 @@ def cut_out(
 ) -> FieldCells:
     """The leukocytes of a field.
 
+    Those a little beyond the core of a tile are among them, since its neighbour may see their
+    centres elsewhere; `find_cells` leaves out what both have.
+
     Parameters
     ----------
     field : Field
@@ -336,12 +341,10 @@ def cut_out(
         assert outlines is not None
         found = outlines.found
         labels = [None] * len(found)
-    n_red_cells = math.nan if outlines is None else _count_red_cells(outlines, diameter)
-    left, top, right, bottom = field.core
+    n_red_cells = math.nan if outlines is None else _count_red_cells(field, outlines, diameter)
+    reach = 0.0 if boxes is not None else _SEAM
     kept = [
-        (one, label)
-        for one, label in zip(found, labels, strict=True)
-        if left <= one.x < right and top <= one.y < bottom
+        (one, label) for one, label in zip(found, labels, strict=True) if _is_own(field, one, reach)
     ]
     cells = [
         _cell(field, one, label, f"{field.field_id}#{number:04d}", diameter)
@@ -370,8 +373,17 @@ def _outlines(field: Field, ruler: Ruler, notes: list[str]) -> tuple[float, Outl
     return own, outline_leukocytes(field.pixels, own)
 
 
-def _count_red_cells(outlines: Outlines, diameter: float) -> float:
-    area = float((outlines.stained & (outlines.cells == 0)).sum()) * outlines.factor**2
+def _is_own(field: Field, one: FoundLeukocyte, reach: float) -> bool:
+    """Whether its centre lies in the core, or so far beyond, in sizes of its box."""
+    left, top, right, bottom = field.core
+    beyond = reach * max(one.box[2] - one.box[0], one.box[3] - one.box[1])
+    return left - beyond <= one.x < right + beyond and top - beyond <= one.y < bottom + beyond
+
+
+def _count_red_cells(field: Field, outlines: Outlines, diameter: float) -> float:
+    left, top, right, bottom = (side // outlines.factor for side in field.core)
+    core = np.s_[top : max(bottom, top + 1), left : max(right, left + 1)]
+    area = float((outlines.stained[core] & (outlines.cells[core] == 0)).sum()) * outlines.factor**2
     return area / (_SINGLE * math.pi / 4 * diameter**2)
 
 
@@ -465,6 +477,7 @@ def find_cells(
     n_threads : int, optional
         That read ahead.
     """
+    seams = Seams()
     for field in fields.read(n_threads):
         ruler = rulers[field.slide]
         known = ruler if isinstance(ruler, Ruler) else None
@@ -472,7 +485,34 @@ def find_cells(
             yield FieldCells(field, [], math.nan, math.nan, [], str(ruler))
         else:
             own = None if boxes is None else boxes.get(field.image_id, ())
-            yield cut_out(field, known, own)
+            made = cut_out(field, known, own)
+            yield made._replace(cells=[cell for cell in made.cells if seams.is_new(cell)])
+
+
+class Seams:
+    """Leukocytes that two tiles of an image have seen are told once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, dict[tuple[int, int], list[tuple[float, float, str]]]] = {}
+
+    def is_new(self, cell: SmearCell) -> bool:
+        """Whether no other tile had this cell before; it is remembered."""
+        tile = cell.cell_id.rpartition("#")[0]
+        return self.is_new_at(cell.field, tile, cell.x, cell.y, cell.right - cell.left)
+
+    def is_new_at(self, image: str, tile: str, x: float, y: float, width: float) -> bool:
+        """The same by image, tile and place, px."""
+        if tile == image:
+            return True
+        squares = self._seen.setdefault(image, {})
+        row, column = int(y // _SQUARE), int(x // _SQUARE)
+        for i in range(row - 1, row + 2):
+            for j in range(column - 1, column + 2):
+                for left, top, other in squares.get((i, j), ()):
+                    if other != tile and math.hypot(left - x, top - y) < _SEAM * width:
+                        return False
+        squares.setdefault((row, column), []).append((x, y, tile))
+        return True
 
 
 SIDES = ("left", "top", "right", "bottom")
