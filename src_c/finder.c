@@ -237,28 +237,32 @@ typedef struct {
     int32_t height;
 } top;
 
-/* Pixels from a place in the tile to the background, in one direction. */
-static int reach_background(const wbc_finder *job, int y, int x, double down, double across)
+/* Pixels from a place in the tile to the background, in one direction; `most` if there are more. */
+static int reach_background(const wbc_finder *job, int y, int x, double down, double across,
+                            int most)
 {
     const int16_t *green = job->density + (size_t)job->height * job->width;
-    for (int t = 0;; t++) {
+    for (int t = 0; t < most; t++) {
         const int to_y = y + (int)floor(0.5 + t * down), to_x = x + (int)floor(0.5 + t * across);
         if (to_y < 0 || to_y >= job->height || to_x < 0 || to_x >= job->width ||
             green[(size_t)to_y * job->width + to_x] <= job->foreground / 2)
             return t;
     }
+    return most;
 }
 
 /* Whether two tops are of two cells: somewhere between them lies a saddle, and what is there of
- * cells is somewhere no wider than they are apart, as it is not about the lobes of one nucleus. */
+ * cells is somewhere narrower than they are apart, as it is not about the lobes of one nucleus. No
+ * nucleus has lobes as far apart as twice its largest size. */
 static bool are_apart(const wbc_finder *job, const int32_t *hills, int w, const top *a,
                       const top *b, int down, int across)
 {
     const int dy = b->y - a->y, dx = b->x - a->x;
     const int n = 2 * (abs(dy) > abs(dx) ? abs(dy) : abs(dx)); /* places on the line: n + 1 */
     const double distance = sqrt((double)(dy * dy + dx * dx));
-    if (distance < NEAREST * job->unit)
-        return false;
+    if (distance < NEAREST * job->unit || distance > 2 * SIZES[1] * job->unit)
+        return distance > NEAREST * job->unit;
+    const int most = (int)(NECK * distance) + 1;
     int32_t lowest = INT32_MAX;
     int narrowest = INT32_MAX;
     for (int t = 0; t <= n; t++) {
@@ -266,8 +270,8 @@ static bool are_apart(const wbc_finder *job, const int32_t *hills, int w, const 
         const int x = a->x + (int)floor(0.5 + (double)(dx * t) / n);
         const int32_t height = hills[(size_t)y * w + x];
         const int wide =
-            reach_background(job, y + down, x + across, dx / distance, -dy / distance) +
-            reach_background(job, y + down, x + across, -dx / distance, dy / distance);
+            reach_background(job, y + down, x + across, dx / distance, -dy / distance, most) +
+            reach_background(job, y + down, x + across, -dx / distance, dy / distance, most);
         lowest = height < lowest ? height : lowest;
         narrowest = wide < narrowest ? wide : narrowest;
     }

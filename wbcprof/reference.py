@@ -530,8 +530,8 @@ def _are_apart(
 ) -> bool:
     dy, dx = other[0] - one[0], other[1] - one[1]
     distance = math.sqrt(dy * dy + dx * dx)
-    if distance < unit:
-        return False
+    if distance < unit or distance > 2 * 3.5 * unit:
+        return distance > unit
     n = 2 * max(abs(dy), abs(dx))
     line = [
         (one[0] + math.floor(0.5 + dy * t / n), one[1] + math.floor(0.5 + dx * t / n))

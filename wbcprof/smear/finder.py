@@ -116,8 +116,9 @@ def find_leukocytes(
 ) -> list[FoundLeukocyte]:
     """Leukocytes of a field (H, W, 3), uint8, of any size, from top to bottom.
 
-    Touching leukocytes are parted where each has a nucleus of its own shape. Red cells in piles,
-    platelets and stain deposit are told by size and colour.
+    Touching leukocytes are parted where what joins them is narrow. Red cells in piles, platelets
+    and stain deposit are told by size and colour; a large clump of platelets or a smudged cell may
+    be taken for one.
 
     Parameters
     ----------
@@ -152,7 +153,7 @@ def find_leukocytes(
 
 
 def outline_leukocytes(field: np.ndarray, red_cell_diameter: float) -> Outlines:
-    """`find_leukocytes` of a field that fits into one tile of any size, with their pixels."""
+    """`find_leukocytes` of a field that is seen as one tile, with the pixels of each."""
     seen = _Seen.of(field, red_cell_diameter, 1)
     found, nuclei, cells = seen.look((0, 0, seen.height, seen.width))
     order = sorted(range(len(found)), key=found.__getitem__)
