@@ -18,6 +18,7 @@ import argparse
 import csv
 import warnings
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def outcomes(model, rng):
             calls[number][row * ACROSS + column] = named.call
         else:
             extra += 1
-    pairs = zip(sum(truth, []), sum(calls, []), strict=True)
+    pairs = zip(chain(*truth), chain(*calls), strict=True)
     return list(pairs), extra
 
 
