@@ -148,7 +148,7 @@ def test_going_on_with_something_else_is_refused_by_name(model, cells, tmp_path)
             profile_to_shards(model, images, folder, **{**go, **changed})
         assert contents(folder) | done == before | done
 
-    refused("of another run: step was 2, now it is 5", step=5)
+    refused("another run made: step was 2, now it is 5", step=5)
     refused("inference was feedforward, now it is sparse", inference="sparse")
     refused("shard_size was 5, now it is 6", shard_size=6)
     refused("model was .*, now it is ", model=other)
