@@ -137,8 +137,8 @@ static int stain_field(const wbc_tile *tile, const wbc_light *light, int16_t *de
                 for (int x = 0; x < w; x++) {
                     const int j = light->column[x], wx = light->column_weight[x];
                     const int next = j + (j < light->columns - 1);
-                    const int32_t lit = (across[3 * j + c] * (256 - wx) + across[3 * next + c] * wx +
-                                         (1 << 15)) >> 16;
+                    const int32_t sum = across[3 * j + c] * (256 - wx) + across[3 * next + c] * wx;
+                    const int32_t lit = (sum + (1 << 15)) >> 16;
                     const int32_t dense = lit - logarithm[plane[x]];
                     out[x] = (int16_t)(dense > 0 ? dense : 0);
                     raw[x] += weights[c] * out[x];
@@ -565,7 +565,7 @@ static void grow_cells(finder *f)
         cells[i] = f->mask[i] || job->nuclei[i] > 0 ? cells[i] : 0;
 }
 
-/* Where a nucleus ends: among n values of its cell; those of the nucleus have the median `middle`. */
+/* Where a nucleus ends, of n values of its cell; the median of the nucleus is `middle`. */
 static int32_t parting_level(const int32_t *values, int n, int32_t middle)
 {
     const int32_t level = otsu(values, n);

@@ -119,7 +119,7 @@ typedef struct {
     double found;        /* OUT how blurred it was */
 } wbc_focus;
 
-/* Part of a field, which is reduced by a whole number: finder.c says how, as of all that follows. */
+/* Part of a field, which is reduced by a whole number. finder.c explains all that follows. */
 typedef struct {
     const uint8_t *image; /* IN its first pixel, of height * factor rows */
     size_t stride;        /* IN bytes of a row of the field */

@@ -49,7 +49,7 @@ _COLOUR = 1.2  # red and green over blue, of nuclei to red cells: no pile is as 
 _FAINT = 0.05  # optical density: red cells are taken for no fainter, lest noise be divided by
 _TILE = 1024  # px of the reduced field
 _MARGIN = 8.0  # red cells around a tile: no leukocyte reaches further
-_LEAST_AREA = 0.15  # squares of red cells, of a nucleus; room is made for as many
+_LEAST_AREA = 0.15  # squares of red cells: no nucleus is smaller, even one that is cut
 
 
 class FoundLeukocyte(NamedTuple):
