@@ -171,7 +171,7 @@ def generated(n_slides):
         smear = make_smear(12, n_leukocytes=5, random_state=100 + seed)
         found = wbcprof.count_smears(model, smear.images, adapt=True)
         truth = smear.truth[smear.truth["kind"] == "leukocyte"]
-        n_truth += len(truth)
+        n_truth += int((~truth["cut"]).sum())
         for row in truth[~truth["cut"]]:
             name = f"image_{row['field']:06d}"
             inside = [

@@ -40,7 +40,7 @@ LEAST_DIAMETER = 12.0
 _SAMPLE = 12  # fields of a slide, in which its red cells are measured, at most
 _FEWEST_FIELDS, _ENOUGH = 3, 30  # fields and red cells that are enough
 _ANOTHER = 1.4  # ratio of diameters: another magnification
-_EDGY = 1.35  # ratio of stained area to its edge, beyond which a field is measured by itself
+_EDGY = 1.5  # ratio of stained area to its edge, beyond which a field is measured by itself
 _FEW = 5  # red cells, by which a field has a diameter of its own
 _SIDE = 5.0  # red cells across a crop, as images of single leukocytes are
 _AROUND = 1.25  # boxes across a crop, at least
@@ -453,7 +453,7 @@ def _crop(pixels: np.ndarray, y: float, x: float, side: int) -> np.ndarray:
     if inside.shape[:2] == (side, side):
         return inside.copy()
     crop = np.empty((side, side, 3), np.uint8)
-    crop[:] = find_leukocyte(inside).background
+    crop[:] = np.array(find_leukocyte(inside).background, np.uint8)
     rows, columns = max(-top, 0), max(-left, 0)
     crop[rows : rows + inside.shape[0], columns : columns + inside.shape[1]] = inside
     return crop
