@@ -234,16 +234,28 @@ def test_few_images_of_a_type(kernel, C):
     classifier = TypeClassifier(kernel=kernel).fit(X[:12], y[:12])  # 5, 5 and 2: two folds
     assert classifier.calibrated_
     np.testing.assert_array_equal(classifier.predict(X), y)
+    with pytest.warns(FewImagesWarning, match="left out, since it has one image only: type_x;"):
+        one = TypeClassifier(kernel=kernel).fit(X[:11], y[:11])
+    assert one.calibrated_ and one.classes_.tolist() == ["type_y", "type_z"]
     not_chosen = "" if kernel == "discriminant" else "C is not chosen and "
     with pytest.warns(
         FewImagesWarning, match=f"has one image: {not_chosen}probabilities .* at least 2"
     ):
-        classifier = TypeClassifier(kernel=kernel).fit(X[:11], y[:11])
-    assert classifier.C_ == C and not classifier.calibrated_
-    np.testing.assert_array_equal(classifier.predict(X), y)
+        classifier = TypeClassifier(kernel=kernel).fit(X[:6], y[:6])
+    assert classifier.C_ == C and not classifier.calibrated_ and classifier.confusion_ is None
+    np.testing.assert_array_equal(classifier.predict(X[:10]), y[:10])
     np.testing.assert_allclose(classifier.predict_proba(X).sum(axis=1), 1)
     with pytest.warns(FewImagesWarning, match="has one image: probabilities are not calibrated"):
-        TypeClassifier(C=0.2, kernel=kernel).fit(X[:11], y[:11])
+        TypeClassifier(C=0.2, kernel=kernel).fit(X[:6], y[:6])
+
+
+def test_types_of_one_group_are_left_out():
+    X, y = blobs(3, n_per_type=6, distance=4)
+    groups = np.arange(18) % 6
+    groups[12:] = 0
+    with pytest.warns(FewImagesWarning, match="left out, since it has one group only: type_x"):
+        classifier = TypeClassifier().fit(X, y, groups)
+    assert classifier.classes_.tolist() == ["type_y", "type_z"] and classifier.calibrated_
 
 
 @pytest.mark.parametrize(
@@ -578,8 +590,15 @@ def test_evaluate_errors(profilers, coloured):
     with pytest.raises(ValueError, match="at least two types"):
         evaluate(images, ["red"] * 27)
     with pytest.raises(ValueError, match=r"fewer for white \(3\)"):
-        evaluate(images, ["white"] * 3 + labels[3:])
+        evaluate(images, ["white"] * 3 + ["red"] * 24)
     assert profilers == []
+
+
+def test_evaluate_leaves_small_types_out(coloured):
+    images, labels = coloured
+    with pytest.warns(FewImagesWarning, match=r"left out of the evaluation.*: white \(3\)"):
+        evaluation = evaluate(images, ["white"] * 3 + labels[3:], repeats=1)
+    assert "white" not in evaluation.confusion["types"] and evaluation.n_images == 24
 
 
 def test_evaluate_skips_images_smaller_than_a_patch(profilers, coloured):

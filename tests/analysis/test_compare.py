@@ -1,5 +1,7 @@
 """Differential signatures, endpoints, what made a call: against scipy and by hand."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -192,3 +194,16 @@ def test_a_group_that_is_not_there_is_named():
     found = differential_signatures(np.arange(8.0)[:, None], list("aabbccdd"))
     with pytest.raises(ValueError, match=r"group must be one of \('a', 'b', 'c', 'd'\), got 'e'"):
         found.top("e")
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "linear", "discriminant"])
+@pytest.mark.parametrize("far", [1e2, 1e4, 1e8])
+def test_calls_far_from_training_are_explained_in_finite_numbers(kernel, far):
+    rng = np.random.default_rng(0)
+    types = np.repeat(["lymphocyte", "neutrophil"], 20)
+    values = rng.random((40, 5)) + (types == "neutrophil")[:, None]
+    classifier = TypeClassifier(kernel=kernel, C=1.0).fit(values, types)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        called, rival, contribution = explain_calls(classifier, far * rng.normal(size=(6, 5)))
+    assert np.isfinite(contribution).all() and (called != rival).all()

@@ -117,9 +117,15 @@ def test_profiles_of_another_model_are_refused(model, profiles, known):
     for call in (name_cells, check_set):
         with pytest.raises(ValueError, match="of this model"):
             call(model, other.profile(known.images[:20]))
-    older = replace(profiles, metadata={**profiles.metadata, "n_images": 7})
-    with pytest.raises(ValueError, match="another model: n_images 7 rather than"):
-        check_set(model, older)
+    alike = wbcprof.fit(known.images[1::3], n_signatures=16, n_patches=2000, max_iter=2)
+    foreign = alike.profile(known.images[:20])
+    for call in (name_cells, check_set):
+        with pytest.raises(ValueError, match=r"of another model: model '[0-9a-f]{16}' rather than"):
+            call(model, foreign)
+    with pytest.raises(ValueError, match=r"of the model [0-9a-f]{16}, the classifier names those"):
+        model.classifier.predict(foreign)
+    older = replace(profiles, metadata={})  # as of tables without metadata
+    assert len(model.classifier.predict(older)) == len(older)
 
 
 def test_profiles_coded_otherwise_are_refused(model, new):

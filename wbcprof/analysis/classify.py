@@ -34,6 +34,7 @@ from wbcprof.model.machines import (
     check_profiles,
     kernel_columns,
     log_products,
+    made_by_of,
 )
 from wbcprof.model.memory import (
     N_DIRECTIONS,
@@ -62,6 +63,9 @@ _REACH = 0.9  # of the cells left out, that are within reach
 _LEAST_SCALE = 0.1  # of the median scale
 
 MAX_FOLDS = 5
+MIN_PER_TYPE = 2
+"""Images, or groups, that a type must have: one is learnt from, one left out."""
+
 _MEMORY_FOLDS = 20
 
 
@@ -172,8 +176,9 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         Warns
         -----
         FewImagesWarning
-            A type has one image, or is in one group: C is not chosen (10 for "rbf", 1 for
-            "linear"), and probabilities are not calibrated.
+            A type has one image, or is in one group, and is left out, unless fewer than two types
+            would be left: then C is not chosen (10 for "rbf", 1 for "linear"), and probabilities
+            are not calibrated.
 
         Examples
         --------
@@ -188,10 +193,16 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         True
         """
         check(RULES, C=self.C, kernel=self.kernel)
+        self.made_by_ = made_by_of(X)
         X = check_profiles(X)
         y = one_known_label_each(y, len(X), "profiles")
         if groups is not None:
             groups = one_group_each(groups, len(X), "profiles")
+        kept = _of_types_with_enough(y, groups)
+        if not kept.all():
+            X, y, copies = X[kept], y[kept], [np.asarray(copy)[kept] for copy in copies]
+            groups = None if groups is None else groups[kept]
+            measures = None if measures is None else measures[kept]
         everything = (X, y, groups)
         if copies:
             everything = with_copies(X, y, groups, [check_profiles(copy) for copy in copies])
@@ -415,7 +426,7 @@ def train(
         together = groups_of(groups, ids, [place[image_id] for image_id in ids], source.n)
     copies = jittered_profiles(model, source, augment, random_state, threads)
     return TypeClassifier(random_state=random_state).fit(
-        cells.values[known],
+        cells.at(known),
         [names[index] for index in known],
         together,
         [copy[known] for copy in copies],
@@ -473,6 +484,25 @@ def _pair_weights(svm: SVC) -> tuple[np.ndarray, np.ndarray]:
         weights[pair, owner == i] = sign * svm.dual_coef_[j - 1, owner == i]
         weights[pair, owner == j] = sign * svm.dual_coef_[i, owner == j]
     return weights, sign * svm.intercept_
+
+
+def _of_types_with_enough(y: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """Which images are of types with two images, or in two groups, at least, (n,) bool; a warning
+    names the others. All are, where fewer than two types would be left."""
+    types, codes = np.unique(y, return_inverse=True)
+    few = groups_per_type(y, groups) < MIN_PER_TYPE
+    if not few.any() or (~few).sum() < 2:
+        return np.ones(len(y), bool)
+    names = ", ".join(map(str, types[few]))
+    what = "image" if groups is None else "group"
+    warnings.warn(
+        f"left out, since {'each has' if few.sum() > 1 else 'it has'} one {what} only: {names}; "
+        f"give at least {MIN_PER_TYPE} {what}s of each type",
+        FewImagesWarning,
+        stacklevel=3,
+    )
+    kept: np.ndarray = ~few[codes]
+    return kept
 
 
 def _left_out(

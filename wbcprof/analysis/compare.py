@@ -402,10 +402,12 @@ def explain_calls(classifier: Any, values: Any) -> tuple[np.ndarray, np.ndarray,
     contribution = np.empty_like(x)
     support = classifier.support_vectors_
     for cell, w, out in zip(x.astype(np.float32), weights, contribution, strict=True):
-        kernel = w * np.exp(-classifier.gamma_ * np.sum((cell - support) ** 2, axis=1))
-        # Moving feature j to the mean, 0, multiplies the kernel with support vector s by this.
-        change = np.exp(np.float32(classifier.gamma_) * cell * (cell - 2 * support))
-        out[:] = kernel.sum() - kernel @ change
+        apart = (cell - support) ** 2
+        distance = apart.sum(axis=1)
+        # With feature j at the mean, 0, the distance is that of the others and of 0.
+        others = np.maximum(distance[:, None] - apart, 0) + support**2
+        kernel = np.exp(-classifier.gamma_ * distance)
+        out[:] = w @ kernel - w @ np.exp(-np.float32(classifier.gamma_) * others)
     return called, rival, contribution
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
-from wbcprof.analysis.classify import TypeClassifier, jittered_profiles
+from wbcprof.analysis.classify import FewImagesWarning, TypeClassifier, jittered_profiles
 from wbcprof.analysis.folds import draw_half, groups_per_type, keep_together
 from wbcprof.checks import Integer, one_known_label_each
 from wbcprof.files import replacing
@@ -21,6 +22,8 @@ from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import open_images
 from wbcprof.learning.profiler import make_profiler
 from wbcprof.threads import resolve_threads
+
+_LEAST = 4  # images of a type: two to learn from, two to test
 
 __all__ = [
     "Evaluation",
@@ -118,10 +121,10 @@ def half_half_splits(
     types, counts = np.unique(labels, return_counts=True)
     if len(types) < 2:
         raise ValueError(f"expected images of at least two types, got {types.tolist()}")
-    few = [f"{t} ({n})" for t, n in zip(types, counts, strict=True) if n < 4]
+    few = [f"{t} ({n})" for t, n in zip(types, counts, strict=True) if n < _LEAST]
     if few:
         raise ValueError(
-            "half-half splits need at least 4 images of each type (2 for training, 2 for "
+            f"half-half splits need at least {_LEAST} images of each type (2 for training, 2 for "
             f"testing), got fewer for {', '.join(few)}; add images or leave the type out"
         )
     if groups is not None:
@@ -335,13 +338,15 @@ def evaluate(
     Raises
     ------
     ValueError
-        A label or group is unknown, there is one type only, a type has fewer than 4 images or is
-        in one group only, or profiler parameters are given beside a model.
+        A label or group is unknown, fewer than two types have 4 images in two groups, or profiler
+        parameters are given beside a model.
 
     Warns
     -----
     DuplicateWarning
         Images are near-identical, as `wbcprof.images.find_copies` says; they count as of one group.
+    FewImagesWarning
+        Types with fewer than 4 images, or in one group only, are left out.
 
     Examples
     --------
@@ -383,16 +388,21 @@ def evaluate(
     threads = resolve_threads(n_threads)
     source = open_images(images, labels, min_size=min_size)
     cells = list(source.read(threads))
-    pixels = [cell.pixels for cell in cells]
-    ids, places = [cell.image_id for cell in cells], [cell.place for cell in cells]
     y = one_known_label_each([cell.label for cell in cells], len(cells), "images")
     if groups is not None:
-        groups = groups_of(groups, ids, places, len(cells) + len(source.skipped))
-    copies = number_copies([thumbnail(image) for image in pixels])
-    n_copies = warn_of_copies(copies, ids, y)
+        offered = len(cells) + len(source.skipped)
+        groups = groups_of(
+            groups, [cell.image_id for cell in cells], [cell.place for cell in cells], offered
+        )
+    copies = number_copies([thumbnail(cell.pixels) for cell in cells])
+    n_copies = warn_of_copies(copies, [cell.image_id for cell in cells], y)
     together = groups
     if n_copies:
         together = copies if groups is None else keep_together(groups, copies)
+    kept = np.flatnonzero(_of_types_with_enough(y, together))
+    cells, y = [cells[i] for i in kept], y[kept]
+    groups, together = (None if g is None else g[kept] for g in (groups, together))
+    pixels = [cell.pixels for cell in cells]
     splits = half_half_splits(y, repeats, seed, together)
     types = np.unique(y).tolist()
     learnt = model
@@ -433,6 +443,23 @@ def evaluate(
         baseline=_summary(baseline_runs, types, n_images) if baseline else None,
         parameters=dict(learnt.parameters),
     )
+
+
+def _of_types_with_enough(y: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """Which images are of types that can be halved, (n,) bool; a warning names the others."""
+    types, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
+    few = (counts < _LEAST) | (groups_per_type(y, groups) < 2)
+    if not few.any() or (~few).sum() < 2:
+        return np.ones(len(y), bool)
+    names = ", ".join(f"{t} ({n})" for t, n in zip(types[few], counts[few], strict=True))
+    warnings.warn(
+        f"left out of the evaluation, with fewer than {_LEAST} images or in one group only: "
+        f"{names}",
+        FewImagesWarning,
+        stacklevel=3,
+    )
+    kept: np.ndarray = ~few[codes]
+    return kept
 
 
 def _profiles(model: Any, pixels: list[np.ndarray], n_threads: int | None) -> np.ndarray:

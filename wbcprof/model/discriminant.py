@@ -17,6 +17,7 @@ part that of its own cells, by the same measure.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -79,9 +80,20 @@ class Gaussians:
             raise ValueError("covariance is not positive definite")
         return cls(arrays["basis"], arrays["means"], covariance)
 
+    @cached_property
+    def directions(self) -> np.ndarray:
+        """The basis as columns (n_features, n_directions), float64."""
+        return self.basis.T.astype(np.float64)
+
+    @cached_property
+    def _whitening(self) -> np.ndarray:
+        """(n_directions, n_directions): along its columns cells of a type have variance 1."""
+        whitening: np.ndarray = np.linalg.inv(np.linalg.cholesky(self.covariance)).T
+        return whitening
+
     def places(self, scaled: np.ndarray) -> np.ndarray:
         """Where standardised profiles lie, (n, n_directions) float64."""
-        result: np.ndarray = scaled @ self.basis.T.astype(np.float64)
+        result: np.ndarray = scaled @ self.directions
         return result
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
@@ -105,11 +117,8 @@ class Gaussians:
 
     def nearest(self, places: np.ndarray) -> np.ndarray:
         """Squared Mahalanobis distance to the nearest type, (n,)."""
-        between = []
-        for mean in self.means:
-            apart = places - mean
-            between.append(np.einsum("ij,ji->i", apart, np.linalg.solve(self.covariance, apart.T)))
-        result: np.ndarray = np.min(between, axis=0)
+        white, means = places @ self._whitening, self.means @ self._whitening
+        result: np.ndarray = np.min([((white - mean) ** 2).sum(axis=1) for mean in means], axis=0)
         return result
 
     def moved(self, shift: np.ndarray) -> Gaussians:

@@ -13,6 +13,7 @@ The type named is the most probable one. `wbcprof.TypeClassifier` learns them.
 from __future__ import annotations
 
 from copy import copy
+from functools import cache
 from typing import Any, Self
 
 import numpy as np
@@ -57,6 +58,7 @@ class TypeMachines:
     memory_: Memory | None
     learnt_memory_: Memory | None  # of machines that were adapted
     confusion_: np.ndarray | None
+    made_by_: str | None  # fingerprint of the model whose profiles they name, if known
 
     def __init__(
         self, C: float | str = "auto", random_state: int = 0, *, kernel: str = "discriminant"
@@ -136,8 +138,7 @@ class TypeMachines:
     def _directions(self, scaled: np.ndarray, memory: Memory) -> np.ndarray:
         """Leading directions of standardised profiles, which a memory reads."""
         assert self.gaussians_ is not None
-        basis = self.gaussians_.basis[: memory.n_directions]
-        result: np.ndarray = scaled @ basis.T.astype(np.float64)
+        result: np.ndarray = scaled @ self.gaussians_.directions[:, : memory.n_directions]
         return result
 
     @property
@@ -216,6 +217,12 @@ class TypeMachines:
     def standardise(self, X: Any) -> np.ndarray:
         """Profiles (n_images, n_features) less the mean of the training profiles, over their
         spread."""
+        made_by = made_by_of(X)
+        if None not in (made_by, self.made_by_) and made_by != self.made_by_:
+            raise ValueError(
+                f"the profiles are of the model {made_by}, the classifier names those of "
+                f"{self.made_by_}; profile the images with that model"
+            )
         X = check_profiles(X)
         if X.shape[1] != self.n_features_in_:
             raise ValueError(
@@ -304,6 +311,7 @@ class TypeMachines:
             "gamma": self.gamma_,
             "slope": self.slope_,
             "calibrated": self.calibrated_,
+            "made_by": self.made_by_,
             "confusion": None if self.confusion_ is None else self.confusion_.tolist(),
             "far": far,
         }
@@ -360,6 +368,7 @@ class TypeMachines:
         )
         if not (arrays["scale"] > 0).all():
             raise ValueError("scale holds values that are not positive")
+        machines.made_by_ = document.get("made_by")
         confusion = document.get("confusion")  # older files have none
         machines.confusion_ = None if confusion is None else _read_confusion(confusion, classes)
         for name in _ARRAYS:
@@ -401,7 +410,7 @@ def _read_confusion(rows: list[list[int]], classes: list[Any]) -> np.ndarray:
 
 def kernel_columns(scaled: np.ndarray, support: np.ndarray | None, gamma: float) -> np.ndarray:
     """phi of standardised profiles: themselves if there is no `support`."""
-    scaled = scaled.astype(np.float64)
+    scaled = scaled.astype(np.float64, copy=False)
     if support is None:
         return scaled
     support = support.astype(np.float64)
@@ -412,12 +421,23 @@ def kernel_columns(scaled: np.ndarray, support: np.ndarray | None, gamma: float)
 
 def log_products(pairs: np.ndarray, n_types: int) -> np.ndarray:
     """Sum over j of -log(1 + exp(-d_ij)), (n, n_types), from decisions on pairs (n, n_pairs)."""
-    first, second = np.triu_indices(n_types, 1)
-    member = np.eye(n_types)
-    logits: np.ndarray = (
-        -np.logaddexp(0, -pairs) @ member[first] - np.logaddexp(0, pairs) @ member[second]
-    )
+    first, second = _members(n_types)
+    for_second = np.logaddexp(0, pairs)
+    logits: np.ndarray = (pairs - for_second) @ first - for_second @ second
     return logits
+
+
+@cache
+def _members(n_types: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which type is the first, and the second, of each pair: (n_pairs, n_types) of 0 and 1."""
+    first, second = np.triu_indices(n_types, 1)
+    return np.eye(n_types)[first], np.eye(n_types)[second]
+
+
+def made_by_of(profiles: Any) -> str | None:
+    """Fingerprint of the model that made profiles, where they say so."""
+    metadata = getattr(profiles, "metadata", None)
+    return metadata.get("model") if isinstance(metadata, dict) else None
 
 
 def check_profiles(values: Any) -> np.ndarray:

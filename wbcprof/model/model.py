@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
+from hashlib import blake2b
 from itertools import chain, product
 from typing import Any, Unpack
 
 import numpy as np
 
-from wbcprof.files import naming
+from wbcprof.files import json_value, naming
 from wbcprof.images.source import Cell, ImageSource, open_images
 from wbcprof.model.approximation import approximate
 from wbcprof.model.arrays import prefixed, under
@@ -149,7 +152,7 @@ class Model:
                         f"it is of profiles of {classifier.n_features_in_} features, the model's "
                         f"have {n_features} features"
                     )
-        return cls(
+        model = cls(
             layers,
             pooling,
             document["parameters"],
@@ -159,6 +162,13 @@ class Model:
             None if normaliser is None else normaliser_from_json(normaliser),
             None if instrument is None else instrument_from_json(instrument),
         )
+        made_by = None if classifier is None else classifier.made_by_
+        if made_by not in (None, model.fingerprint):
+            raise ValueError(
+                f"the classifier names profiles of the model {made_by}, and this is "
+                f"{model.fingerprint}; learn it from profiles of this model"
+            )
+        return model
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """For a file: all arrays, and what else there is as JSON has it."""
@@ -528,9 +538,35 @@ class Model:
         provenance = {name: v for name, v in self.provenance.items() if name != "adapted"}
         return replace(self, classifier=self.classifier.unadapted(), provenance=provenance)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all that profiles depend on, 16 hexadecimal digits; profiles, shards and
+        classifiers carry it. Layers, pooling and normaliser must not be changed after its first
+        use.
+
+        Examples
+        --------
+        >>> import wbcprof
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> cells = make_leukocytes(2, size=48)  # generated
+        >>> model = wbcprof.fit(cells.images, n_signatures=8, n_patches=400, max_iter=1)
+        >>> len(model.fingerprint)
+        16
+        >>> model.profile(cells.images).metadata["model"] == model.fingerprint
+        True
+        """
+        digest = blake2b(digest_size=8)
+        arrays, document = self.for_workers().to_arrays()
+        for name, array in sorted(arrays.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        digest.update(json.dumps(document, default=json_value, sort_keys=True).encode())
+        return digest.hexdigest()
+
     def metadata(self, coding: Coding) -> dict[str, Any]:
         """What profiles of this model, so coded, say of themselves."""
-        return {**coding.stated(self.layers[0].step), **self.provenance}
+        stated = coding.stated(self.layers[0].step)
+        return {"model": self.fingerprint, **stated, **self.provenance}
 
     def read(
         self,
@@ -775,8 +811,8 @@ def check_made_by(model: Model, profiles: Profiles) -> None:
         )
     for name, value in model.metadata(Coding()).items():
         found = profiles.metadata.get(name, value)
-        if name != "adapted" and found != value:
-            of = "of another model" if name in model.provenance else "coded otherwise"
+        if name not in model.provenance and found != value:
+            of = "of another model" if name == "model" else "coded otherwise"
             raise ValueError(
                 f"the profiles are {of}: {name} {found!r} rather than {value!r}; profile the "
                 "images with this model, at its own settings"

@@ -31,20 +31,16 @@ skipped.csv
 from __future__ import annotations
 
 import csv
-import json
 import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
-import numpy as np
-
 from wbcprof._version import __version__
 from wbcprof.checks import Integer
-from wbcprof.files import csv_text, json_value, replacing
+from wbcprof.files import csv_text, replacing
 from wbcprof.images.source import ImageSource, ImageWarning, open_images
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles, check_table
@@ -149,7 +145,7 @@ def profile_to_shards(
     identity = {
         "format": 1,
         "wbcprof": __version__,
-        "model": _model_digest(model),
+        "model": model.fingerprint,
         **coding.stated(model.layers[0].step),
         "shard_size": shard_size,
         "n_images": source.n_hint,
@@ -331,14 +327,3 @@ def _check_place(folder: Path) -> None:
             "exist; create it first"
         )
     check_table(folder.parent / "part-000000.parquet")
-
-
-def _model_digest(model: Model) -> str:
-    """Digest of all that profiles depend on."""
-    digest = blake2b(digest_size=16)
-    arrays, document = model.for_workers().to_arrays()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    digest.update(json.dumps(document, default=json_value).encode())
-    return digest.hexdigest()
