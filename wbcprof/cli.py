@@ -909,9 +909,11 @@ def _smear(options: argparse.Namespace) -> None:
     from wbcprof.model.model import load
     from wbcprof.report.smear import write_smear
 
-    for path in (options.output, options.csv, options.cells):
-        if path is not None:
-            check_output(path)
+    paths = [path for path in (options.output, options.csv, options.cells) if path is not None]
+    if len({os.path.abspath(path) for path in paths}) < len(paths):
+        raise ValueError("--output, --csv and --cells must be different files")
+    for path in paths:
+        check_output(path)
     result = write_smear(
         load(options.model),
         options.images,

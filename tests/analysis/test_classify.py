@@ -594,7 +594,7 @@ def test_evaluate_errors(profilers, coloured):
     assert profilers == []
 
 
-def test_evaluate_leaves_small_types_out(coloured):
+def test_evaluate_leaves_small_types_out(profilers, coloured):
     images, labels = coloured
     with pytest.warns(FewImagesWarning, match=r"left out of the evaluation.*: white \(3\)"):
         evaluation = evaluate(images, ["white"] * 3 + labels[3:], repeats=1)

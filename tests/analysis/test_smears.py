@@ -126,9 +126,24 @@ def test_strange_cells_are_set_aside_and_said(smear_model):
         warn_of_smears(result, strict=True)
 
 
+def test_strange_cells_of_many_small_slides_are_said(smear_model):
+    strange = make_smear(
+        8, pixel_size=0.2, n_leukocytes=3, shares={"eosinophil": 1}, random_state=9
+    )
+    slides = [f"slide {number}" for number in range(8)]
+    result = count_smears(smear_model, strange.images, slides=slides, pixel_size=0.2)
+    assert all(slide.check.familiar for slide in result.slides)  # each is too small to tell
+    with pytest.warns(StrangeCellsWarning, match="all slides together: these cells are not"):
+        warn_of_smears(result)
+
+
 def test_adapted_to_what_is_found(smear_model, smear):
     dim = [(image * 0.7).astype(np.uint8) for image in smear.images]
     result = count_smears(smear_model, dim, pixel_size=0.2, adapt=True)
+    assert "what it mistakes among them" in result.slides[0].why_not_corrected
+    assert result.n_adapted == len(result.cells) > 20 and result.slides[0].corrected is None
+    with pytest.raises(ValueError, match=r"adapted to 20 cells or more, and \d+ were found"):
+        count_smears(smear_model, dim[:1], pixel_size=0.2, adapt=True)
     assert "adapted" not in smear_model.provenance
     assert sum(slide.n_unlike for slide in result.slides) <= 3
 
@@ -195,3 +210,55 @@ def test_fields_given_as_cells_are_noticed(smear_model, smear):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_fields(result.profiles)
+
+
+@pytest.mark.parametrize("label", ["unsure", "unlike", "cut"])
+def test_labels_that_are_calls_set_cells_aside(smear_model, smear, label):
+    boxes = [Box("image_000000", 100, 100, 160, 160, label=label),
+             Box("image_000000", 300, 200, 360, 260, label="Neutrophil")]  # fmt: skip
+    (slide,) = count_smears(smear_model, smear.images[:1], boxes=boxes, pixel_size=0.2).slides
+    assert slide.types == ["lymphocyte", "neutrophil"] and slide.counts.tolist() == [0, 1]
+    assert (slide.n_unsure + slide.n_unlike + slide.n_cut, slide.n_found) == (1, 2)
+
+
+def test_boxes_from_python_are_checked(smear_model, smear):
+    for box, message in (
+        (Box("image_000099", 1, 1, 50, 50), "no image is named 'image_000099'"),
+        (Box("image_000000", 900, 900, 950, 950), "a box must lie in its image"),
+        (Box("image_000000", 50, 50, 10, 10), "left < right and top < bottom"),
+        (Box("image_000000", math.nan, 1, 50, 50), "must be of finite numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            count_smears(smear_model, smear.images, boxes=[box], pixel_size=0.2)
+
+
+def test_a_type_that_is_named_as_a_call_is_refused(smear_model, smear):
+    from copy import copy
+    from dataclasses import replace
+
+    other = copy(smear_model.classifier)
+    other.classes_ = np.array(["cut", "neutrophil"])
+    with pytest.raises(ValueError, match="a type of the model is named 'cut'"):
+        count_smears(replace(smear_model, classifier=other), smear.images)
+
+
+def test_what_is_no_field_is_left_out(smear_model, smear):
+    grey = np.repeat(smear.images[0].mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
+    tiny = np.ascontiguousarray(smear.images[0][:60, :60])
+    result = count_smears(smear_model, [*smear.images[:3], grey, tiny], pixel_size=0.2)
+    assert result.slides[0].n_fields == 3
+    assert [lost.reason for lost in result.dropped] == [
+        "grey: leukocytes are told by their colour", "smaller than 2 red cells: no field"
+    ]  # fmt: skip
+
+
+def test_tables_of_cells_read_back_to_the_same_count(smear_model, result, smear, tmp_path):
+    result.write_cells(tmp_path / "cells.csv")
+    slides = ["a"] * 5 + ["b"] * 3
+    again = count_smears(
+        smear_model, smear.images, slides=slides, pixel_size=smear.pixel_size, false_alarms=0.02,
+        boxes=tmp_path / "cells.csv",
+    )  # fmt: skip
+    for one, other in zip(again.slides, result.slides, strict=True):
+        assert one.counts.tolist() == other.counts.tolist()
+        assert (one.n_unlike, one.n_cut) == (other.n_unlike, other.n_cut)

@@ -94,13 +94,14 @@ def test_many_cells_and_fields_stay_small(smear_model, fields, tmp_path, monkeyp
     path = tmp_path / "smear.html"
     result = wbcprof.write_smear(smear_model, fields, path, pixel_size=PIXEL)
     data = Page(path).data
-    assert len(data["cells"]["id"]) == 5
-    rest = sum(slide["rest"]["n"] for slide in data["slides"])
-    assert rest == len(result.cells) - 5
+    assert len(data["cells"]["id"]) == len(result.cells)
+    shown = [i for i, place in enumerate(data["cells"]["thumb"]) if place >= 0]
+    assert len(shown) == 5
     assert 0 < sum(map(bool, data["fields"]["uri"])) < 6
     assert "to keep the page small" in Page(path).text
     doubts = sorted((named.doubt for named in result.cells), reverse=True)
-    assert sorted(data["cells"]["doubt"], reverse=True) == pytest.approx(doubts[:5], abs=1e-4)
+    found = sorted((data["cells"]["doubt"][i] for i in shown), reverse=True)
+    assert found == pytest.approx(doubts[:5], abs=1e-4)
 
 
 def test_a_slide_without_leukocytes(smear_model, tmp_path):
@@ -114,8 +115,8 @@ def test_nothing_is_left_of_a_page_that_fails(smear_model, fields, tmp_path):
     path = tmp_path / "smear.html"
     with pytest.raises(ValueError, match="red cells are 2 px across"):
         wbcprof.write_smear(smear_model, fields, path, pixel_size=3.0)
-    with pytest.raises(ValueError, match="one: these cells are not from"):
-        wbcprof.write_smear(smear_model, [255 - np.asarray(Image.open(p)) // 2 for p in
+    with pytest.raises(ValueError, match="these cells are not from"):
+        wbcprof.write_smear(smear_model, [np.asarray(Image.open(p)) // 2 for p in
                             sorted(fields.rglob("*.png"))], path, pixel_size=PIXEL, strict=True,
                             slides=["one"] * 6)  # fmt: skip
     assert list(tmp_path.iterdir()) == []
@@ -202,6 +203,7 @@ def test_missed_cells_are_marked_and_counted(browser, made):
 @browser_needed
 def test_marking_and_choosing_by_pointer(browser):
     browser.key("0")
+    browser.run("view.scrollIntoView()")
     place = browser.run(
         "const r = document.querySelector('#view rect.cell').getBoundingClientRect();"
         "return [r.x + r.width / 2, r.y + r.height / 2]"
@@ -226,21 +228,47 @@ def test_the_corrected_table_reads_back(browser, smear_model, fields, tmp_path):
     browser.key("2")
     browser.run("select(order().at(-1))")
     browser.key("x")
+    browser.run("select(order().at(-2))")
+    browser.key("u")
     table = browser.run("return cellTable()")
     rows = list(csv.DictReader(io.StringIO(table)))
     n = browser.run("return n")
     assert len(rows) == n - 1
-    assert [row["label"] for row in rows if row["by"] == "person"] == ["neutrophil"]
+    said = sorted(row["label"] for row in rows if row["by"] == "person")
+    assert said == ["neutrophil", "unsure"]
     path = tmp_path / "corrected.csv"
     path.write_text(table, encoding="utf-8")
     boxes = read_boxes(path, fields)
     assert sum(map(len, boxes.values())) == n - 1
-    result = wbcprof.count_smears(smear_model, fields, boxes=path, pixel_size=PIXEL)
-    assert len(result.cells) == n - 1
+    again = tmp_path / "again.html"
+    result = wbcprof.write_smear(
+        smear_model, fields, again, boxes=path, pixel_size=PIXEL, false_alarms=0.02
+    )
+    for number, slide in enumerate(result.slides):  # what was counted on the page, to a cell
+        counted = browser.run("return countOf(arguments[0])", number)
+        assert counted["counts"] == slide.counts.tolist()
+        assert counted["aside"]["-1"] == slide.n_unsure and counted["aside"]["-3"] == slide.n_cut
+    data = Page(again).data["cells"]
+    given = [data["call"][i] for i, said in enumerate(data["given"]) if said]
+    assert sorted(given) == [-1, 1]  # left open, and named
     counts = list(csv.DictReader(io.StringIO(browser.run("return countTable()"))))
     assert sum(int(row["count"]) for row in counts if row["slide"] == "one") == sum(
         browser.run("return countOf(0).counts")
     )
+
+
+@browser_needed
+def test_every_cell_is_met_once_by_keyboard(browser):
+    assert browser.run("return scrollY") == 0  # it opens at what is to be read first
+    n = browser.run("return way.length")
+    for i in range(n):
+        assert browser.run("return selected") == browser.run("return way[arguments[0]]", i)
+        browser.key("12ux"[i % 4])
+    assert browser.run("return Object.keys(named).length") == n
+    browser.key("s")
+    assert browser.run("return [slide, slideOf(selected)]") == [1, 1]
+    browser.key("s")
+    assert browser.run("return slide") == 0
 
 
 @browser_needed

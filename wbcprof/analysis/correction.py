@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wbcprof.analysis.counting import LYMPHOCYTES, NEUTROPHILS, members
+from wbcprof.analysis.counting import LYMPHOCYTES, NEUTROPHILS, exact_interval, members
 from wbcprof.checks import Integer, Real, check, label_names
 
 if TYPE_CHECKING:
@@ -122,7 +122,9 @@ def correct_count(
     Intervals are percentiles of a bootstrap in which both vary: calls of the slide are drawn from a
     multinomial distribution, so is each row of `confusion`, and shares are corrected anew. Half a
     call is added to each type, and one cell spread over each row, before drawing, so that what was
-    not seen is rare and not impossible. An interval always holds its share.
+    not seen is rare and not impossible. An interval always holds its share, and reaches as far on
+    either side as the exact one of the calls does, since a correction cannot tell more than the
+    cells that were counted.
 
     References
     ----------
@@ -154,13 +156,17 @@ def correct_count(
     resampled = _resample(counts, confusion, parameters["n_resamples"], parameters["random_state"])
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     low, high = np.quantile(resampled, ends, axis=0)
+    called = counts / counts.sum()
+    least, most = exact_interval(counts, counts.sum(), confidence)
+    low = np.maximum(np.minimum(low, share - (called - least)), 0)
+    high = np.minimum(np.maximum(high, share + (most - called)), 1)
     ratio_of = members(names, neutrophils, NEUTROPHILS), members(names, lymphocytes, LYMPHOCYTES)
     columns = [[names.index(name) for name in chosen] for chosen in ratio_of]
     nlr = _ratio(share[None], columns)
     # Ranks, since a mean of infinite ratios is none.
     nlr_low, nlr_high = np.quantile(_ratio(resampled, columns), ends, method="inverted_cdf")
     return CorrectedCount(
-        names, counts / counts.sum(), share, np.minimum(low, share), np.maximum(high, share),
+        names, called, share, np.minimum(low, share), np.maximum(high, share),
         float(nlr[0]), float(np.minimum(nlr_low, nlr)[0]), float(np.maximum(nlr_high, nlr)[0]),
         *ratio_of, parameters["confidence"],
     )  # fmt: skip

@@ -387,11 +387,15 @@ def _sentence(
         causes.add("focus")
         parts.append("images more blurred" if ratio["Focus"] > 1 else "images sharper")
     if "Strange" in flagged:
-        parts.append(f"{n_unlike} of {n} cells unlike those known, {rate * n:.1g} expected")
+        parts.append(f"{n_unlike} of {n} cells unlike those known, {_expected(rate * n)} expected")
     return (
         f"these cells are not from the world that the model knows: {'; '.join(parts)}. "
         + _advice(causes, n_unlike / n)
     )
+
+
+def _expected(number: float) -> str:
+    return f"{number:.1f}" if number < 10 else f"{number:.0f}"
 
 
 def _percent(ratio: float) -> str:

@@ -46,6 +46,7 @@ from wbcprof.model.profiles import Profiles
 from wbcprof.smear.cells import (
     CELL_COLUMNS,
     FieldCells,
+    Ruler,
     SmearCell,
     cell_row,
     find_cells,
@@ -60,8 +61,14 @@ if TYPE_CHECKING:
 CUT = "cut"
 """Of a cell: the edge of its image cuts its nucleus."""
 
-PRECISION = Real(above=0, below=0.5)
+PRECISION = Real(least=0.001, below=0.5)
 """What the half width of an interval may be, that cells are still needed for."""
+
+LEAST_ADAPTED = 20
+"""Cells that a model can be adapted to."""
+
+_CALLS = (UNSURE, UNLIKE, CUT)
+_MOST_ASIDE = 0.5  # of the cells, that are set aside without a warning
 
 
 @dataclass(frozen=True)
@@ -100,13 +107,14 @@ class NamedCell:
 
 @dataclass(frozen=True)
 class SeenField:
-    """A field that was looked at: its slide, cells, red cells and what is strange about it."""
+    """A field, or a tile, that was looked at, its cells, and what is strange about it."""
 
     field_id: str
     slide: str
     n_cells: int
     n_red_cells: float
     red_cell_diameter: float
+    is_tile: bool
     notes: tuple[str, ...]
 
 
@@ -127,8 +135,10 @@ class SmearCount:
     n_found, n_unsure, n_unlike, n_cut : int
         Cells found, and those of them that are set aside.
     n_fields : int
+    unit : {"field", "tile"}
+        What a slide was seen in: photographs, or tiles of a large image.
     per_field : tuple of 3 float
-        Leukocytes for each field, with exact Poisson limits.
+        Leukocytes for each of these, with exact Poisson limits.
     red_cells_per_field : float
         By the area they cover; NaN where it is not known.
     nlr : tuple of 3 float
@@ -139,6 +149,8 @@ class SmearCount:
         Empty where it could be.
     check : SetCheck
         Whether the cells come from the world that the model knows.
+    notes : tuple of str
+        What is strange about the slide.
     confidence : float
     """
 
@@ -154,12 +166,14 @@ class SmearCount:
     n_unlike: int
     n_cut: int
     n_fields: int
+    unit: str
     per_field: tuple[float, float, float]
     red_cells_per_field: float
     nlr: tuple[float, float, float]
     corrected: CorrectedCount | None
     why_not_corrected: str
     check: SetCheck
+    notes: tuple[str, ...]
     confidence: float
 
 
@@ -177,8 +191,12 @@ class SmearResult:
         Fields, slides and cells that were left out, and why.
     profiles : Profiles
         Of the cells, in their order.
+    check : SetCheck
+        Whether all cells together come from the world that the model knows.
     blind : str
         Why no cell can be called strange; empty where it can.
+    n_adapted : int
+        Cells that the model was adapted to, 0 where it was not.
     precision, confidence, false_alarms : float
     """
 
@@ -188,7 +206,9 @@ class SmearResult:
     slides: list[SmearCount]
     dropped: list[SkippedImage]
     profiles: Profiles
+    check: SetCheck
     blind: str
+    n_adapted: int
     precision: float
     confidence: float
     false_alarms: float
@@ -205,7 +225,8 @@ class SmearResult:
         for slide in self.slides:
             total = int(slide.counts.sum())
             lines.append(
-                f"{slide.slide}: {slide.n_found} leukocytes in {slide.n_fields} fields, {total} "
+                f"{slide.slide}: {slide.n_found} leukocytes in {slide.n_fields} {slide.unit}"
+                f"{'' if slide.n_fields == 1 else 's'}, {total} "
                 f"with a type ({slide.n_unsure} unsure, {slide.n_unlike} unlike, {slide.n_cut} cut)"
             )
             width = max(map(len, slide.types))
@@ -253,6 +274,7 @@ class SmearResult:
                     "unlike": slide.n_unlike,
                     "cut": slide.n_cut,
                     "fields": slide.n_fields,
+                    "seen_in": f"{slide.unit}s",
                     "leukocytes_per_field": rounded(slide.per_field[0], 3),
                     "red_cells_per_field": rounded(slide.red_cells_per_field, 1),
                 }
@@ -286,12 +308,13 @@ def count_smears(
         See `wbcprof.images.open_fields`.
     pixel_size : float, optional
         Micrometres for each pixel; by default as files state it, else by red cells.
-    boxes : path or mapping of str to list of Box, optional
+    boxes : path, sequence of Box, or mapping of str to sequence of Box, optional
         Leukocytes, in place of those that would be found; see `wbcprof.images.read_boxes`. Types
-        that they state are taken as they are.
+        that they state are taken as they are; "unsure", "unlike" and "cut" are set aside.
     adapt : bool
-        Adapt the model to the cells that are found, as `wbcprof.Model.adapt` does, before they are
-        named; to types that boxes state too.
+        Adapt the model to the cells that are found, twenty or more, as `wbcprof.Model.adapt` does,
+        before they are named; to types that boxes state too. What it mistakes there is not known,
+        so that shares are not corrected.
     precision : float
         Half the width of the interval of each share, that cells are still needed for.
     confidence : float
@@ -336,14 +359,20 @@ def count_smears(
     Real(above=0, below=1).check("confidence", confidence)
     RATE.check("false_alarms", false_alarms)
     known = model.classifier
+    clashing = [] if known is None else sorted(set(_CALLS) & set(map(str, known.classes_.tolist())))
+    if clashing:
+        raise ValueError(
+            f"a type of the model is named {clashing[0]!r}, as cells are that have none; name the "
+            "type otherwise"
+        )
     if known is None:
         raise ValueError(
             "the model holds no classifier, so no type can be counted; fit it on labelled images"
         )
     threads = resolve_threads(n_threads)
     source = open_fields(images, slides=slides)
-    if boxes is not None and not isinstance(boxes, dict):
-        boxes = read_boxes(boxes, images)
+    if boxes is not None:
+        boxes = read_boxes(boxes, source)
     rulers = measure_slides(source, pixel_size, needed=boxes is None)
     cells: list[SmearCell] = []
     fields: list[SeenField] = []
@@ -370,32 +399,70 @@ def count_smears(
     dropped += [SkippedImage(cells[i].cell_id, "the cell cannot be profiled") for i in lost]
     cells = [cells[i] for i in kept]
     profiles = replace(profiles, ids=[cell.cell_id for cell in cells])
-    if adapt:
-        model = model.adapted_to(profiles, [cell.label for cell in cells])
-    named = _name(model, cells, profiles, false_alarms)
     types = [str(name) for name in known.classes_.tolist()]
-    types += sorted({n.cell.label for n in named if n.cell.label is not None} - set(types))
-    counts = [
-        _count(model, slide, named, profiles, fields, types, precision, confidence, false_alarms)
-        for slide in dict.fromkeys(field.slide for field in fields)
-    ]
+    cells = [replace(cell, label=_as_known(cell.label, types)) for cell in cells]
+    if adapt:
+        if len(cells) < LEAST_ADAPTED:
+            raise ValueError(
+                f"a model is adapted to {LEAST_ADAPTED} cells or more, and {len(cells)} were "
+                "found; give more fields, or leave out adapt"
+            )
+        labels = [cell.label if cell.label in types else None for cell in cells]
+        model = model.adapted_to(profiles, labels)
+    named = _name(model, cells, profiles, false_alarms)
+    types += sorted({n.call for n in named} - {*types, *_CALLS})
+    whole = [i for i, one in enumerate(named) if one.call != CUT]
+    check = check_set(model, profiles.at(whole), false_alarms=false_alarms)
+    counts = []
+    for slide in dict.fromkeys(field.slide for field in fields):
+        ruler = rulers[slide]
+        counts.append(
+            _count(
+                model,
+                slide,
+                [i for i, one in enumerate(named) if one.cell.slide == slide],
+                named,
+                profiles,
+                [field for field in fields if field.slide == slide],
+                types,
+                ruler.notes if isinstance(ruler, Ruler) else (),
+                adapt,
+                (precision, confidence, false_alarms),
+            )
+        )
     assert model.classifier is not None
     blind = why_blind(model.classifier.memory_, profiles, false_alarms) if cells else ""
     return SmearResult(
-        types, named, fields, counts, dropped, profiles, blind, precision, confidence, false_alarms
-    )
+        types, named, fields, counts, dropped, profiles, check, blind, len(cells) if adapt else 0,
+        precision, confidence, false_alarms,
+    )  # fmt: skip
 
 
 def warn_of_smears(result: SmearResult, strict: bool = False) -> None:
     """Say in a sentence for each slide where its cells are not from the world that the model knows;
     an error where `strict`."""
-    for slide in result.slides:
-        if slide.check.familiar:
-            continue
-        sentence = f"{slide.slide}: {slide.check.sentence}"
-        if strict:
-            raise ValueError(sentence)
+    sentences = strange_slides(result)
+    if sentences and strict:
+        raise ValueError(sentences[0])
+    for sentence in sentences:
         warnings.warn(sentence, StrangeCellsWarning, stacklevel=3)
+
+
+def strange_slides(result: SmearResult) -> list[str]:
+    """A sentence for each slide whose cells are strange, and for all together."""
+    sentences = []
+    if not result.check.familiar and len(result.slides) > 1:
+        sentences.append(f"all slides together: {result.check.sentence}")
+    for slide in result.slides:
+        n_aside = slide.n_unsure + slide.n_unlike
+        if not slide.check.familiar:
+            sentences.append(f"{slide.slide}: {slide.check.sentence}")
+        elif n_aside > max(2, _MOST_ASIDE * slide.n_found) and len(result.slides) == 1:
+            sentences.append(
+                f"{slide.slide}: {n_aside} of {slide.n_found} cells are none of the types that the "
+                "model knows, or between them; look at these first, or adapt the model"
+            )
+    return sentences
 
 
 def _cell_row(named: NamedCell) -> dict[str, Any]:
@@ -419,6 +486,7 @@ def _seen(seen: FieldCells) -> SeenField:
         len(seen.cells),
         seen.n_red_cells,
         seen.red_cell_diameter,
+        seen.field.field_id != seen.field.image_id,
         tuple(seen.notes),
     )
 
@@ -460,27 +528,36 @@ def _name(
     return named
 
 
+def _as_known(label: str | None, types: list[str]) -> str | None:
+    """A label as the model spells it."""
+    spelt = {name.lower(): name for name in types}
+    return None if label is None else spelt.get(label.lower(), label)
+
+
 def _count(
     model: Model,
     slide: str,
+    rows: list[int],
     named: list[NamedCell],
     profiles: Profiles,
-    fields: list[SeenField],
+    seen: list[SeenField],
     types: list[str],
-    precision: float,
-    confidence: float,
-    false_alarms: float,
+    notes: tuple[str, ...],
+    is_adapted: bool,
+    settings: tuple[float, float, float],
 ) -> SmearCount:
-    rows = [i for i, one in enumerate(named) if one.cell.slide == slide]
+    precision, confidence, false_alarms = settings
     own = [named[i] for i in rows]
     calls = [one.call for one in own]
     counts = np.array([calls.count(name) for name in types], np.int64)
     total = int(counts.sum())
-    seen = [field for field in fields if field.slide == slide]
     low, high = exact_interval(counts, total, confidence)
     few, many = poisson_interval(len(own), confidence)
     red = [field.n_red_cells for field in seen if field.n_red_cells == field.n_red_cells]
-    corrected, why = _correct(model, own, counts, types, confidence)
+    whole = [i for i in rows if named[i].call != CUT]
+    check = check_set(model, profiles.at(whole), false_alarms=false_alarms)
+    is_lost = is_adapted or int(counts.sum()) < (1 - _MOST_ASIDE) * len(whole)
+    corrected, why = _correct(model, own, counts, types, confidence, is_lost)
     with np.errstate(invalid="ignore"):
         share = counts / np.float64(total)
     return SmearCount(
@@ -496,12 +573,14 @@ def _count(
         n_unlike=calls.count(UNLIKE),
         n_cut=calls.count(CUT),
         n_fields=len(seen),
+        unit="tile" if any(field.is_tile for field in seen) else "field",
         per_field=(len(own) / len(seen), float(few) / len(seen), float(many) / len(seen)),
         red_cells_per_field=float(np.mean(red)) if red else math.nan,
         nlr=_nlr(counts, types, confidence),
         corrected=corrected,
         why_not_corrected=why,
-        check=check_set(model, profiles.at(rows), false_alarms=false_alarms),
+        check=check,
+        notes=notes,
         confidence=confidence,
     )
 
@@ -520,7 +599,12 @@ def _odds(part: float, rest: float) -> float:
 
 
 def _correct(
-    model: Model, own: list[NamedCell], counts: np.ndarray, types: list[str], confidence: float
+    model: Model,
+    own: list[NamedCell],
+    counts: np.ndarray,
+    types: list[str],
+    confidence: float,
+    is_lost: bool,
 ) -> tuple[CorrectedCount | None, str]:
     assert model.classifier is not None
     confusion = model.classifier.confusion
@@ -528,6 +612,11 @@ def _correct(
         return None, "no cell has a type"
     if any(one.cell.label is not None for one in own):
         return None, "types were given, not called"
+    if is_lost:
+        return None, (
+            "cells of this laboratory are unlike those that the model was learnt from, and what it "
+            "mistakes among them is not known; check them, or learn from labels of them"
+        )
     if confusion is None:
         return None, (
             "the model does not say what it mistakes, since it is older or was learnt from too few "

@@ -63,6 +63,9 @@ class Box:
         Type of the cell, if known.
     mask : bool array (bottom - top, right - left) or None
         Its pixels within the box, if the source is a mask.
+    x, y, nucleus : float or None
+        Centre of the nucleus and square root of its area, px, if the source is a table of cells of
+        this package.
 
     Examples
     --------
@@ -80,14 +83,21 @@ class Box:
     kind: str = "leukocyte"
     label: str | None = None
     mask: np.ndarray | None = None
+    x: float | None = None
+    y: float | None = None
+    nucleus: float | None = None
 
 
-def read_boxes(source: str | os.PathLike[str], images: Any) -> dict[str, list[Box]]:
+def read_boxes(
+    source: str | os.PathLike[str] | Mapping[str, Sequence[Box]] | Sequence[Box], images: Any
+) -> dict[str, list[Box]]:
     """Boxes of what lies in each image, from the files of annotation and segmentation tools.
 
     Parameters
     ----------
-    source : str or path
+    source : str, path, sequence of Box, or mapping of str to sequence of Box
+        Boxes are checked as those of files are, which may be a
+
         - CSV file, in UTF-8: its first line names a column ``field`` (or ``path``, ``image``,
           ``file``, ``filename``; the first of these), columns ``left``, ``top``, ``right``,
           ``bottom`` (or ``xmin``, ``ymin``, ``xmax``, ``ymax``; or ``x``, ``y``, ``width``,
@@ -145,13 +155,10 @@ def read_boxes(source: str | os.PathLike[str], images: Any) -> dict[str, list[Bo
     >>> [box.kind for box in boxes["generated_field_0000.png"]].count("leukocyte")
     2
     """
-    path = Path(os.fspath(source))
-    if not path.exists():
-        raise FileNotFoundError(f"No such file or folder: '{path}'; boxes come from {ACCEPTED}")
     known = _Images(_shapes(images))
     found: dict[str, list[Box]] = {image_id: [] for image_id in known.shapes}
     beyond, empty, n = [], [], 0
-    for where, box in _reader(path)(path, known):
+    for where, box in _read(source, known):
         n += 1
         with naming(where):
             _check_numbers(box)
@@ -173,6 +180,34 @@ def read_boxes(source: str | os.PathLike[str], images: Any) -> dict[str, list[Bo
 
 
 _Found = Iterator[tuple[str, Box]]  # where each box stands in the source, for errors
+
+
+def _read(source: Any, images: _Images) -> _Found:
+    if not isinstance(source, str | os.PathLike):
+        return _from_boxes(source, images)
+    path = Path(os.fspath(source))
+    if not path.exists():
+        raise FileNotFoundError(f"No such file or folder: '{path}'; boxes come from {ACCEPTED}")
+    return _reader(path)(path, images)
+
+
+def _from_boxes(source: Any, images: _Images) -> _Found:
+    """Boxes from Python."""
+    if isinstance(source, Mapping):
+        source = [box for own in source.values() for box in own]
+    for number, box in enumerate(source):
+        where = f"box {number}"
+        if not isinstance(box, Box):
+            raise TypeError(
+                f"boxes must be a path, Box or a mapping from image ids to Box, got {shown(box)}"
+            )
+        with naming(where):
+            image_id = images.find(box.image_id)
+            left, top, right, bottom = (_number(getattr(box, side)) for side in _CORNERS)
+        yield where, replace(
+            box, left=left, top=top, right=right, bottom=bottom, image_id=image_id,
+            label=known_label(box.label),
+        )  # fmt: skip
 
 
 def _reader(path: Path) -> Callable[[Path, _Images], _Found]:
@@ -367,9 +402,19 @@ def _from_csv(path: Path, images: _Images) -> _Found:
                 with naming(where):
                     image_id = images.find(from_csv_text(cells.get(path_column, "")) or "")
                     corners = _corners([_number(cell) for cell in numbers], columns is _SPAN)
-                yield where, Box(image_id, *corners, *_of_row(cells))
+                    x, y, nucleus = (None,) * 3 if columns is _SPAN else _place(cells)
+                    kind, label = _of_row(cells)
+                yield where, Box(image_id, *corners, kind, label, None, x, y, nucleus)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"'{path}' is not a CSV file in UTF-8: {error}") from error
+
+
+def _place(cells: Mapping[str, str]) -> tuple[float | None, float | None, float | None]:
+    """Where the nucleus lies, as tables of this package say."""
+    if not (cells.get("x") and cells.get("y")):
+        return None, None, None
+    nucleus = cells.get("nucleus_px")
+    return _number(cells["x"]), _number(cells["y"]), _number(nucleus) if nucleus else None
 
 
 def _of_row(cells: Mapping[str, str]) -> tuple[str, str | None]:

@@ -55,7 +55,7 @@ from wbcprof.images.tiles import (
     Place,
     by_full_path,
     content_of,
-    size_on_disk,
+    seen_on_disk,
 )
 from wbcprof.threads import resolve_threads
 
@@ -178,7 +178,7 @@ class _Photographs:
 
     def content(self) -> Iterator[bytes]:
         if isinstance(self.images, File):
-            yield size_on_disk(self.images.path)
+            yield seen_on_disk(self.images.path)
             return
         for pixels in self.images.arrays():
             yield from content_of(pixels)

@@ -19,7 +19,7 @@ import numpy as np
 
 from wbcprof.images.decode import Outcome, Unusable, pixel_size, reasons
 from wbcprof.images.source import File
-from wbcprof.images.tiles import Grid, Place, as_rgb, size_on_disk
+from wbcprof.images.tiles import Grid, Place, as_rgb, seen_on_disk
 
 SLIDE_SUFFIXES = (
     ".bif", ".czi", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu", ".vsi",
@@ -137,7 +137,7 @@ class LargeTiff:
         return replace(self, path=Path(os.path.abspath(self.path)))
 
     def content(self, places: Sequence[Place]) -> Iterator[bytes]:
-        yield size_on_disk(self.path)
+        yield seen_on_disk(self.path)
 
 
 class _Page:
@@ -316,7 +316,7 @@ def open_slide(path: Path) -> Slide | Unusable:
                 path,
                 (rows, columns),
                 _micrometres(known.get("openslide.mpp-x")),
-                known.get("openslide.quickhash-1") or size_on_disk(path).decode(),
+                known.get("openslide.quickhash-1") or seen_on_disk(path).decode(),
             )
     except Unusable as error:
         return error

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -24,6 +24,7 @@ from wbcprof.analysis.smears import (
     SmearCount,
     SmearResult,
     count_smears,
+    strange_slides,
     warn_of_smears,
 )
 from wbcprof.files import check_output, rounded
@@ -184,7 +185,7 @@ def _render(model: Model, result: SmearResult, looks: _Looks, title: str, note: 
         title=title,
         note=note,
         summary=(
-            f"{len(result.cells):,} leukocytes in {_counted(len(result.fields), 'field')} of "
+            f"{len(result.cells):,} leukocytes in {_seen_in(result)} of "
             f"{_counted(len(result.slides), 'slide')}. Made by wbcprof {__version__} on "
             f"{datetime.now(UTC):%Y-%m-%d}, with a model learnt from {learnt} images."
         ),
@@ -215,16 +216,13 @@ def _pictured(result: SmearResult, looks: _Looks) -> set[str]:
 
 
 def _warnings(result: SmearResult) -> list[str]:
-    lines = []
-    for slide in result.slides:
-        n_aside = slide.n_unsure + slide.n_unlike
-        if not slide.check.familiar:
-            lines.append(f"{slide.slide}: {slide.check.sentence}.")
-        elif n_aside > max(3, 0.1 * slide.n_found):
-            lines.append(
-                f"{slide.slide}: {n_aside} of {slide.n_found} cells have no type: look at them "
-                "first."
-            )
+    lines = [f"{sentence}." for sentence in strange_slides(result)]
+    lines += [f"{slide.slide}: {note}." for slide in result.slides for note in slide.notes]
+    if result.n_adapted:
+        lines.append(
+            f"The model was adapted to the {result.n_adapted:,} cells found here: what it mistakes "
+            "among them is not known."
+        )
     if result.blind:
         lines.append(f"Strange cells are not set aside: {result.blind}.")
     noted = [field for field in result.fields if field.notes]
@@ -269,18 +267,15 @@ def _data(
     fields = {field.field_id: i for i, field in enumerate(result.fields)}
     slides = {slide.slide: i for i, slide in enumerate(result.slides)}
     own = [looks.fields[field.field_id] for field in result.fields]
-    cells = [result.cells[i] for i in shown]
-    rest = Counter(
-        (named.cell.slide, _code(named, types))
-        for named in (result.cells[i] for i in sorted(set(range(len(result.cells))) - set(shown)))
-    )
+    cells = result.cells
+    thumb = {cell: place for place, cell in enumerate(shown)}
     data = {
         "confidence": result.confidence,
         "precision": result.precision,
         "types": [{"name": name, "colour": colours[name]} for name in result.types],
         "neutrophils": [types[name] for name in members(result.types, None, NEUTROPHILS)],
         "lymphocytes": [types[name] for name in members(result.types, None, LYMPHOCYTES)],
-        "slides": [_slide_data(slide, rest) for slide in result.slides],
+        "slides": [_slide_data(slide) for slide in result.slides],
         "sheet": {key: sheet[key] for key in ("side", "per_row", "per_sheet")},
         "fields": {
             "id": list(fields),
@@ -300,8 +295,13 @@ def _data(
         "cells": {
             "id": [named.cell.cell_id for named in cells],
             "field": [fields[named.cell.cell_id.rpartition("#")[0]] for named in cells],
-            "at": [[round(named.cell.x, 1), round(named.cell.y, 1)] for named in cells],
+            "at": [
+                [round(cell.x, 1), round(cell.y, 1), rounded(cell.nucleus_px, 2)]
+                for cell in (named.cell for named in cells)
+            ],
             "box": [_box(named, looks) for named in cells],
+            "thumb": [thumb.get(i, -1) for i in range(len(cells))],
+            "given": [int(named.cell.label is not None) for named in cells],
             "call": [_code(named, types) for named in cells],
             "type": [types[named.type] for named in cells],
             "p": [rounded(max(named.probabilities), 3) for named in cells],
@@ -316,10 +316,8 @@ def _data(
     return data
 
 
-def _slide_data(slide: SmearCount, rest: Counter[tuple[str, int]]) -> dict[str, Any]:
+def _slide_data(slide: SmearCount) -> dict[str, Any]:
     corrected = slide.corrected
-    of_types = [rest[slide.slide, i] for i in range(len(slide.types))]
-    aside = {code: rest[slide.slide, code] for code in _ASIDE.values()}
     few, low, high = slide.per_field
     note = f"Not corrected for what the classifier mistakes: {slide.why_not_corrected}."
     if corrected is not None:
@@ -328,9 +326,10 @@ def _slide_data(slide: SmearCount, rest: Counter[tuple[str, int]]) -> dict[str, 
             "limits by bootstrap, over the cells of the slide and over those."
         )
         if not slide.check.familiar:
-            note += " These cells are unlike those: corrected shares and limits do not hold."
+            note += " These cells are unlike those: other ones may be mistaken here."
     return {
         "name": slide.slide,
+        "unit": slide.unit,
         "n_fields": slide.n_fields,
         "per_field": f"{few:.2f} ({low:.2f} to {high:.2f})",
         "red_cells": _plain(slide.red_cells_per_field),
@@ -341,7 +340,6 @@ def _slide_data(slide: SmearCount, rest: Counter[tuple[str, int]]) -> dict[str, 
             [round(float(v), 5) for v in row]
             for row in zip(corrected.share, corrected.low, corrected.high, strict=True)
         ],
-        "rest": {"n": sum(of_types) + sum(aside.values()), "types": of_types, "aside": aside},
     }
 
 
@@ -390,6 +388,14 @@ def _methods(model: Model, result: SmearResult) -> list[str]:
         "This is a count of what was photographed, made for research; it is no medical device.",
     ]
     return lines
+
+
+def _seen_in(result: SmearResult) -> str:
+    n_tiles = sum(field.is_tile for field in result.fields)
+    parts = [_counted(n_tiles, "tile")] if n_tiles else []
+    if n_tiles < len(result.fields):
+        parts.insert(0, _counted(len(result.fields) - n_tiles, "field"))
+    return " and ".join(parts) or "no field"
 
 
 def _counted(n: int, what: str, many: str = "") -> str:

@@ -149,11 +149,19 @@ def find_to_folder(
             f"the folder {str(folder.parent)!r}, in which {folder.name!r} would be made, does not "
             "exist; create it first"
         )
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"the output {str(folder)!r} is a file; name a folder")
+    if isinstance(images, str | os.PathLike) and Path(images).is_dir():
+        if folder.resolve().is_relative_to(Path(images).resolve()):
+            raise ValueError(
+                f"the output {str(folder)!r} lies in the folder of the fields, {str(images)!r}, "
+                "and would be read with them; choose one outside"
+            )
     if parquet:
         check_table(folder.parent / "part-000000.parquet")
     source = open_fields(images, slides=slides)
-    if boxes is not None and not isinstance(boxes, Mapping):
-        boxes = read_boxes(boxes, images)
+    if boxes is not None:
+        boxes = read_boxes(boxes, source)
     n = len(source.ids())
     identity = {
         "format": 1,
@@ -250,7 +258,7 @@ def _on_cluster(
 
 def _crop_name(cell_id: str) -> str:
     name, _, number = cell_id.rpartition("#")
-    plain = re.sub(r"[^\w.-]+", "_", name).lstrip(".")[:_LONGEST]
+    plain = re.sub(r"[^\w.-]+|^[.-]", "_", name)[:_LONGEST]
     if plain != name:  # others may become the same
         plain += f"-{blake2b(name.encode(errors='surrogateescape'), digest_size=4).hexdigest()}"
     return f"{plain}_{number}.png"
@@ -293,7 +301,18 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    numbers = {"x", "y", "left", "top", "right", "bottom", "diameter_um", "nucleus_um", "blur_um"}
+    numbers = {
+        "x",
+        "y",
+        "left",
+        "top",
+        "right",
+        "bottom",
+        "diameter_um",
+        "nucleus_um",
+        "nucleus_px",
+        "blur_um",
+    }
     table = pa.table(
         {
             name: pa.array(

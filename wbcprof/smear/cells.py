@@ -52,6 +52,9 @@ _OTHERS = 0.5  # of the nucleus: area of other nuclei, of several cells
 _MEASURED = 2048  # px of a field that are measured, at most
 _SEAM = 0.25  # of the box: centres of a cell that two tiles see are no further apart
 _SQUARE = 512  # px, of a grid in which cells on seams are looked up; more than so far
+_LEAST_SIDE = 2.0  # red cells: what is smaller shows no leukocyte whole
+_GREY_SAMPLE = 200  # px along the shorter side, that are looked at
+_BLANK = 30  # grey levels; what varies less shows nothing, in whichever colour
 _SINGLE = 0.8  # of the area of red cells, that is seen of them, since they overlap
 
 
@@ -73,15 +76,15 @@ class Ruler:
         Stained area over its edge in the fields measured, median, in diameters.
     mixed : bool
         Whether fields of several magnifications were among those measured.
-    blur : float or None
-        Of the sharpest edges, um; None where it could not be measured.
+    notes : tuple of str
+        What is strange about the slide.
     """
 
     diameter: float
     how: str
     edginess: float | None = None
     mixed: bool = False
-    blur: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +103,8 @@ class SmearCell:
     diameter, nucleus : float
         um: of a circle of the area of the cell; square root of the area of the nucleus. NaN where
         it is not known.
+    nucleus_px : float
+        The latter in px; NaN where no nucleus can be told.
     blur : float
         um, standard deviation; NaN where it is not known.
     flags : tuple of str
@@ -121,6 +126,7 @@ class SmearCell:
     bottom: float
     diameter: float
     nucleus: float
+    nucleus_px: float
     blur: float
     flags: tuple[str, ...]
     label: str | None
@@ -181,32 +187,50 @@ def measure_slides(
     pixel_size = RULE.check("pixel_size", pixel_size)
     known: dict[str, Ruler | str] = {}
     for slide in dict.fromkeys(fields.slides()):
-        known[slide] = _ruler(slide, fields.sample(_SAMPLE, slide=slide), pixel_size, needed)
+        known[slide] = _ruler(fields.sample(_SAMPLE, slide=slide), pixel_size, needed)
     rulers = [ruler for ruler in known.values() if isinstance(ruler, Ruler)]
     if rulers:
         middle = float(np.median([ruler.diameter for ruler in rulers]))
-        unknown = [slide for slide, ruler in known.items() if ruler == _UNKNOWN]
-        known |= dict.fromkeys(unknown, Ruler(middle, "other slides"))
-        if unknown:
-            warnings.warn(
-                f"red cells of {len(unknown)} of {len(known)} slides, first {unknown[0]!r}, cannot "
-                f"be measured; they are taken for as large as on the others, {middle:.0f} px",
-                SmearWarning,
-                stacklevel=2,
-            )
-    reasons = [ruler for ruler in known.values() if isinstance(ruler, str)]
-    if needed and len(reasons) == len(known):
-        raise ValueError(Counter(reasons).most_common(1)[0][0])
+        edgy = [ruler.edginess for ruler in rulers if ruler.edginess is not None]
+        for slide in [slide for slide, ruler in known.items() if ruler == _UNKNOWN]:
+            sample = fields.sample(_FEWEST_FIELDS, slide=slide)
+            known[slide] = _borrowed(sample, middle, float(np.median(edgy)) if edgy else None)
+    for slide, ruler in known.items():
+        for note in ruler.notes if isinstance(ruler, Ruler) else ():
+            kind = AcquisitionWarning if "pixel size" in note else SmearWarning
+            warnings.warn(f"slide {slide!r}: {note}", kind, stacklevel=2)
+    reasons = Counter(ruler for ruler in known.values() if isinstance(ruler, str))
+    if needed and reasons.total() == len(known):
+        if len(reasons) > 1:
+            del reasons[_UNREAD]
+        raise ValueError(reasons.most_common(1)[0][0])
     return known
 
 
+def _borrowed(sample: Iterable[Field], diameter: float, edginess: float | None) -> Ruler | str:
+    """A ruler by those of other slides, where it fits."""
+    outlines = [outline_leukocytes(_middle(field), diameter) for field in sample]
+    edgy = [edge for one in outlines if (edge := _edginess(one, diameter)) == edge]
+    if edgy and edginess and not 1 / _EDGY < float(np.median(edgy)) / edginess < _EDGY:
+        return (
+            "its red cells cannot be measured, and are unlike those of the other slides: another "
+            "magnification? Give it by itself, with the micrometres for each pixel (pixel_size)"
+        )
+    note = (
+        "red cells cannot be measured; they are taken for as large as on the other slides, "
+        f"{diameter:.0f} px"
+    )
+    return Ruler(diameter, "other slides", edginess, notes=(note,))
+
+
+_UNREAD = "no field of it could be read"
 _UNKNOWN = (
     "no red cells could be measured, by which leukocytes are found; give the micrometres for each "
-    "pixel (pixel_size), or fields in which red cells lie apart"
+    "pixel (pixel_size), or fields in which red cells lie apart, and 12 px across at least"
 )
 
 
-def _ruler(slide: str, sample: Iterable[Field], given: float | None, needed: bool) -> Ruler | str:
+def _ruler(sample: Iterable[Field], given: float | None, needed: bool) -> Ruler | str:
     fields, parts = [], []
     for field in sample:
         fields.append(field)
@@ -214,7 +238,8 @@ def _ruler(slide: str, sample: Iterable[Field], given: float | None, needed: boo
         if len(parts) >= _FEWEST_FIELDS and sum(part.n_red_cells for part in parts) >= _ENOUGH:
             break
     if not fields:
-        return "no field of it could be read"
+        return _UNREAD
+    notes = []
     found = pool(parts)
     seen = found.red_cell_diameter
     stated = {field.pixel_size for field in fields}
@@ -223,22 +248,18 @@ def _ruler(slide: str, sample: Iterable[Field], given: float | None, needed: boo
     own = [part.red_cell_diameter or 0.0 for part in parts if part.n_red_cells >= _FEW]
     mixed = bool(own) and max(own) > _ANOTHER * min(own)
     if mixed:
-        warnings.warn(
-            f"slide {slide!r} has fields of several magnifications: red cells are {min(own):.0f} "
-            f"to {max(own):.0f} px across; every field is measured by itself",
-            SmearWarning,
-            stacklevel=3,
+        notes.append(
+            f"fields of several magnifications: red cells are {min(own):.0f} to {max(own):.0f} px "
+            "across; every field is measured by itself"
         )
         seen = seen or float(np.median(own))
     if size is not None:
         diameter = RED_CELL / size
         if seen is not None and not 1 / _ANOTHER < diameter / seen < _ANOTHER:
-            warnings.warn(
-                f"slide {slide!r}: a pixel size of {size:.3g} um is "
-                f"{how.replace('file', 'stated in the files')}, but red cells are {seen:.0f} px "
-                f"across, which makes {RED_CELL / seen:.2g} um; check it",
-                AcquisitionWarning,
-                stacklevel=3,
+            notes.append(
+                f"a pixel size of {size:.3g} um is {how.replace('file', 'stated in the files')}, "
+                f"but red cells are {seen:.0f} px across, which makes {RED_CELL / seen:.2g} um; "
+                "check it"
             )
     elif seen is not None:
         diameter, how = seen, "red cells"
@@ -251,23 +272,19 @@ def _ruler(slide: str, sample: Iterable[Field], given: float | None, needed: boo
         )
     blur = None if found.sharpness is None else found.sharpness * RED_CELL / diameter
     if blur is not None and blur > SOFT:
-        warnings.warn(
-            f"slide {slide!r} is out of focus: its sharpest edges are blurred over {blur:.1f} um; "
-            "types cannot be told well",
-            SmearWarning,
-            stacklevel=3,
+        notes.append(
+            f"out of focus: the sharpest edges are blurred over {blur:.1f} um; types cannot be "
+            "told well"
         )
     outlines = [outline_leukocytes(_middle(field), diameter) for field in fields]
     n_crops = sum(map(_is_crop, fields, outlines, [diameter] * len(fields)))
     if needed and n_crops >= max(_FEWEST_FIELDS, _MOST_CROPS * len(fields)):
-        warnings.warn(
-            f"slide {slide!r}: images such as {fields[0].field_id!r} show one cell each, in their "
-            "middle, as crops do; 'wbcprof classify' names the cells of such",
-            SmearWarning,
-            stacklevel=3,
+        notes.append(
+            f"images such as {fields[0].field_id!r} show one cell each, in their middle, as crops "
+            "do; 'wbcprof classify' names the cells of such"
         )
     edgy = [edge for one in outlines if (edge := _edginess(one, diameter)) == edge]
-    return Ruler(diameter, how, float(np.median(edgy)) if edgy else None, mixed, blur)
+    return Ruler(diameter, how, float(np.median(edgy)) if edgy else None, mixed, tuple(notes))
 
 
 def _is_crop(field: Field, outlines: Outlines, diameter: float) -> bool:
@@ -364,7 +381,11 @@ def _outlines(field: Field, ruler: Ruler, notes: list[str]) -> tuple[float, Outl
         return ruler.diameter, outlines
     part = measure(np.ascontiguousarray(_middle(field)))
     own = part.red_cell_diameter
-    if own is None or part.n_red_cells < _FEW or 1 / _ANOTHER < own / ruler.diameter < _ANOTHER:
+    if own is None or part.n_red_cells < _FEW:
+        if outlines.stained.any():
+            notes.append("unlike the other fields, and its red cells cannot be measured")
+        return ruler.diameter, outlines
+    if 1 / _ANOTHER < own / ruler.diameter < _ANOTHER:
         return ruler.diameter, outlines
     notes.append(f"another magnification: red cells are {own:.0f} px, {ruler.diameter:.0f} usual")
     if own < LEAST_DIAMETER:
@@ -397,9 +418,9 @@ def _of_box(box: Box, field: Field) -> FoundLeukocyte:
     height, width = field.whole
     is_cut = box.left <= 0 or box.top <= 0 or box.right >= width or box.bottom >= height
     return FoundLeukocyte(
-        y=(top + bottom) / 2,
-        x=(left + right) / 2,
-        nucleus=math.nan,
+        y=(top + bottom) / 2 if box.y is None else box.y - field.top,
+        x=(left + right) / 2 if box.x is None else box.x - field.left,
+        nucleus=math.nan if box.nucleus is None else box.nucleus,
         area=area,
         box=(left, top, right, bottom),
         is_cut=is_cut,
@@ -438,6 +459,7 @@ def _cell(
         bottom + field.top,
         diameter=2 * math.sqrt(one.area / math.pi) * micrometres,
         nucleus=size * micrometres,
+        nucleus_px=size,
         blur=math.sqrt(measured["Focus"]) * measured["NucleusSize"] / NUCLEUS * micrometres,
         flags=tuple(flag for flag, holds in zip(FLAGS, wrong, strict=True) if holds),
         label=label,
@@ -481,12 +503,27 @@ def find_cells(
     for field in fields.read(n_threads):
         ruler = rulers[field.slide]
         known = ruler if isinstance(ruler, Ruler) else None
-        if known is None and boxes is None:
-            yield FieldCells(field, [], math.nan, math.nan, [], str(ruler))
+        why = _why_not(field, ruler) if boxes is None else ""
+        if why:
+            yield FieldCells(field, [], math.nan, math.nan, [], why)
         else:
             own = None if boxes is None else boxes.get(field.image_id, ())
             made = cut_out(field, known, own)
             yield made._replace(cells=[cell for cell in made.cells if seams.is_new(cell)])
+
+
+def _why_not(field: Field, ruler: Ruler | str) -> str:
+    """Why leukocytes cannot be looked for in a field; "" where they can."""
+    if isinstance(ruler, str):
+        return ruler
+    if min(field.pixels.shape[:2]) < _LEAST_SIDE * ruler.diameter:
+        return f"smaller than {_LEAST_SIDE:g} red cells: no field"
+    step = max(1, min(field.pixels.shape[:2]) // _GREY_SAMPLE)
+    red, green, blue = np.moveaxis(field.pixels[::step, ::step], 2, 0)
+    is_grey = (red == green).all() and (green == blue).all()
+    if is_grey and int(green.max()) - int(green.min()) > _BLANK:
+        return "grey: leukocytes are told by their colour"
+    return ""
 
 
 class Seams:
@@ -517,8 +554,8 @@ class Seams:
 
 SIDES = ("left", "top", "right", "bottom")
 CELL_COLUMNS = (
-    "cell", "slide", "field", "kind", "x", "y", *SIDES, "diameter_um", "nucleus_um", "blur_um",
-    "flags", "label",
+    "cell", "slide", "field", "kind", "x", "y", *SIDES, "diameter_um", "nucleus_um", "nucleus_px",
+    "blur_um",     "flags", "label",
 )  # fmt: skip
 """Of a table of cells; `wbcprof.images.read_boxes` reads it."""
 
@@ -526,7 +563,7 @@ CELL_COLUMNS = (
 def cell_row(cell: SmearCell) -> dict[str, Any]:
     """What a table says of a cell, by `CELL_COLUMNS`."""
     places = (rounded(getattr(cell, name), 1) for name in ("x", "y", *SIDES))
-    sizes = (rounded(size, 2) for size in (cell.diameter, cell.nucleus, cell.blur))
+    sizes = (rounded(size, 2) for size in (cell.diameter, cell.nucleus, cell.nucleus_px, cell.blur))
     values = (
         cell.cell_id, cell.slide, cell.field, "leukocyte", *places, *sizes,
         "; ".join(cell.flags) or None, cell.label,

@@ -28,11 +28,18 @@ function draw(tag, attributes) {
 // Cells are numbers: below n found ones, from n on those that were marked.
 const marked = (i) => missed[i - n];
 const typeOf = (i) => (i >= n ? marked(i).type : i in named ? named[i] : cells.call[i]);
+const isSaid = (i) => i >= n || i in named || cells.given[i] === 1;
 const slideOf = (i) => data.fields.slide[fieldOf(i)];
 const fieldOf = (i) => (i >= n ? marked(i).field : cells.field[i]);
 const typeName = (type) => (type >= 0 ? data.types[type].name : ASIDE[type]);
 const colour = (type) => (type >= 0 ? data.types[type].colour : GREY);
 const everyone = () => [...Array(n + missed.length).keys()];
+const ofField = (f) => {
+  const found = byField[f] || [];
+  return [...found, ...missed.flatMap((m, k) => (m.field === f ? [n + k] : []))];
+};
+const byField = {};
+cells.field.forEach((f, i) => (byField[f] = byField[f] || []).push(i));
 
 function boxOf(i) {
   if (i < n) return cells.box[i];
@@ -107,8 +114,8 @@ const odds = (p) => p / (1 - p);
 // ---- the count ----
 
 function countOf(s) {
-  const rest = data.slides[s].rest, counts = [...rest.types], aside = { ...rest.aside, [REJECTED]: 0 };
-  let found = rest.n, unnamed = 0;
+  const counts = data.types.map(() => 0), aside = { [UNSURE]: 0, [UNLIKE]: 0, [CUT]: 0, [REJECTED]: 0 };
+  let found = 0, unnamed = 0;
   for (const i of everyone()) {
     if (slideOf(i) !== s) continue;
     const type = typeOf(i);
@@ -143,7 +150,7 @@ function showCount() {
     ? "* For the calls before they were corrected here: what a person names needs no correction for the classifier's mistakes."
     : `* ${info.corrected_note}`;
   const facts = [["counted", own.total], ["unsure", own.aside[UNSURE]], ["unlike any type", own.aside[UNLIKE]], ["cut by the edge", own.aside[CUT]],
-    ["rejected", own.aside[REJECTED]], ["fields", info.n_fields], ["leukocytes a field", info.per_field], ["red cells a field", info.red_cells]];
+    ["rejected", own.aside[REJECTED]], [`${info.unit}s`, info.n_fields], [`leukocytes a ${info.unit}`, info.per_field], [`red cells a ${info.unit}`, info.red_cells]];
   at("facts").replaceChildren(...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))));
   const right = own.found - own.aside[REJECTED], all = right + own.missed;
   at("location").textContent = all === 0 ? "Cell location: nothing was found, and nothing marked as missed."
@@ -158,29 +165,35 @@ function showCount() {
 const buttons = new Map();
 
 function thumb(i, side) {
+  if (i >= n) return pictureOf(i, side);
   const element = make("span", { class: "thumb" }), style = element.style;
-  if (i >= n) {
-    element.style.cssText = `width:${side}px;height:${side}px;background:#8886`;
-    return element;
-  }
-  const { per_row: perRow, per_sheet: perSheet } = data.sheet, k = i % perSheet;
-  element.classList.add(`s${Math.floor(i / perSheet)}`);
+  const { per_row: perRow, per_sheet: perSheet } = data.sheet, place = cells.thumb[i], k = place % perSheet;
+  element.classList.add(`s${Math.floor(place / perSheet)}`);
   style.width = style.height = `${side}px`;
   style.backgroundSize = `${perRow * side}px auto`;
   style.backgroundPosition = `${-(k % perRow) * side}px ${-Math.floor(k / perRow) * side}px`;
   return element;
 }
 
+// A marked cell, out of the picture of its field.
+function pictureOf(i, side) {
+  const [left, top, right, bottom] = boxOf(i), margin = (right - left) / 2;
+  const small = draw("svg", { width: side, height: side, viewBox: [left - margin, top - margin, 2 * (right - left), 2 * (bottom - top)].join(" ") });
+  small.append(...picture(fieldOf(i)));
+  return small;
+}
+
 function describe(i) {
   if (i >= n) return `Marked as missed, ${typeOf(i) >= 0 ? typeName(typeOf(i)) : "no type yet"}`;
-  const now = typeOf(i), sure = cells.p[i] === null ? "" : `, probability ${cells.p[i].toFixed(2)}`;
-  const called = cells.call[i] >= 0 ? `called ${typeName(cells.call[i])}` : `${typeName(cells.call[i])}, nearest ${typeName(cells.type[i])}`;
-  return (now !== cells.call[i] ? `${typeName(now)} by a person, ` : "") + called + sure;
+  const now = typeOf(i), type = cells.type[i];
+  const model = `${typeName(type)}${cells.p[i] === null ? "" : `, probability ${cells.p[i].toFixed(2)}`}`;
+  if (i in named ? named[i] !== cells.call[i] : cells.given[i]) return `${typeName(now)} by a person; the model: ${model}`;
+  return cells.call[i] >= 0 ? `called ${model}` : `${typeName(cells.call[i])}; nearest ${model}`;
 }
 
 // Groups in the order of the types, then what is set aside; in each, doubtful cells first.
 function groups() {
-  const own = everyone().filter((i) => slideOf(i) === slide);
+  const own = everyone().filter((i) => slideOf(i) === slide && (i >= n || cells.thumb[i] >= 0));
   const doubt = (i) => (i >= n ? 2 : cells.doubt[i]);
   return [UNLIKE, UNSURE, ...data.types.keys(), CUT, REJECTED].map((type) => [
     type, own.filter((i) => typeOf(i) === type).sort((i, j) => doubt(j) - doubt(i) || i - j),
@@ -195,10 +208,12 @@ function showGallery() {
     const heading = make("h3", {}, key, typeName(type), make("small", {}, String(some.length)));
     return [heading, make("div", { class: "cells" }, ...some.map(thumbButton))];
   });
-  const rest = data.slides[slide].rest.n;
-  if (rest) parts.push(make("p", { class: "hint" }, `${rest} more cells, the least doubtful, are counted and not shown.`));
+  const rest = cells.thumb.filter((place, i) => place < 0 && slideOf(i) === slide).length;
+  if (rest) parts.push(make("p", { class: "hint" }, `${rest} more cells, the least doubtful, are counted and not shown here; fields show them.`));
+  const hadFocus = at("gallery").contains(document.activeElement);
   at("gallery").replaceChildren(...(parts.length ? parts : [make("p", { class: "hint" }, "No leukocyte was found on this slide.")]));
   markSelected();
+  if (hadFocus && buttons.has(selected)) buttons.get(selected).focus({ preventScroll: true });
 }
 
 function thumbButton(i) {
@@ -211,12 +226,15 @@ function thumbButton(i) {
 function markSelected() {
   for (const [i, button] of buttons) {
     button.classList.toggle("selected", i === selected);
-    button.classList.toggle("checked", i in named && named[i] === cells.call[i]);
-    button.classList.toggle("changed", i >= n || (i in named && named[i] !== cells.call[i]));
+    button.classList.toggle("checked", isSaid(i) && typeOf(i) === cells.call[i]);
+    button.classList.toggle("changed", isSaid(i) && typeOf(i) !== cells.call[i]);
   }
 }
 
-const order = () => groups().flatMap(([, some]) => some);
+// The way through the cells of a slide: as they were grouped when it was opened, so that each is
+// met once, whatever it is named; then marked ones.
+let way = [];
+const order = () => [...way, ...everyone().slice(n).filter((i) => slideOf(i) === slide)];
 
 // ---- the field ----
 
@@ -236,7 +254,7 @@ function showField(f, window = null) {
 }
 
 function shapes(f) {
-  return everyone().filter((i) => fieldOf(i) === f).map((i) => {
+  return ofField(f).map((i) => {
     const [left, top, right, bottom] = boxOf(i), type = typeOf(i);
     const rect = draw("rect", { class: `cell${i === selected ? " selected" : ""}${type < 0 ? " aside" : ""}`, x: left, y: top, width: right - left, height: bottom - top, stroke: colour(type) });
     rect.dataset.cell = i;
@@ -281,8 +299,8 @@ function mark([x, y]) {
   if (x < 0 || y < 0 || x > W || y > H) return;
   remember();
   missed.push({ field, x, y, type: UNSURE });
-  marking = false;
-  changed();
+  setMarking(false);
+  changed(field);
   select(n + missed.length - 1, false);
 }
 
@@ -299,7 +317,7 @@ function setMarking(on) {
 
 const within = (value, most) => Math.min(Math.max(value, 0), Math.max(most, 0));
 
-function select(i, move = true) {
+function select(i, move = true, scroll = true) {
   selected = i;
   const f = fieldOf(i), [left, top, right, bottom] = boxOf(i);
   if (data.fields.slide[f] !== slide) setSlide(data.fields.slide[f]);
@@ -309,7 +327,7 @@ function select(i, move = true) {
   showWhat();
   markSelected();
   const button = buttons.get(i);
-  if (button) button.scrollIntoView({ block: "nearest" });
+  if (button && scroll) button.scrollIntoView({ block: "nearest" });
 }
 
 function showWhat() {
@@ -343,14 +361,14 @@ function remember() {
 
 function say(type) {
   if (selected < 0) return;
-  const i = selected, following = order()[order().indexOf(i) + 1];
+  const i = selected, f = fieldOf(i), following = order()[order().indexOf(i) + 1];
   remember();
   if (i < n) named[i] = type;
   else if (type === REJECTED) {
     missed.splice(i - n, 1);
     selected = -1;
   } else marked(i).type = type;
-  changed();
+  changed(f);
   if (i < n && following !== undefined) select(following);
   else if (selected >= 0) select(selected, false);
   else {
@@ -368,45 +386,61 @@ function undo() {
   paintField();
 }
 
-function changed() {
+// What depends on what a person says; of the overview, one field, or all.
+function changed(f = null) {
   try {
     localStorage.setItem(data.key, JSON.stringify([named, missed]));
   } catch { /* a browser that keeps nothing */ }
   showCount();
   showGallery();
-  showOverview();
+  if (f === null) showOverview();
+  else showInOverview(f);
 }
 
 // ---- slides and fields ----
 
 function setSlide(s) {
   slide = s;
+  way = groups().flatMap(([, some]) => some).filter((i) => i < n);
   at("slide").value = String(s);
   showCount();
   showGallery();
   showOverview();
 }
 
+const fieldsOf = (s) => [...data.fields.id.keys()].filter((f) => data.fields.slide[f] === s);
+
 function showOverview() {
-  const own = [...data.fields.id.keys()].filter((f) => data.fields.slide[f] === slide);
-  at("overview").replaceChildren(...own.map((f) => {
-    const small = draw("svg", { viewBox: frame(f).join(" "), "aria-hidden": "true" });
-    small.append(...picture(f), ...shapes(f).map((rect) => (rect.removeAttribute("data-cell"), rect)));
-    const count = everyone().filter((i) => fieldOf(i) === f && typeOf(i) !== REJECTED).length;
-    const button = make("button", { type: "button", "data-field": f }, small, data.fields.id[f], make("br"),
-      make("small", {}, [`${count} ${count === 1 ? "leukocyte" : "leukocytes"}`, data.fields.notes[f]].filter(Boolean).join("; ")));
-    button.classList.toggle("selected", f === field);
-    button.addEventListener("click", () => {
-      showField(f);
-      at("review").scrollIntoView();
-    });
-    return make("li", {}, button);
-  }));
+  at("overview").replaceChildren(...fieldsOf(slide).map((f) => make("li", { "data-of": f })));
+  fieldsOf(slide).forEach(showInOverview);
+}
+
+function showInOverview(f) {
+  const small = draw("svg", { viewBox: frame(f).join(" "), "aria-hidden": "true" });
+  small.append(...picture(f), ...shapes(f).map((rect) => (rect.removeAttribute("data-cell"), rect)));
+  const count = ofField(f).filter((i) => typeOf(i) !== REJECTED).length;
+  const button = make("button", { type: "button", "data-field": f }, small, data.fields.id[f], make("br"),
+    make("small", {}, [`${count} ${count === 1 ? "leukocyte" : "leukocytes"}`, data.fields.notes[f]].filter(Boolean).join("; ")));
+  button.classList.toggle("selected", f === field);
+  button.addEventListener("click", () => {
+    showField(f);
+    at("review").scrollIntoView();
+  });
+  const item = document.querySelector(`#overview li[data-of="${f}"]`);
+  if (item) item.replaceChildren(button);
 }
 
 function nextField() {
-  const own = [...data.fields.id.keys()].filter((f) => data.fields.slide[f] === slide);
+  const own = fieldsOf(slide);
   if (own.length) showField(own[(own.indexOf(field) + 1) % own.length]);
+}
+
+function openSlide(s) {
+  selected = -1;
+  setSlide(s);
+  showWhat();
+  if (way.length) select(way[0], true, false);
+  else nextField();
 }
 
 // ---- tables ----
@@ -420,18 +454,19 @@ function cell(value) {
 
 const table = (rows) => rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
 
+const word = (type) => (type >= 0 ? typeName(type) : ["", "unsure", "unlike", "cut"][-type]);
+
 function cellTable() {
-  const rows = [["cell", "slide", "field", "kind", "x", "y", "left", "top", "right", "bottom", "call", "label", "by"]];
+  const rows = [["cell", "slide", "field", "kind", "x", "y", "nucleus_px", "left", "top", "right", "bottom", "call", "label", "by"]];
   for (const i of everyone()) {
     const f = fieldOf(i), type = typeOf(i), scale = data.fields.scale[f], [dx, dy] = data.fields.offset[f];
     if (type === REJECTED) continue;
     const [left, top, right, bottom] = boxOf(i).map((v, k) => Math.round(10 * (v * scale + (k % 2 ? dy : dx))) / 10);
-    const by = i >= n || i in named ? "person" : "model";
-    const place = i < n ? cells.at[i] : [(left + right) / 2, (top + bottom) / 2];
+    const by = isSaid(i) ? "person" : "model";
+    const place = i < n ? cells.at[i] : [(left + right) / 2, (top + bottom) / 2, null];
     rows.push([i < n ? cells.id[i] : `${data.fields.id[f]}#missed`, data.slides[slideOf(i)].name, data.fields.image[f], "leukocyte", ...place,
       Math.max(0, left), Math.max(0, top), Math.min(right, data.fields.whole[f][1]), Math.min(bottom, data.fields.whole[f][0]),
-      i < n ? (cells.call[i] >= 0 ? typeName(cells.call[i]) : ["", "unsure", "unlike", "cut"][-cells.call[i]]) : "",
-      type >= 0 && by === "person" ? typeName(type) : "", by]);
+      i < n ? word(cells.call[i]) : "", by === "person" ? word(type) : "", by]);
   }
   return table(rows);
 }
@@ -461,12 +496,7 @@ function download(text, name) {
 // ---- wiring ----
 
 at("choose").hidden = data.slides.length < 2;
-at("slide").addEventListener("change", () => {
-  selected = -1;
-  setSlide(Number(at("slide").value));
-  showWhat();
-  nextField();
-});
+at("slide").addEventListener("change", () => openSlide(Number(at("slide").value)));
 at("download").addEventListener("click", () => download(cellTable(), "cells.csv"));
 at("download-counts").addEventListener("click", () => download(countTable(), "counts.csv"));
 at("in").addEventListener("click", () => zoom(0.7));
@@ -501,8 +531,9 @@ view.addEventListener("pointerup", (event) => {
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT") return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (event.target.tagName === "SELECT" && (key.startsWith("Arrow") || key === "Enter")) return;
   const isButton = event.target.tagName === "BUTTON" || event.target.tagName === "A";
   if (marking && key in ARROWS) {
     const step = data.fields.cell[field] / 6;
@@ -521,6 +552,7 @@ document.addEventListener("keydown", (event) => {
   else if (key === "z") undo();
   else if (key === "m") setMarking(!marking);
   else if (key === "f") nextField();
+  else if (key === "s" && data.slides.length > 1) openSlide((slide + 1) % data.slides.length);
   else if (key === "+" || key === "=") zoom(0.7);
   else if (key === "-") zoom(1.4);
   else if (key === "0" && field >= 0) showField(field);
@@ -531,8 +563,5 @@ document.addEventListener("keydown", (event) => {
 try {
   [named, missed] = JSON.parse(localStorage.getItem(data.key)) || [{}, []];
 } catch { /* nothing kept */ }
-setSlide(0);
-const first = order()[0];
-if (first !== undefined) select(first);
-else nextField();
+openSlide(0);
 document.documentElement.dataset.ready = "yes";
