@@ -64,7 +64,8 @@ _LEAST_SCALE = 0.1  # of the median scale
 
 MAX_FOLDS = 5
 MIN_PER_TYPE = 2
-"""Images, or groups, that a type must have: one is learnt from, one left out."""
+"""Images that a type must have: one is learnt from, one left out."""
+_LEAST_GROUPS = 2
 
 _MEMORY_FOLDS = 20
 
@@ -198,7 +199,7 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         y = one_known_label_each(y, len(X), "profiles")
         if groups is not None:
             groups = one_group_each(groups, len(X), "profiles")
-        kept = _of_types_with_enough(y, groups)
+        kept = of_types_with(MIN_PER_TYPE, y, groups)
         if not kept.all():
             X, y, copies = X[kept], y[kept], [np.asarray(copy)[kept] for copy in copies]
             groups = None if groups is None else groups[kept]
@@ -486,18 +487,16 @@ def _pair_weights(svm: SVC) -> tuple[np.ndarray, np.ndarray]:
     return weights, sign * svm.intercept_
 
 
-def _of_types_with_enough(y: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-    """Which images are of types with two images, or in two groups, at least, (n,) bool; a warning
+def of_types_with(least: int, y: np.ndarray, groups: np.ndarray | None, of: str = "") -> np.ndarray:
+    """Which images are of types with so many images, in two groups, at least, (n,) bool; a warning
     names the others. All are, where fewer than two types would be left."""
-    types, codes = np.unique(y, return_inverse=True)
-    few = groups_per_type(y, groups) < MIN_PER_TYPE
+    types, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
+    few = (counts < least) | (groups_per_type(y, groups) < _LEAST_GROUPS)
     if not few.any() or (~few).sum() < 2:
         return np.ones(len(y), bool)
-    names = ", ".join(map(str, types[few]))
-    what = "image" if groups is None else "group"
+    names = ", ".join(f"{t} ({n})" for t, n in zip(types[few], counts[few], strict=True))
     warnings.warn(
-        f"left out, since {'each has' if few.sum() > 1 else 'it has'} one {what} only: {names}; "
-        f"give at least {MIN_PER_TYPE} {what}s of each type",
+        f"types left out{of}, with fewer than {least} images or in one group only: {names}",
         FewImagesWarning,
         stacklevel=3,
     )

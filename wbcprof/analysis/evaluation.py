@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
-from wbcprof.analysis.classify import FewImagesWarning, TypeClassifier, jittered_profiles
+from wbcprof.analysis.classify import TypeClassifier, jittered_profiles, of_types_with
 from wbcprof.analysis.folds import draw_half, groups_per_type, keep_together
 from wbcprof.checks import Integer, one_known_label_each
 from wbcprof.files import replacing
@@ -399,7 +398,7 @@ def evaluate(
     together = groups
     if n_copies:
         together = copies if groups is None else keep_together(groups, copies)
-    kept = np.flatnonzero(_of_types_with_enough(y, together))
+    kept = np.flatnonzero(of_types_with(_LEAST, y, together, " of the evaluation"))
     cells, y = [cells[i] for i in kept], y[kept]
     groups, together = (None if g is None else g[kept] for g in (groups, together))
     pixels = [cell.pixels for cell in cells]
@@ -443,23 +442,6 @@ def evaluate(
         baseline=_summary(baseline_runs, types, n_images) if baseline else None,
         parameters=dict(learnt.parameters),
     )
-
-
-def _of_types_with_enough(y: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-    """Which images are of types that can be halved, (n,) bool; a warning names the others."""
-    types, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
-    few = (counts < _LEAST) | (groups_per_type(y, groups) < 2)
-    if not few.any() or (~few).sum() < 2:
-        return np.ones(len(y), bool)
-    names = ", ".join(f"{t} ({n})" for t, n in zip(types[few], counts[few], strict=True))
-    warnings.warn(
-        f"left out of the evaluation, with fewer than {_LEAST} images or in one group only: "
-        f"{names}",
-        FewImagesWarning,
-        stacklevel=3,
-    )
-    kept: np.ndarray = ~few[codes]
-    return kept
 
 
 def _profiles(model: Any, pixels: list[np.ndarray], n_threads: int | None) -> np.ndarray:

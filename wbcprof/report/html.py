@@ -23,18 +23,17 @@ from wbcprof.files import replacing
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, styles: Sequence[str], script: str | None = None, **values: Any) -> str:
-    """A template with its styles and its script in it, and a hash that lets that script alone
-    run."""
+def render(template: str, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
+    """A template with its styles and scripts in it, and a hash that lets these alone run."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     values["style"] = Markup("".join(map(_text, styles)))
-    if script is not None:
-        values["script"] = Markup(_text(script))
-        digest = base64.b64encode(hashlib.sha256(_text(script).encode()).digest()).decode()
-        values["script_hash"] = f"sha256-{digest}"
+    script = "".join(map(_text, scripts))
+    values["script"] = Markup(script)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    values["script_hash"] = f"sha256-{digest}"
     return environment.get_template(template).render(**values)
 
 

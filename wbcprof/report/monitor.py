@@ -82,6 +82,7 @@ def write_monitor(
     html = render(
         "monitor.html",
         ("report.css", "monitor.css"),
+        (),
         title=title,
         note=note,
         made=f"Made by wbcprof {__version__} on {datetime.now(UTC):%Y-%m-%d}.",

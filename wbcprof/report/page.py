@@ -174,7 +174,7 @@ def _render(
     return render(
         "report.html",
         ("report.css",),
-        "report.js",
+        ("common.js", "report.js"),
         title=title,
         note=note,
         summary=(

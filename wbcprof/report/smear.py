@@ -181,7 +181,7 @@ def _render(model: Model, result: SmearResult, looks: _Looks, title: str, note: 
     return render(
         "smear.html",
         ("report.css", "smear.css"),
-        "smear.js",
+        ("common.js", "smear.js"),
         title=title,
         note=note,
         summary=(

@@ -1,8 +1,3 @@
-"use strict";
-// Text from data enters the page through textContent and attributes only, never as markup.
-const data = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
-const SVG = "http://www.w3.org/2000/svg";
 const SHAPES = [
   "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0", "M-4-4h8v8h-8z", "M0-5l5 9h-10z", "M0-5.5l5.5 5.5l-5.5 5.5l-5.5-5.5z",
 ];
@@ -12,19 +7,6 @@ const n = data.x.length;
 const scale = Math.min(1, Math.max(0.45, Math.sqrt(1500 / Math.max(n, 1))));
 let shown = new Set(data.types.keys());
 let current = -1, selected = -1;
-
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-function draw(tag, attributes) {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
-}
 
 function symbol(type) {
   return { d: SHAPES[data.types[type].shape % SHAPES.length], fill: data.types[type].colour };

@@ -1,8 +1,3 @@
-"use strict";
-// Text from data enters the page through textContent and attributes only, never as markup.
-const data = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
-const SVG = "http://www.w3.org/2000/svg";
 const UNSURE = -1, UNLIKE = -2, CUT = -3, REJECTED = -4;
 const ASIDE = { [UNSURE]: "unsure", [UNLIKE]: "unlike any type", [CUT]: "cut by the edge", [REJECTED]: "no leukocyte" };
 const GREY = "#767676";
@@ -11,19 +6,6 @@ const view = at("view"), cells = data.cells, n = cells.id.length;
 // What a person says: `named` of found cells, `missed` cells in the order they were marked.
 let named = {}, missed = [], history = [];
 let slide = 0, field = -1, selected = -1, marking = false, cross = null, box = null;
-
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-function draw(tag, attributes) {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
-}
 
 // Cells are numbers: below n found ones, from n on those that were marked.
 const marked = (i) => missed[i - n];
