@@ -598,3 +598,43 @@ def test_suggest_lists_cells_to_label_for_adapt(of_three_types, tmp_path, capsys
     assert main(adapt) == 0
     assert "4 of them labelled" in capsys.readouterr().err
     assert "n must be" in complain(["suggest", model, dim, "-n", "0"], capsys)
+
+
+@pytest.mark.parametrize("stream", ["closed", "none"])
+def test_nothing_is_lost_without_a_standard_error(tmp_path, cells, stream):
+    """As services and windowed applications have it."""
+    folder = write_folder(cells, tmp_path / "cells")
+    arguments = ["fit", str(folder), "-o", str(tmp_path / "m.wbcprof"), "--signatures", "8",
+                 "--patches", "400", "--max-iter", "1"]  # fmt: skip
+    how = "sys.stderr.close(); os.close(2)" if stream == "closed" else "sys.stderr = None"
+    code = f"import os, sys; from wbcprof.cli import main; {how}; sys.exit(main({arguments!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
+    assert done.returncode == 0 and (tmp_path / "m.wbcprof").is_file()
+
+
+def test_what_was_skipped_is_listed(tmp_path, cells, capsys):
+    folder = write_folder(cells, tmp_path / "cells")
+    model = str(tmp_path / "m.wbcprof")
+    assert main(["fit", str(folder), "-o", model, "--signatures", "8", "--patches", "400",
+                 "--max-iter", "1"]) == 0  # fmt: skip
+    assert "named rightly" in capsys.readouterr().err
+    torn = sorted(folder.rglob("*.png"))[3]
+    torn.write_bytes(torn.read_bytes()[:300])
+    for command in ("profile", "classify"):
+        out = tmp_path / f"{command}.csv"
+        assert main([command, model, str(folder), "-o", str(out), "--threads", "1"]) == 0
+        assert "1 of 48 images was skipped" in capsys.readouterr().err
+        lines = (tmp_path / f"{command}.csv.skipped.csv").read_text().splitlines()
+        assert lines == ["image,reason", f"{torn.relative_to(folder).as_posix()},truncated"]
+        assert main([command, model, str(folder), "-o", str(out), "--strict"]) in (1, 3)
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch, capsys):
+    from wbcprof import cli
+
+    monkeypatch.setattr(cli, "_EVERY_IN_LOG", 0.0)
+    progress = cli._Progress("profiling")
+    for done in range(3):
+        progress(done, 10)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and lines[2].startswith("profiling: 2 of 10") and "\r" not in lines[2]

@@ -1,7 +1,8 @@
 """The command line: each command is a few lines over the public API.
 
 Exit codes: 0 done; 1 the input or the environment does not allow it (one line says why);
-2 the command line is wrong; 130 interrupted.
+2 the command line is wrong; 3 with --strict: done, but for images that could not be read;
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from wbcprof.images.source import SkippedImage
     from wbcprof.model.settings import Coding, LayerSettings
 
 
@@ -39,13 +41,16 @@ def _run(options: argparse.Namespace) -> int:
         # The reader of the output has what it wanted; nothing is left to flush to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError as error:
-        print(f"wbcprof {options.command}: out of memory. {error}", file=sys.stderr)
+        _say(f"wbcprof {options.command}: out of memory. {error}")
         return 1
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, csv.Error) as error:
-        print(f"wbcprof {options.command}: {error}", file=sys.stderr)
+        _say(f"wbcprof {options.command}: {error}")
         return 1
+    except _Incomplete as error:
+        _say(f"wbcprof {options.command}: {error}")
+        return 3
     except KeyboardInterrupt:
-        print(f"\nwbcprof {options.command}: interrupted", file=sys.stderr)
+        _say(f"\nwbcprof {options.command}: interrupted")
         return 130
     return 0
 
@@ -343,7 +348,7 @@ def _add_strict(parser: argparse.ArgumentParser) -> None:
         "--strict",
         action="store_true",
         help="an error, rather than a warning, where the cells as a set are not from the world "
-        "that the model knows",
+        "that the model knows; exit code 3 where images could not be read",
     )
 
 
@@ -477,23 +482,33 @@ def _groups(options: argparse.Namespace) -> dict[str, str] | None:
 
 
 class _Progress:
-    """A line on a terminal that says how far a long job is, how fast, and how long it will take;
-    silent where there is no terminal. The rate is that since the first call."""
+    """How far a long job is, how fast, and how long it will take: a line on a terminal, or one
+    every half a minute in a log. The rate is that since the first call."""
 
     def __init__(self, what: str):
         self._what = what
-        self._shown = 0.0
+        self._is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._shown = 0.0 if self._is_terminal else time.monotonic()
         self._first: tuple[int, float] | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
+        from wbcprof.files import tell
+
         now = time.monotonic()
         first, started = self._first = self._first or (done, now)
-        if sys.stderr.isatty() and (now - self._shown > 0.1 or done == total):
+        every = _EVERY_ON_TERMINAL if self._is_terminal else _EVERY_IN_LOG
+        if now - self._shown > every or (self._is_terminal and done == total):
             self._shown = now
-            end = "\n" if done == total else ""
             of = f" of {total}" if total is not None else ""
-            line = f"{self._what}: {done}{of}{_speed(done - first, now - started, done, total)}"
-            print(f"\r{line}\033[K", end=end, file=sys.stderr, flush=True)
+            speed = _speed(done - first, now - started, done, total)
+            line = f"{self._what}: {done}{of}{speed}"
+            if self._is_terminal:
+                tell(f"\r{line}\033[K", sys.stderr, end="\n" if done == total else "")
+            else:
+                tell(line, sys.stderr)
+
+
+_EVERY_ON_TERMINAL, _EVERY_IN_LOG = 0.1, 30.0  # seconds
 
 
 def _speed(n: int, seconds: float, done: int, total: int | None) -> str:
@@ -515,11 +530,13 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"{category.__name__}: {message}", file=sys.stderr)
+    _say(f"{category.__name__}: {message}")
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    from wbcprof.files import tell
+
+    tell(text, sys.stderr)
 
 
 def _fit(options: argparse.Namespace) -> None:
@@ -546,7 +563,7 @@ def _fit(options: argparse.Namespace) -> None:
             model.classifier = train(
                 model, options.images, groups=groups, n_threads=options.threads
             )
-            _say(f"classifier of {len(types)} types trained on all images that have one")
+            _say_how_good(model.classifier)
         else:
             _say("no classifier: the images have no types, or one only")
     last = model.history[0][-1]
@@ -556,7 +573,25 @@ def _fit(options: argparse.Namespace) -> None:
         f"{last['error_optimal']:.3f} from optimal codes"
     )
     model.save(options.output)
-    _say(f"model written to {options.output}")
+    _say(
+        f"model written to {options.output}; next: wbcprof "
+        f"{'profile' if model.classifier is None else 'classify'} {options.output} IMAGES -o OUT"
+    )
+
+
+def _say_how_good(classifier: Any) -> None:
+    """How the classifier named images that were left out while it was learnt."""
+    confusion = classifier.confusion_
+    _say(f"classifier of {len(classifier.classes_)} types:")
+    if confusion is None:
+        _say("  how good it is cannot be said: a type has one image only")
+        return
+    for name, row, right in zip(classifier.classes_, confusion, confusion.diagonal(), strict=True):
+        _say(f"  {name}: {row.sum()} images, {right / row.sum():.1%} of them named rightly")
+    _say(
+        f"  {confusion.trace() / confusion.sum():.1%} of all, each by what was learnt without it "
+        "(five folds); signatures were learnt from all. 'wbcprof evaluate' leaves these out too"
+    )
 
 
 def _profile(options: argparse.Namespace) -> None:
@@ -585,6 +620,7 @@ def _profile(options: argparse.Namespace) -> None:
 
         warn_of_set(check_set(model, profiles), strict=options.strict)
     profiles.save(options.output)
+    _list_skipped(options, profiles.skipped)
     if options.tolerance is not None:
         _say(f"relative error of the profiles: {profiles.metadata['relative_error']:.1e}")
     _say(f"{len(profiles)} profiles of {profiles.values.shape[1]} features: {options.output}")
@@ -644,6 +680,7 @@ def _classify(options: argparse.Namespace) -> None:
     )
     warn_of_fields(profiles)
     flags = flag_images(model, profiles, options.images)
+    skipped = profiles.skipped
     ids, kept = profiles.ids, np.array([not drop & set(own) for own in flags])
     if not kept.any():
         raise ValueError(f"all {len(kept)} images have flags that are to be dropped")
@@ -674,6 +711,7 @@ def _classify(options: argparse.Namespace) -> None:
         n_strange = sum(call in ("unsure", "unlike") for call in cells.calls)
         _say(f"{len(profiles)} images classified, {n_strange} unsure or unlike: {options.output}")
     _write_dropped(options, flags, kept, ids)
+    _list_skipped(options, skipped)
 
 
 def _flags_to_drop(options: argparse.Namespace) -> set[str]:
@@ -710,6 +748,26 @@ def _write_dropped(
     path = f"{options.output}.dropped.csv"
     _write_csv(path, write)
     _say(f"{int((~kept).sum())} of {len(kept)} images dropped: {path}")
+
+
+class _Incomplete(Exception):
+    """All is written of what could be read, and some could not: exit code 3."""
+
+
+def _list_skipped(options: argparse.Namespace, skipped: Sequence[SkippedImage]) -> None:
+    """Beside an output, images that could not be read and why; with --strict, an exit code."""
+    from wbcprof.files import write_rows
+
+    if not skipped:
+        return
+    where = ""
+    if options.output is not None:
+        where = f"{options.output}.skipped.csv"
+        rows = ({"image": lost.image_id, "reason": lost.reason} for lost in skipped)
+        write_rows(where, ("image", "reason"), rows)
+    if options.strict:
+        told = f"; {where} lists them" if where else ""
+        raise _Incomplete(f"{len(skipped)} images could not be read{told}")
 
 
 def _write_csv(path: str | None, write: Callable[[TextIO], None]) -> None:
@@ -951,6 +1009,7 @@ def _info(options: argparse.Namespace) -> None:
     from wbcprof.model.model import load
 
     model = load(options.model)
+    print(f"model {model.fingerprint}")
     for index, layer in enumerate(model.layers):
         print(
             f"layer {index}: {layer.n_signatures} signatures of {layer.patch_size} x "

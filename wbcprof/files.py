@@ -8,9 +8,9 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -35,6 +35,16 @@ def from_csv_text(cell: str) -> str | None:
     if not cell:
         return None
     return cell[1:] if cell[0] == "'" and _GUARDED.match(cell) else cell
+
+
+def tell(text: str, stream: TextIO | None, end: str = "\n") -> None:
+    """Write what is not the result of a command; where a service or a windowed application has no
+    such stream, or has closed it, nothing is told and nothing is lost."""
+    if stream is None:
+        return
+    with suppress(OSError, ValueError):  # closed at the other end, or at this
+        stream.write(text + end)
+        stream.flush()
 
 
 def rounded(value: float, digits: int) -> float | None:

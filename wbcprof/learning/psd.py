@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from wbcprof._version import __version__
+from wbcprof.files import tell
 from wbcprof.learning.checkpoint import read_checkpoint, write_checkpoint
 from wbcprof.learning.learner import Learner, RemotePatches
 from wbcprof.learning.sample import PatchRows, PatchStream
@@ -207,7 +209,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             while len(self.history_) < settings.max_iter and not self._settled(settings.tol):
                 self.history_.append(self._pass(patches))
                 if self.verbose:
-                    print(_describe(len(self.history_), self.history_[-1]), flush=True)
+                    tell(_describe(len(self.history_), self.history_[-1]), sys.stdout)
                 if path is not None:
                     self._save(path, identity)
             self._finish(patches, threads)

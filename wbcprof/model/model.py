@@ -406,6 +406,7 @@ class Model:
             labels if any(label is not None for label in labels) else None,
             metadata,
             np.stack(measures) if measures else None,
+            source.skipped,
         )
 
     def adapt(

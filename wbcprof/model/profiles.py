@@ -18,6 +18,7 @@ import numpy as np
 
 from wbcprof.checks import known_label, known_labels
 from wbcprof.files import check_output, csv_text, from_csv_text, json_value, replacing
+from wbcprof.images.source import SkippedImage
 from wbcprof.smear.measures import MEASURES
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class Profiles:
         How the profiles were made: model, inference, step.
     measures : ndarray of shape (n_images, len(wbcprof.smear.MEASURES)), float32, optional
         What was measured of every image: light, focus, stain, scale; NaN where unknown.
+    skipped : list of SkippedImage
+        Images that were given and could not be read, and why; tables do not hold them.
 
     Notes
     -----
@@ -120,6 +123,7 @@ class Profiles:
     labels: list[str | None] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     measures: np.ndarray | None = None
+    skipped: list[SkippedImage] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.values)
