@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from wbcprof.datasets import make_leukocytes
 from wbcprof.smear.stain import STAINS, StainNormaliser
 
 
@@ -66,3 +67,18 @@ def test_what_is_no_image_is_refused(image):
         StainNormaliser.learn([image], "background")
     with pytest.raises(ValueError, match=r"an image must be uint8 \(H, W, 3\), got"):
         StainNormaliser("background", [200, 200, 200]).normalise(image)
+
+
+@pytest.mark.parametrize("method", ["background", "reinhard", "macenko"])
+def test_cells_cut_out_on_black_stay_as_they_are_and_teach_nothing(method):
+    images = make_leukocytes(2, size=72).images  # generated
+    y, x = np.mgrid[-1:1:72j, -1:1:72j]
+    cut = np.where((x**2 + y**2 < 0.5)[..., None], images, 0).astype(np.uint8)
+    stain = StainNormaliser.learn(images, method)
+    for image in cut:
+        restained, lacked = stain.change(image)
+        assert lacked == "no background" and (restained == image).all()
+    mixed = StainNormaliser.learn([*cut, *images], method)
+    np.testing.assert_allclose(mixed.background, stain.background)
+    with pytest.raises(ValueError, match="on a lit background are needed .* none among 12"):
+        StainNormaliser.learn(cut, method)

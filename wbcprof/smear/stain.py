@@ -35,6 +35,7 @@ _SHAPES = {"background": (3,), "centre": (3,), "spread": (3,), "stains": (2, 3),
 _STAINED = 0.15  # least mean optical density over the background, natural log, of a stained pixel
 _BRIGHTEST = 0.1  # of the pixels, whose median colour is the background's
 _MOST_BRIGHTER = 4  # times that a channel of the background is made brighter, at most
+_BLACK, _MOST_BLACK = 12, 0.3  # grey levels of all channels; of the pixels
 _MIN_STAINED = 50  # pixels; images with fewer get the background alone
 _PERCENTILES = (1, 99)  # of angles and of concentrations in macenko
 _SAMPLED_PIXELS = 1 << 14  # of an image, at most
@@ -119,11 +120,20 @@ class StainNormaliser:
         """
         RULE.check("the stain method", method)
         backgrounds, samples = [], []
-        for image in images:
-            samples.append(_thin_out(_planes(image)))
-            backgrounds.append(_background(samples[-1]))
+        n = 0
+        for n, image in enumerate(images, start=1):
+            sample = _thin_out(_planes(image))
+            if not _is_black(sample):
+                samples.append(sample)
+                backgrounds.append(_background(sample))
         if not samples:
-            raise ValueError("reference images are needed to learn stain colours from, got none")
+            raise ValueError(
+                "reference images on a lit background are needed to learn stain colours from, got "
+                f"none among {n}"
+            )
+        middle = np.median(backgrounds, axis=0)
+        kept = [i for i, own in enumerate(backgrounds) if _is_plausible(own, middle)]
+        samples, backgrounds = [samples[i] for i in kept], [backgrounds[i] for i in kept]
         background = np.median(backgrounds, axis=0)
         reference = cls("background", background)
         if method == "background":
@@ -173,8 +183,9 @@ class StainNormaliser:
     def change(self, image: np.ndarray) -> tuple[np.ndarray, str]:
         """`normalise`, and in words what could not be measured; "" where all could."""
         planes = _planes(image)
-        background = _background(_thin_out(planes))
-        if not _is_plausible(background, self.background):
+        sample = _thin_out(planes)
+        background = _background(sample)
+        if _is_black(sample) or not _is_plausible(background, self.background):
             return image, "no background"
         planes = self._restain(self._balance(planes, background))
         return np.ascontiguousarray(planes.T).reshape(image.shape), ""
@@ -274,6 +285,11 @@ def _background(planes: np.ndarray) -> np.ndarray:
     least = np.flatnonzero(counts >= _BRIGHTEST * len(brightness))[-1]
     result: np.ndarray = np.median(planes[:, brightness >= least], axis=1)
     return result
+
+
+def _is_black(planes: np.ndarray) -> bool:
+    """Whether so much is black that the brightest pixels may be the cell: one that was cut out."""
+    return bool((planes.max(axis=0) <= _BLACK).mean() > _MOST_BLACK)
 
 
 def _is_plausible(background: np.ndarray, reference: np.ndarray) -> bool:
