@@ -80,5 +80,5 @@ def test_cells_cut_out_on_black_stay_as_they_are_and_teach_nothing(method):
         assert lacked == "no background" and (restained == image).all()
     mixed = StainNormaliser.learn([*cut, *images], method)
     np.testing.assert_allclose(mixed.background, stain.background)
-    with pytest.raises(ValueError, match="on a lit background are needed .* none among 12"):
+    with pytest.raises(ValueError, match=r"on a lit background are needed .* none among 12"):
         StainNormaliser.learn(cut, method)

@@ -121,7 +121,8 @@ class StainNormaliser:
         RULE.check("the stain method", method)
         backgrounds, samples = [], []
         n = 0
-        for n, image in enumerate(images, start=1):
+        for image in images:
+            n += 1
             sample = _thin_out(_planes(image))
             if not _is_black(sample):
                 samples.append(sample)
