@@ -154,7 +154,7 @@ def test_profile_takes_any_memory(model, stack):
         (memoryview(b"abc"), TypeError, "item 0 is a int"),
         (np.zeros((1,) * 6, np.uint8), ValueError, r"got \(1, 1, 1, 1, 1, 1\)"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__ if isinstance(value, memoryview) else str(value),
 )
 def test_absurd_arrays(bad, error, message):
     with pytest.raises(error, match=message):
