@@ -13,10 +13,10 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
 from wbcprof.analysis.classify import TypeClassifier, jittered_profiles
-from wbcprof.analysis.folds import draw_half, groups_per_type, keep_together
+from wbcprof.analysis.folds import draw_half, groups_per_type, together_by
 from wbcprof.checks import Integer, one_known_label_each
 from wbcprof.files import replacing
-from wbcprof.images.copies import number_copies, thumbnail, warn_of_copies
+from wbcprof.images.copies import number_copies, number_files, thumbnail, warn_of_copies
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import open_images
 from wbcprof.learning.profiler import make_profiler
@@ -194,6 +194,8 @@ class Evaluation:
         Images near-identical to an earlier one, which stay on its side.
     baseline : dict or None
         The same figures, ``macro_f1`` to ``runs``, for the colour histogram.
+    baseline_failed : str or None
+        Why there are none, where the colour histogram could not be scored.
     parameters : dict
         With which the signatures were learnt; if anew in each repeat, those of the last repeat.
     """
@@ -214,6 +216,7 @@ class Evaluation:
     n_copies: int
     baseline: dict[str, Any] | None
     parameters: dict[str, Any]
+    baseline_failed: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as a new dict."""
@@ -261,6 +264,11 @@ class Evaluation:
                 *_table(shares),
                 "",
                 *self._sides(),
+                *(
+                    [f"The baseline, {BASELINE}, could not be scored: {self.baseline_failed}"]
+                    if self.baseline_failed
+                    else []
+                ),
             ]
         )
 
@@ -390,9 +398,7 @@ def evaluate(
         groups = groups_of(groups, ids, places, len(cells) + len(source.skipped))
     copies = number_copies([thumbnail(image) for image in pixels])
     n_copies = warn_of_copies(copies, ids, y)
-    together = groups
-    if n_copies:
-        together = copies if groups is None else keep_together(groups, copies)
+    together = together_by(groups, copies if n_copies else None, number_files(ids))
     splits = half_half_splits(y, repeats, seed, together)
     types = np.unique(y).tolist()
     learnt = model
@@ -400,6 +406,7 @@ def evaluate(
     histograms = colour_histograms(pixels) if baseline else None
 
     runs, baseline_runs = [], []
+    baseline_failed = None
     tell = progress or (lambda done, of: None)
     tell(0, repeats)
     for done, (train, test, split_seed) in enumerate(splits, start=1):
@@ -414,10 +421,14 @@ def evaluate(
         score = _score(profiles, y, together, train, test, split_seed, types, jittered)
         runs.append(score)
         if histograms is not None:
-            score = _score(
-                histograms, y, together, train, test, split_seed, types, [], kernel="rbf"
-            )
-            baseline_runs.append(score)
+            try:
+                score = _score(
+                    histograms, y, together, train, test, split_seed, types, [], kernel="rbf"
+                )
+            except (ValueError, ArithmeticError) as error:  # such as of images all alike in colour
+                histograms, baseline_failed = None, str(error)
+            else:
+                baseline_runs.append(score)
         tell(done, repeats)
 
     n_images = Counter(y.tolist())
@@ -430,8 +441,9 @@ def evaluate(
         n_images=len(cells),
         n_groups=None if groups is None else len(np.unique(groups)),
         n_copies=n_copies,
-        baseline=_summary(baseline_runs, types, n_images) if baseline else None,
+        baseline=None if histograms is None else _summary(baseline_runs, types, n_images),
         parameters=dict(learnt.parameters),
+        baseline_failed=baseline_failed,
     )
 
 

@@ -143,7 +143,11 @@ def _is_for_tifffile(image: Any, pages: Sequence[int | None]) -> bool:
         what = "turned TIFF"
     elif max(_numbers(tags(258, 1))) > 8 or max(_numbers(tags(339, 1))) > 1:
         what = "16-bit colour TIFF" if tags(277, 1) > 1 else "TIFF of more than 8 bits"
-    elif tags(259, 1) not in COMPRESSION_INFO or tags(277, 1) > 4:
+    elif (
+        tags(259, 1) not in COMPRESSION_INFO
+        or tags(277, 1) > 4
+        or (tags(277, 1) == 2 and image.mode == "L")
+    ):
         what = "TIFF of such compression or channels"
     if not what:
         return False
@@ -268,17 +272,18 @@ def stated_shape(path: Path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as opened:
             image: Any = opened
+            columns, rows = image.size
             if image.format != "TIFF":
-                is_png = image.format == "PNG" and "exif" not in image.info
-                turn = _late_orientation(path) if is_png else _orientation(image)
-                return image.size if turn > 4 else image.size[::-1]
-            tags = image.tag_v2.get
-            if image.n_frames == 1 and not tiff.n_in_imagej(tags) > 1:
-                shape = tags(257), tags(256)
-                return shape[::-1] if tiff.known_orientation(tags(274, 1)) > 4 else shape
-            found = _pictures(path)
-            return found[0].shape if found else image.size[::-1]
-    except Exception:  # said when the file is read
+                late = image.format == "PNG" and "exif" not in image.info
+                turn = _late_orientation(path) if late else _orientation(image)
+            elif image.n_frames > 1 or tiff.n_in_imagej(image.tag_v2.get) > 1:
+                found = _pictures(path)
+                return found[0].shape if found else (rows, columns)
+            else:  # the size that Pillow says is turned already, or not, as it is old or new
+                columns, rows = image.tag_v2[256], image.tag_v2[257]
+                turn = tiff.known_orientation(image.tag_v2.get(274, 1))
+            return (columns, rows) if turn > 4 else (rows, columns)
+    except Exception:  # nothing that Pillow knows, or said when the file is read
         found = _pictures(path)
         return found[0].shape if found else None
 
@@ -411,7 +416,7 @@ def _to_rgb(pixels: np.ndarray, kinds: list[str]) -> tuple[np.ndarray, str]:
         kinds.append("RGBA")
         rgb, alpha = pixels[:, :, :3].astype(np.uint16), pixels[:, :, 3:].astype(np.uint16)
         pixels = ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    elif kinds:
+    elif kinds and kinds[-1].endswith(("-bit", "float")):
         kinds.append("RGB")
     return np.ascontiguousarray(pixels), " ".join(kinds)
 
@@ -438,7 +443,7 @@ def _decode(image: Any, source: Path | bytes) -> tiff.Samples:
         if whole is None:
             raise
         image = whole
-        kinds.append("JPEG without its end mark,")
+        kinds.append("JPEG without its end mark")
     turn = 1 if image.format == "TIFF" or not source else _orientation(image)
 
     if mode == "I" or mode.startswith("I;16"):

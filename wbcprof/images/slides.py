@@ -54,6 +54,7 @@ def open_tiff(file: File, most: int) -> list[LargeTiff] | Unusable | None:
     except ImportError:
         return None
     logging.getLogger("tifffile").addHandler(pages_of.SILENT)
+    n_pixels = 0
     try:
         with tifffile.TiffFile(file.path, _multifile=False) as tiff:
             images = pages_of.pictures(tiff)

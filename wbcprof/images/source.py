@@ -448,8 +448,9 @@ def open_images(
           collection or iterator of single images of any sizes. uint8; integers of 16 bits and more
           are scaled to 8 bits, floats must lie in [0, 1]. The id is ``image_000000`` and so on.
           Arrays of other libraries in CPU memory come through DLPack or the buffer protocol,
-          without a copy where rows are contiguous. Anything with numpy's ``shape``, ``dtype`` and slices or iteration over the
-          first axis works and is read image by image, or in its ``chunks`` if it has them.
+          without a copy where rows are contiguous. Anything with numpy's ``shape``, ``dtype`` and
+          slices or iteration over the first axis works and is read image by image, or in its
+          ``chunks`` if it has them.
         - Image of Pillow, bytes of an image file, or a file opened for bytes, or a collection or
           iterator of these; the id is as that of arrays. Tensors of torch may have channels first.
         - List of (image, label) pairs, or a dataset of images or such pairs: anything with a length

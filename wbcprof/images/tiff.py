@@ -142,6 +142,8 @@ def pictures(tiff: Any) -> list[Picture]:
             for picture in _of_series(tiff, one, texts[index] if index < len(texts) else "")
         ]
     pages = [page.aspage() for page in pages]
+    if not pages[0].dataoffsets:
+        raise Unusable("damaged: segments are missing")
     looks = {
         (page.imagelength, page.imagewidth, page.samplesperpixel, page.bitspersample,
          page.photometric, page.subfiletype, _orientation(page))
@@ -159,7 +161,8 @@ def _of_series(tiff: Any, series: Any, description: str) -> list[Picture]:
     n_own = len(key.axes)
     axes, shape = series.axes[:-n_own], series.shape[:-n_own]
     n = math.prod(shape)
-    if series.axes[-n_own:] != key.axes or n != len(series.pages):
+    one_page = len(series.pages) == 1 < n  # a stack of which all samples follow the first
+    if series.axes[-n_own:] != key.axes or (n != len(series.pages) and not one_page):
         return [Picture([key], key, reason=f"pages of axes {series.axes}, which do not add up")]
     numbers = np.arange(n).reshape(shape)
     kinds = []
@@ -182,7 +185,6 @@ def _of_series(tiff: Any, series: Any, description: str) -> list[Picture]:
         if "S" in key.axes:
             reason = f"{n_channels} channels of {key.samplesperpixel} samples each"
         kinds.append("channels by page")
-    one_page = len(tiff.pages) < n  # a large ImageJ stack: all samples follow those of the first
     if one_page and series.dataoffset is None:
         reason = reason or f"one page for {n} planes"
     found = []
@@ -261,9 +263,12 @@ def _samples(page: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     import tifffile
 
     kind, extra = tifffile.PHOTOMETRIC, tifffile.EXTRASAMPLE
+    # Before memory is taken for as much.
+    if len(page.dataoffsets) != len(page.databytecounts) or not page.dataoffsets:
+        raise Unusable("damaged: segments are missing")
     segments = zip(page.dataoffsets, page.databytecounts, strict=True)
-    if max(map(sum, segments), default=0) > page.parent.filehandle.size:
-        raise Unusable("truncated")  # before memory is taken for as much
+    if max(map(sum, segments)) > page.parent.filehandle.size:
+        raise Unusable("truncated")
     n = page.samplesperpixel
     n_colours = {kind.RGB: 3, kind.YCBCR: 3, kind.CIELAB: 3, kind.SEPARATED: 4}.get(
         page.photometric, 1

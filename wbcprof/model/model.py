@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain, product
-from typing import Any, Unpack
+from typing import Any, BinaryIO, Unpack
 
 import numpy as np
 
@@ -703,8 +703,13 @@ class Model:
         return cell.pixels
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str] | bytes | BinaryIO) -> Model:
     """Read a model written by `Model.save`.
+
+    Parameters
+    ----------
+    path : str, path, bytes or binary file
+        The file by its name, what it holds, as services keep it in memory, or opened for bytes.
 
     Raises
     ------
