@@ -55,8 +55,9 @@ def test_a_copy_is_found_and_no_other(cells, change):
 def test_another_colour_or_flat_image_is_no_copy(cells):
     tinted = np.clip(cells[0] + np.array([25, -25, 0]), 0, 255).astype(np.uint8)
     flat = [np.full((20, 20, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200))]
-    assert find_copies([cells[0], tinted, *flat]) == []
-    assert find_copies([*flat, flat[0][:9]]) == [["image_000000", "image_000002"]]
+    assert find_copies([cells[0], tinted]) == []
+    looks = [thumbnail(image) for image in (cells[0], *flat, flat[0][:9])]
+    assert number_copies(looks).tolist() == [0, 1, 2, 1]
 
 
 def test_copies_of_copies_are_one_set_whatever_the_order(cells):

@@ -99,7 +99,7 @@ Loaded = tuple[np.ndarray, str, str, np.ndarray | None] | Unusable
 """Pixels, what they were converted from, what they lacked, what was measured."""
 
 _FLAT = 4  # grey levels between the darkest and the lightest hundredth: noise of JPEG has 2
-_FEW_PIXELS = 24  # along a side, which say that most images are not flat
+_FEW_PIXELS = 16  # along a side, which tell of most images that they are not flat
 
 
 class ImageWarning(UserWarning):
@@ -411,14 +411,14 @@ class ImageSource:
 
 def _contrast(pixels: np.ndarray) -> float:
     """Grey levels between the darkest and the lightest hundredth of an image, in the channel where
-    these are most; of most images as few of its pixels show them."""
+    these are most; of most images, less, by as few of its pixels as show that they are enough."""
     rows, columns = (max(1, side // _FEW_PIXELS) for side in pixels.shape[:2])
-    few = np.sort(pixels[::rows, ::columns].reshape(-1, 3), axis=0)
+    few = np.sort(pixels[::rows, ::columns, 1], axis=None)
     if not len(few):
         return 0.0
-    most = int((few[-1 - len(few) // 50].astype(int) - few[len(few) // 50]).max())
+    most = int(few[-1 - len(few) // 50]) - int(few[len(few) // 50])
     if most >= 2 * _FLAT:
-        return float(most)
+        return most
     low, high = np.percentile(pixels.reshape(-1, 3), (1, 99), axis=0)
     return float((high - low).max())
 
