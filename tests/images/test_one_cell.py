@@ -276,6 +276,10 @@ WAYS = {
         ),
     ),
     "PPM": lambda home, c: in_file(home / "c.ppm", encoded(c, "PPM")),
+    "PPM of 12 bits in 16": lambda home, c: in_file(
+        home / "c.ppm",
+        b"P6\n%d %d\n65535\n" % c.shape[1::-1] + of_bits(c, 12).astype(">u2").tobytes(),
+    ),
     "zarr": lambda home, c: in_zarr(home / "c.zarr", c),
     "zarr of 12 bits": lambda home, c: in_zarr(home / "c.zarr", of_bits(c, 12)),
     "npy": lambda home, c: in_npy(home / "c.npy", c),
@@ -570,6 +574,41 @@ def test_pages_of_one_file_are_on_one_side(tmp_path, monkeypatch):
     assert result.n_images == 24 and result.n_groups is None
     for train, test, _ in seen[0]:
         assert not set(train // 3) & set(test // 3)
+
+
+def test_pages_are_not_images_where_tifffile_is_missing(tmp_path, cell, monkeypatch):
+    import sys
+
+    by_page(tmp_path / "a.ome.tif", cell, metadata={"axes": "CYX"})
+    turned_tiff(tmp_path / "b.tif", cell, 6)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    source = open_images(tmp_path)
+    with pytest.raises(ValueError, match="among the 2 given"):
+        list(source)
+    assert [one.reason for one in source.skipped] == [
+        "TIFF of several channels, depths or times needs the package tifffile",
+        "turned TIFF needs the package tifffile",
+    ]
+
+
+def test_large_images_follow_the_same_rules(tmp_path, cell):
+    """Fields that are read in tiles: turned, of 12 bits, by page, with a thumbnail."""
+    large = np.tile(cell, (3, 4, 1))
+    turned_tiff(tmp_path / "a.tif", as_stored(large, 6), 6)
+    tifffile.imwrite(tmp_path / "b.tif", of_bits(large, 12), photometric="rgb")
+    by_page(tmp_path / "c.ome.tif", large, metadata={"axes": "CYX"})
+    thumbnail_first(tmp_path / "d.tif", large)
+    in_file(tmp_path / "e.png", png(of_bits(large, 12)))
+    source = wbcprof.images.open_fields(tmp_path, tile=128, margin=16)
+    assert set(source.whole_images().values()) == {large.shape[:2]} and source.n_hint == 5 * 9
+    with pytest.warns(ImageWarning, match="12-bit RGB"):
+        for field in source:
+            height, width = field.pixels.shape[:2]
+            there = large[field.top : field.top + height, field.left : field.left + width]
+            np.testing.assert_array_equal(field.pixels, there, field.field_id)
+    given = wbcprof.images.open_fields(iter([of_bits(large, 12), cell]), tile=128, margin=16)
+    with pytest.warns(ImageWarning, match="so far"):
+        assert len(list(given.read(2))) == 10
 
 
 # What is not seen, not whole, or not what it seems

@@ -439,7 +439,7 @@ def _decode(image: Any, source: Path | bytes) -> tiff.Samples:
     except OSError as error:
         if image.format not in ("JPEG", "MPO") or "truncated" not in str(error):
             raise
-        whole = _without_end(source if isinstance(source, bytes) else source.read_bytes())
+        whole = _without_end(_content(source))
         if whole is None:
             raise
         image = whole
@@ -505,11 +505,19 @@ def _without_end(data: bytes) -> Any:
 
 
 def _deep_colour(image: Any, source: Path | bytes) -> tiff.Samples | None:
-    """PNG and JPEG 2000 in colours of more than 8 bits, of which Pillow keeps the high ones."""
-    is_png = image.format == "PNG" and any(";16" in str(tile) for tile in image.tile)
-    if image.mode not in ("RGB", "RGBA", "LA") or not (is_png or image.format == "JPEG2000"):
+    """PNG, JPEG 2000, PPM in colours of more than 8 bits, of which Pillow keeps the high ones."""
+    if image.mode not in ("RGB", "RGBA", "LA") or image.format not in ("PNG", "JPEG2000", "PPM"):
         return None
-    data = source if isinstance(source, bytes) else source.read_bytes()
+    tile = image.tile[0] if image.tile else None
+    is_png = image.format == "PNG"
+    if tile is None or (is_png and ";16" not in str(tile)):
+        return None
+    if image.format == "PPM":
+        if tile[0] != "ppm" or tile[3][-1] != 65535:  # of other ranges, Pillow brings white to 255
+            return None
+        flat = np.frombuffer(_content(source), ">u2", image.width * image.height * 3, tile[2])
+        return flat.reshape(image.height, image.width, 3), None, ()
+    data = _content(source)
     stated = _significant(source) if is_png else _jpeg2000_largest(data)
     if not is_png and (stated is None or stated < 256):
         return None
@@ -518,8 +526,7 @@ def _deep_colour(image: Any, source: Path | bytes) -> tiff.Samples | None:
     except ImportError as error:
         samples = np.asarray(image)
         if is_png and samples[..., :3].max(initial=0) >= 64:  # all 16 bits are used
-            turn = _orientation(image)
-            return tiff.turned(samples, turn), None, (f"16-bit {image.mode}",)
+            return tiff.turned(samples, _orientation(image)), None, (f"16-bit {image.mode}",)
         raise Unusable(
             f"{image.format} in colours of more than 8 bits needs the package imagecodecs"
         ) from error
@@ -528,6 +535,10 @@ def _deep_colour(image: Any, source: Path | bytes) -> tiff.Samples | None:
     if decoded.shape[2] == 2:
         decoded = np.concatenate([np.repeat(decoded[..., :1], 3, -1), decoded[..., 1:]], -1)
     return tiff.turned(decoded, _orientation(image)), stated, ()
+
+
+def _content(source: Path | bytes) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()
 
 
 def _significant(source: Path | bytes) -> int | None:

@@ -70,8 +70,8 @@ from wbcprof.threads import resolve_threads
 __all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
 
 SUFFIXES = (
-    ".bmp", ".btf", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf",
-    ".jpg", ".jpx", ".lsm", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".stk", ".tf8", ".tif",
+    ".avif", ".bmp", ".btf", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg",
+    ".jpf", ".jpg", ".jpx", ".lsm", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".stk", ".tf8", ".tif",
     ".tiff", ".webp",
 )  # fmt: skip
 _OF_PAGES = (".btf", ".lsm", ".stk", ".tf8", ".tif", ".tiff")
