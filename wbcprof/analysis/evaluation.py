@@ -193,9 +193,8 @@ class Evaluation:
     n_copies : int
         Images near-identical to an earlier one, which stay on its side.
     baseline : dict or None
-        The same figures, ``macro_f1`` to ``runs``, for the colour histogram.
-    baseline_failed : str or None
-        Why there are none, where the colour histogram could not be scored.
+        The same figures, ``macro_f1`` to ``runs``, for the colour histogram; where it could not be
+        scored, ``failed``: why not.
     parameters : dict
         With which the signatures were learnt; if anew in each repeat, those of the last repeat.
     """
@@ -216,7 +215,6 @@ class Evaluation:
     n_copies: int
     baseline: dict[str, Any] | None
     parameters: dict[str, Any]
-    baseline_failed: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as a new dict."""
@@ -236,7 +234,8 @@ class Evaluation:
             figures = (row["f1"], row["f1_std"], row["sensitivity"], row["specificity"])
             rows.append([name, *(f"{v:.3f}" for v in figures), str(row["n_images"])])
         scores = {"average": asdict(self)}
-        if self.baseline is not None:
+        failed = (self.baseline or {}).get("failed")
+        if self.baseline is not None and failed is None:
             scores[f"baseline: {BASELINE}"] = self.baseline
         for name, score in scores.items():
             keys = ("macro_f1", "macro_f1_std", "sensitivity", "specificity")
@@ -264,11 +263,7 @@ class Evaluation:
                 *_table(shares),
                 "",
                 *self._sides(),
-                *(
-                    [f"The baseline, {BASELINE}, could not be scored: {self.baseline_failed}"]
-                    if self.baseline_failed
-                    else []
-                ),
+                *([f"No baseline, {BASELINE}: {failed}"] if failed else []),
             ]
         )
 
@@ -406,7 +401,7 @@ def evaluate(
     histograms = colour_histograms(pixels) if baseline else None
 
     runs, baseline_runs = [], []
-    baseline_failed = None
+    failed = ""
     tell = progress or (lambda done, of: None)
     tell(0, repeats)
     for done, (train, test, split_seed) in enumerate(splits, start=1):
@@ -426,7 +421,7 @@ def evaluate(
                     histograms, y, together, train, test, split_seed, types, [], kernel="rbf"
                 )
             except (ValueError, ArithmeticError) as error:  # such as of images all alike in colour
-                histograms, baseline_failed = None, str(error)
+                histograms, failed = None, str(error)
             else:
                 baseline_runs.append(score)
         tell(done, repeats)
@@ -441,9 +436,12 @@ def evaluate(
         n_images=len(cells),
         n_groups=None if groups is None else len(np.unique(groups)),
         n_copies=n_copies,
-        baseline=None if histograms is None else _summary(baseline_runs, types, n_images),
+        baseline=_summary(baseline_runs, types, n_images)
+        if histograms is not None
+        else {"failed": failed}
+        if failed
+        else None,
         parameters=dict(learnt.parameters),
-        baseline_failed=baseline_failed,
     )
 
 
