@@ -717,6 +717,7 @@ def test_datasets_and_pairs(tmp_path, cell):
         (lambda c: iter([(c, "a")]), "come as a list"),
         (lambda c: [(c, "a"), c], "item 0 is an .image, label. pair, but item 1 is a ndarray"),
         (lambda c: [{"image": c}], "labels apart"),
+        (lambda c: iter([[c[None], [0]]]), "give the dataset"),
         (lambda c: b"cells/a.png", "a path must be str"),
         (lambda c: io.StringIO("text"), r"open\(path, 'rb'\)"),
     ],

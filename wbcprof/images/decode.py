@@ -118,7 +118,7 @@ def _read_page(image: Any, source: Path | bytes, page: int | None) -> Outcome | 
             if limit is not None and image.width * image.height > limit:
                 raise Unusable(_too_large(limit))
             several = page is None and getattr(image, "n_frames", 1) > 1
-            kinds = ("multi-frame",) if several and image.format != "MPO" else ()
+            kinds = ("multi-frame",) if several else ()
             pixels, stated, more = _decode(image, source)
             return to_rgb8(pixels, stated, (*kinds, *more))
     except Unusable as error:

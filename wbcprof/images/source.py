@@ -920,6 +920,8 @@ def _unit(thing: Any, index: int) -> File | Encoded | Array:
         how = ""
         if _is_pair(thing):
             how = " Pairs of image and label come as a list, all of them, or as images and labels."
+        elif isinstance(thing, list):
+            how = " Of a loader that gives batches, give the dataset."
         elif isinstance(thing, Mapping):
             how = " Give the image that it holds, and labels apart."
         raise TypeError(
