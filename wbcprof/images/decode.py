@@ -29,6 +29,7 @@ _MICROMETRE = (
 )
 _UNITS = {**dict.fromkeys(_MICROMETRE, 1.0), "nm": 1e-3, "mm": 1e3}
 _SMALLEST_PIXEL, _LARGEST_PIXEL = 0.02, 5.0  # um; screens and printers state much more
+_WEBP = 50001  # compression of TIFF that Pillow knows and often cannot decode
 _OPAQUE_FROM = 4  # grey levels: alpha that nowhere reaches these shows nothing
 _JPEG_END = b"\xff\xd9"
 _ANY_BITS = b"\xa5" * 64
@@ -135,7 +136,7 @@ def _is_for_tifffile(image: Any, pages: Sequence[int | None]) -> bool:
     tags = image.tag_v2.get
     several = image.n_frames > 1
     what = ""
-    if tiff.has_axes(tags) and (several or tiff.n_in_imagej(tags) > 1 or tags(33629)):
+    if tiff.has_axes(tags) and (several or tiff.n_in_stack(tags) > 1):
         what = "TIFF of several channels, depths or times"
     elif pages[0] is None and several:
         what = "TIFF of several pages"
@@ -145,6 +146,7 @@ def _is_for_tifffile(image: Any, pages: Sequence[int | None]) -> bool:
         what = "16-bit colour TIFF" if tags(277, 1) > 1 else "TIFF of more than 8 bits"
     elif (
         tags(259, 1) not in COMPRESSION_INFO
+        or tags(259, 1) == _WEBP
         or tags(277, 1) > 4
         or (tags(277, 1) == 2 and image.mode == "L")
     ):
@@ -193,7 +195,7 @@ def count_pages(path: Path) -> tuple[int, int]:
         # Not by `Image.open`, which warns of large ones, of which no pixel is decoded here.
         with TiffImageFile(path) as image:
             tags = image.tag_v2.get
-            if not (tiff.has_axes(tags) and (image.n_frames > 1 or tiff.n_in_imagej(tags) > 1)):
+            if not (tiff.has_axes(tags) and (image.n_frames > 1 or tiff.n_in_stack(tags) > 1)):
                 frames: Iterator[Any] = ImageSequence.Iterator(image)
                 pages = [
                     (page.size, page.mode, page.tag_v2.get(258), page.tag_v2.get(254, 0))
@@ -276,7 +278,7 @@ def stated_shape(path: Path) -> tuple[int, int] | None:
             if image.format != "TIFF":
                 late = image.format == "PNG" and "exif" not in image.info
                 turn = _late_orientation(path) if late else _orientation(image)
-            elif image.n_frames > 1 or tiff.n_in_imagej(image.tag_v2.get) > 1:
+            elif image.n_frames > 1 or tiff.n_in_stack(image.tag_v2.get) > 1:
                 found = _pictures(path)
                 return found[0].shape if found else (rows, columns)
             else:  # the size that Pillow says is turned already, or not, as it is old or new

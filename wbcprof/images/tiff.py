@@ -80,10 +80,11 @@ def has_axes(tags: Callable[[int], Any]) -> bool:
     )
 
 
-def n_in_imagej(tags: Callable[[int], Any]) -> int:
-    """Images of an ImageJ stack, which has one page where it is large."""
+def n_in_stack(tags: Callable[[int], Any]) -> int:
+    """Planes of an ImageJ stack, which has one page where it is large; at least two of one of
+    MetaMorph, which always has one."""
     found = _IMAGEJ_IMAGES.search(str(tags(270) or ""))
-    return int(found[1]) if found else 1
+    return int(found[1]) if found else 1 + (tags(33629) is not None)
 
 
 def largest_stated(tags: Callable[[int], Any]) -> int | None:
@@ -131,7 +132,7 @@ def pictures(tiff: Any) -> list[Picture]:
     pages = [page.aspage() for page in tiff.pages] if len(tiff.pages) < 2 else list(tiff.pages)
     first = tiff.pages[0].aspage()
     tags = first.tags.valueof
-    if has_axes(tags) and (len(pages) > 1 or n_in_imagej(tags) > 1 or tiff.is_stk):
+    if has_axes(tags) and max(len(pages), n_in_stack(tags)) > 1:
         series = tiff.series[:1] if tiff.is_lsm else list(tiff.series)  # thumbnails follow
         area = max(one.keyframe.imagelength * one.keyframe.imagewidth for one in series)
         texts = re.split(r"<(?:\w+:)?Image\b", first.description)[1:]
@@ -162,7 +163,8 @@ def _of_series(tiff: Any, series: Any, description: str) -> list[Picture]:
     axes, shape = series.axes[:-n_own], series.shape[:-n_own]
     n = math.prod(shape)
     one_page = len(series.pages) == 1 < n  # a stack of which all samples follow the first
-    if series.axes[-n_own:] != key.axes or (n != len(series.pages) and not one_page):
+    own = series.axes[-n_own:].replace("C", "S")  # as LSM calls samples
+    if own != key.axes or (n != len(series.pages) and not one_page):
         return [Picture([key], key, reason=f"pages of axes {series.axes}, which do not add up")]
     numbers = np.arange(n).reshape(shape)
     kinds = []
