@@ -204,15 +204,15 @@ def count_pages(path: Path) -> tuple[int, int]:
                 return (len(pages), math.prod(pages[0][0])) if len(set(pages)) == 1 else (1, 0)
     except Exception:  # nothing that Pillow knows
         pass
-    found = _pictures(path)
-    return (len(found), math.prod(found[0].shape)) if len(found) > 1 else (1, 0)
+    shapes = _shapes(path)
+    return (len(shapes), math.prod(shapes[0])) if len(shapes) > 1 else (1, 0)
 
 
-def _pictures(path: Path) -> list[tiff.Picture]:
-    """The images of a TIFF, by tifffile; none where it cannot be read."""
+def _shapes(path: Path) -> list[tuple[int, int]]:
+    """Rows and columns of the images of a TIFF, by tifffile; none where it cannot be read."""
     try:
         with tiff.opened(path) as file:
-            return tiff.pictures(file)
+            return [picture.shape for picture in tiff.pictures(file)]
     except Exception:  # said when the file is read
         return []
 
@@ -279,15 +279,15 @@ def stated_shape(path: Path) -> tuple[int, int] | None:
                 late = image.format == "PNG" and "exif" not in image.info
                 turn = _late_orientation(path) if late else _orientation(image)
             elif image.n_frames > 1 or tiff.n_in_stack(image.tag_v2.get) > 1:
-                found = _pictures(path)
-                return found[0].shape if found else (rows, columns)
+                shapes = _shapes(path)
+                return shapes[0] if shapes else (rows, columns)
             else:  # the size that Pillow says is turned already, or not, as it is old or new
-                columns, rows = image.tag_v2[256], image.tag_v2[257]
+                columns, rows = int(image.tag_v2[256]), int(image.tag_v2[257])
                 turn = tiff.known_orientation(image.tag_v2.get(274, 1))
             return (columns, rows) if turn > 4 else (rows, columns)
     except Exception:  # nothing that Pillow knows, or said when the file is read
-        found = _pictures(path)
-        return found[0].shape if found else None
+        shapes = _shapes(path)
+        return shapes[0] if shapes else None
 
 
 @contextmanager

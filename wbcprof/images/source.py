@@ -792,8 +792,7 @@ class Stream:
 
 
 def depth_of(images: Listed[Any] | Stream) -> Depth:
-    """How many bits the images of a set have, which is looked up once it matters; of units that
-    have `load`, as these here have."""
+    """How many bits the images of a set have, which is looked up once it matters."""
     if isinstance(images, Stream) and images.is_read_once:
         return Depth()
 

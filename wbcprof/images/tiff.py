@@ -65,7 +65,7 @@ class Picture:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns as a viewer shows them."""
-        rows, columns = self.key.imagelength, self.key.imagewidth
+        rows, columns = int(self.key.imagelength), int(self.key.imagewidth)
         return (columns, rows) if _orientation(self.key) > 4 else (rows, columns)
 
 
