@@ -209,12 +209,17 @@ def count_pages(path: Path) -> tuple[int, int]:
 
 
 def _shapes(path: Path) -> list[tuple[int, int]]:
-    """Rows and columns of the images of a TIFF, by tifffile; none where it cannot be read."""
+    """Rows and columns of the images of a TIFF, by tifffile; none where it cannot be read, nor of
+    one that is too large to be."""
+    from PIL import Image
+
     try:
         with tiff.opened(path) as file:
-            return [picture.shape for picture in tiff.pictures(file)]
+            shapes = [picture.shape for picture in tiff.pictures(file)]
     except Exception:  # said when the file is read
         return []
+    largest, limit = max(map(math.prod, shapes), default=0), Image.MAX_IMAGE_PIXELS
+    return shapes if limit is None or largest <= limit else []
 
 
 def is_shallow_file(path: Path) -> bool:
