@@ -218,7 +218,7 @@ def test_classifiers_of_such_labels_are_kept_by_a_file(labels, classes, model, c
     y = np.repeat(np.asarray(labels), 24, axis=0)
     assert one_known_label_each(y, 48, "profiles").shape == (48,)
     learnt = wbcprof.Model(model.layers, model.pooling)
-    learnt.classifier = TypeClassifier(C=1.0).fit(model.profile(cells.images), y)
+    learnt.classifier = TypeClassifier(C=1.0).fit(learnt.profile(cells.images), y)
     learnt.save(tmp_path / "m")
     assert wbcprof.load(tmp_path / "m").classifier.classes_.tolist() == classes
 

@@ -535,7 +535,8 @@ def of_three_types(tmp_path_factory):
         for k, image in enumerate(images):
             Image.fromarray(image).save(home / name / f"{k:02}.png")
     Image.fromarray(new[0][:, ::-1]).save(home / "new" / "copy.png")
-    Image.fromarray(np.full((72, 72, 3), 240, np.uint8)).save(home / "new" / "empty.png")
+    noise = np.random.default_rng(1).integers(235, 245, (72, 72, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(home / "new" / "empty.png")
     return home
 
 

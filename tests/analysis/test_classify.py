@@ -550,6 +550,17 @@ def test_evaluate_given_model(profilers, coloured, wrapped):
         evaluate(*coloured, model=model, n_signatures=4, step=2)
 
 
+def test_a_baseline_that_fails_is_a_line(profilers, coloured):
+    """Of faint images, all colours fall in one of the histogram's."""
+    images, labels = coloured
+    faint = [(100 + np.asarray(image) // 16).astype(np.uint8) for image in images]
+    evaluation = evaluate(faint, labels, model=StubModel({}), repeats=2)
+    assert len(evaluation.runs) == 2
+    assert list(evaluation.baseline) == ["failed"]
+    (line,) = [one for one in evaluation.to_text().splitlines() if "baseline" in one]
+    assert line.startswith("No baseline, colour histogram 8x8x8, square root: ")
+
+
 def test_one_repeat_has_no_deviation(profilers, coloured):
     evaluation = evaluate(*coloured, repeats=1)
     assert evaluation.macro_f1_std == 0

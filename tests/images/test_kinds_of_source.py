@@ -162,7 +162,7 @@ def test_absurd_arrays(bad, error, message):
 
 
 def test_vast_array_is_opened_at_once():
-    vast = np.broadcast_to(np.uint8(7), (10**12, 8, 8, 3))
+    vast = np.broadcast_to(np.arange(192, dtype=np.uint8).reshape(8, 8, 3), (10**12, 8, 8, 3))
     source = open_images(vast)
     assert source.n_hint == 10**12
     assert ids(source.part(10**12 - 2, 10**12)) == ["image_999999999998", "image_999999999999"]
@@ -465,7 +465,7 @@ def reads(monkeypatch):
 def test_reading_ahead_changes_nothing(folder, reads):
     (folder / "basophil" / "2.png").write_bytes(b"")
     (folder / "monocyte" / "3.png").write_text("not an image")
-    Image.new("L", (24, 30)).save(folder / "monocyte" / "9.png")
+    Image.linear_gradient("L").save(folder / "monocyte" / "9.png")
     results = []
     for n_threads in (1, 3):
         source = open_images(folder)

@@ -120,8 +120,8 @@ def test_few_cells_and_images_without_any_are_said(home, there):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         home.adapt(images[:20])
-    empty = np.full_like(images, 240)
-    black = np.zeros_like(images)  # neither background nor leukocyte
+    noise = np.random.default_rng(1).integers(0, 10, images.shape, dtype=np.uint8)
+    empty, black = 235 + noise, noise  # the second has neither background nor leukocyte
     for blank in (empty, black):
         mixed = np.concatenate([images[:14], blank[:15]])
         with (

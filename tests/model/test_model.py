@@ -308,12 +308,17 @@ def test_small_images_are_rebuilt_by_the_first_layer_of_a_stack(cells):
         model.reconstruct(cells.images[0][:23])
 
 
-def test_constant_images_have_a_profile(model):
-    values = model.profile(np.full((2, 30, 30, 3), 255, np.uint8)).values
-    assert np.isfinite(values).all()
+def test_constant_images_are_skipped_and_flat_patches_are_not(model):
+    image = np.full((30, 30, 3), 255, np.uint8)
+    with pytest.raises(ValueError, match="image_000000: of one colour"):
+        model.profile(image)
+    image[:5] = 90
+    assert np.isfinite(model.profile(image).values).all()
 
 
-def test_learning_from_constant_images_is_refused():
+def test_learning_from_images_of_nothing_is_refused():
+    bars = np.full((3, 30, 30, 3), 255, np.uint8)
+    bars[:, :4] = 245  # no constant image, but nothing in it to learn
     for normalise, message in (
         ("canonical", "stained leukocyte each on a lit background; found one in 0 of 3"),
         ("reinhard", "stained pixels"),
@@ -321,8 +326,7 @@ def test_learning_from_constant_images_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             wbcprof.fit(
-                np.full((3, 30, 30, 3), 255, np.uint8), n_signatures=4, patch_size=8,
-                n_patches=100, normalise=normalise, augment=0,
+                bars, n_signatures=4, patch_size=8, n_patches=100, normalise=normalise, augment=0,
             )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Model files: nothing lost, nothing executed, damage named."""
 
 import copy
+import io
 import json
 import os
 import struct
@@ -391,3 +392,21 @@ def test_random_documents_load_and_profile_or_are_refused(classified, tmp_path, 
         except ModelFileError:
             refused += 1
     assert 50 < refused < 250
+
+
+def test_model_from_memory(path, model):
+    """As services have it: by its bytes, or a file that is open."""
+    content = path.read_bytes()
+    for given in (content, bytearray(content), memoryview(content), io.BytesIO(content)):
+        np.testing.assert_array_equal(wbcprof.load(given).signatures, model.signatures)
+    with open(path, "rb") as file:
+        np.testing.assert_array_equal(wbcprof.load(file).signatures, model.signatures)
+    with pytest.raises(ModelFileError, match="'the model' is damaged, truncated or not"):
+        wbcprof.load(content[:-9])
+    with (
+        open(path, encoding="latin-1") as text,
+        pytest.raises(TypeError, match=r"open\(path, 'rb'"),
+    ):
+        wbcprof.load(text)
+    with pytest.raises(TypeError, match="as a path, bytes or a file opened for bytes, got int"):
+        wbcprof.load(3)

@@ -23,8 +23,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.validation import check_is_fitted
 
-from wbcprof.analysis.folds import Split, groups_per_type, stratified_folds
+from wbcprof.analysis.folds import Split, groups_per_type, stratified_folds, together_by
 from wbcprof.checks import Integer, check, one_known_label_each
+from wbcprof.images.copies import number_files
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import ImageSource, ImageWarning, open_images
 from wbcprof.model.discriminant import Gaussians
@@ -425,6 +426,7 @@ def train(
         ids = [cells.ids[index] for index in known]
         place = {image_id: index for index, image_id in enumerate(source.ids())}
         together = groups_of(groups, ids, [place[image_id] for image_id in ids], source.n)
+    together = together_by(together, number_files([cells.ids[index] for index in known]))
     copies = jittered_profiles(model, source, augment, random_state, threads)
     return TypeClassifier(random_state=random_state).fit(
         cells.at(known),

@@ -13,10 +13,10 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
 from wbcprof.analysis.classify import TypeClassifier, jittered_profiles, of_types_with
-from wbcprof.analysis.folds import draw_half, groups_per_type, keep_together
+from wbcprof.analysis.folds import draw_half, groups_per_type, together_by
 from wbcprof.checks import Integer, one_known_label_each
 from wbcprof.files import replacing
-from wbcprof.images.copies import number_copies, thumbnail, warn_of_copies
+from wbcprof.images.copies import number_copies, number_files, thumbnail, warn_of_copies
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import open_images
 from wbcprof.learning.profiler import make_profiler
@@ -195,7 +195,8 @@ class Evaluation:
     n_copies : int
         Images near-identical to an earlier one, which stay on its side.
     baseline : dict or None
-        The same figures, ``macro_f1`` to ``runs``, for the colour histogram.
+        The same figures, ``macro_f1`` to ``runs``, for the colour histogram; where it could not be
+        scored, ``failed``: why not.
     parameters : dict
         With which the signatures were learnt; if anew in each repeat, those of the last repeat.
     """
@@ -235,7 +236,8 @@ class Evaluation:
             figures = (row["f1"], row["f1_std"], row["sensitivity"], row["specificity"])
             rows.append([name, *(f"{v:.3f}" for v in figures), str(row["n_images"])])
         scores = {"average": asdict(self)}
-        if self.baseline is not None:
+        failed = (self.baseline or {}).get("failed")
+        if self.baseline is not None and failed is None:
             scores[f"baseline: {BASELINE}"] = self.baseline
         for name, score in scores.items():
             keys = ("macro_f1", "macro_f1_std", "sensitivity", "specificity")
@@ -263,6 +265,7 @@ class Evaluation:
                 *_table(shares),
                 "",
                 *self._sides(),
+                *([f"No baseline, {BASELINE}: {failed}"] if failed else []),
             ]
         )
 
@@ -387,17 +390,13 @@ def evaluate(
     threads = resolve_threads(n_threads)
     source = open_images(images, labels, min_size=min_size)
     cells = list(source.read(threads))
+    ids, places = [cell.image_id for cell in cells], [cell.place for cell in cells]
     y = one_known_label_each([cell.label for cell in cells], len(cells), "images")
     if groups is not None:
-        offered = len(cells) + len(source.skipped)
-        groups = groups_of(
-            groups, [cell.image_id for cell in cells], [cell.place for cell in cells], offered
-        )
+        groups = groups_of(groups, ids, places, len(cells) + len(source.skipped))
     copies = number_copies([thumbnail(cell.pixels) for cell in cells])
-    n_copies = warn_of_copies(copies, [cell.image_id for cell in cells], y)
-    together = groups
-    if n_copies:
-        together = copies if groups is None else keep_together(groups, copies)
+    n_copies = warn_of_copies(copies, ids, y)
+    together = together_by(groups, copies if n_copies else None, number_files(ids))
     kept = np.flatnonzero(of_types_with(_LEAST, y, together, " of the evaluation"))
     cells, y = [cells[i] for i in kept], y[kept]
     groups, together = (None if g is None else g[kept] for g in (groups, together))
@@ -409,6 +408,7 @@ def evaluate(
     histograms = colour_histograms(pixels) if baseline else None
 
     runs, baseline_runs = [], []
+    failed = ""
     tell = progress or (lambda done, of: None)
     tell(0, repeats)
     for done, (train, test, split_seed) in enumerate(splits, start=1):
@@ -423,10 +423,14 @@ def evaluate(
         score = _score(profiles, y, together, train, test, split_seed, types, jittered)
         runs.append(score)
         if histograms is not None:
-            score = _score(
-                histograms, y, together, train, test, split_seed, types, [], kernel="rbf"
-            )
-            baseline_runs.append(score)
+            try:
+                score = _score(
+                    histograms, y, together, train, test, split_seed, types, [], kernel="rbf"
+                )
+            except (ValueError, ArithmeticError) as error:  # such as of images all alike in colour
+                histograms, failed = None, str(error)
+            else:
+                baseline_runs.append(score)
         tell(done, repeats)
 
     n_images = Counter(y.tolist())
@@ -439,7 +443,11 @@ def evaluate(
         n_images=len(cells),
         n_groups=None if groups is None else len(np.unique(groups)),
         n_copies=n_copies,
-        baseline=_summary(baseline_runs, types, n_images) if baseline else None,
+        baseline=_summary(baseline_runs, types, n_images)
+        if histograms is not None
+        else {"failed": failed}
+        if failed
+        else None,
         parameters=dict(learnt.parameters),
     )
 

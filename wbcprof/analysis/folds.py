@@ -29,6 +29,12 @@ def keep_together(*numbers: np.ndarray) -> np.ndarray:
     return np.unique(connected_components(graph, directed=False)[1][:n], return_inverse=True)[1]
 
 
+def together_by(*numbers: np.ndarray | None) -> np.ndarray | None:
+    """As `keep_together`, of those that are given; None if none is."""
+    given = [column for column in numbers if column is not None]
+    return keep_together(*given) if len(given) > 1 else given[0] if given else None
+
+
 def groups_per_type(y: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     """In how many groups each type is, in the order of ``np.unique(y)``; images without groups."""
     types, codes = np.unique(y, return_inverse=True)

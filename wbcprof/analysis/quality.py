@@ -65,7 +65,8 @@ def flag_images(model: Model, profiles: Profiles, images: Any = None) -> list[li
     >>> cells = make_leukocytes(8, size=96, types=["lymphocyte", "neutrophil"])  # generated
     >>> model = wbcprof.fit(cells.images, n_signatures=8, n_patches=400, max_iter=1)
     >>> model.classifier = wbcprof.train(model, cells.images, cells.labels, augment=0)
-    >>> new = np.concatenate([cells.images[:1], np.full((1, 96, 96, 3), 240, np.uint8)])
+    >>> empty = np.random.default_rng(0).integers(235, 245, (1, 96, 96, 3), dtype=np.uint8)
+    >>> new = np.concatenate([cells.images[:1], empty])
     >>> flag_images(model, model.profile(new))
     [[], ['no cell']]
     """

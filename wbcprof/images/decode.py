@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import stat
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from wbcprof.images import tiff
+from wbcprof.images.depth import DEPTHS, Deep, Depth, Outcome, Unusable, bits_for
 
 _PHYSICAL_SIZE = re.compile(r'PhysicalSizeX="([0-9.eE+-]+)"')
 _PHYSICAL_UNIT = re.compile(r'PhysicalSizeXUnit="([^"]+)"')
@@ -24,17 +29,13 @@ _MICROMETRE = (
 )
 _UNITS = {**dict.fromkeys(_MICROMETRE, 1.0), "nm": 1e-3, "mm": 1e3}
 _SMALLEST_PIXEL, _LARGEST_PIXEL = 0.02, 5.0  # um; screens and printers state much more
+_WEBP = 50001  # compression of TIFF that Pillow knows and often cannot decode
+_OPAQUE_FROM = 4  # grey levels: alpha that nowhere reaches these shows nothing
+_JPEG_END = b"\xff\xd9"
+_ANY_BITS = b"\xa5" * 64
 
 
-class Unusable(ValueError):
-    """The image cannot be used; the text is the reason shown to the user."""
-
-
-Outcome = tuple[np.ndarray, str] | Unusable
-"""RGB uint8 pixels and what they were converted from ("" if nothing was changed), or why not."""
-
-
-def read_array(array: Any) -> Outcome:
+def read_array(array: Any) -> Outcome | Deep:
     """One image as an array (H, W) or (H, W, C)."""
     try:
         return to_rgb8(np.asarray(array))
@@ -42,27 +43,72 @@ def read_array(array: Any) -> Outcome:
         return error
 
 
-def read_file(path: Path, pages: Sequence[int | None] = (None,)) -> list[Outcome]:
-    """The image in a file, or these pages of a TIFF; None takes the first of several frames."""
-    from PIL import Image
+def read_picture(image: Any) -> Outcome | Deep:
+    """One image that Pillow has, as a viewer shows it."""
+    from PIL import ImageOps
 
-    outcomes: list[Outcome] = []
     try:
         with reasons():
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise Unusable("not a regular file")
-            if status.st_size == 0:
-                raise Unusable("empty file")
-            with Image.open(path) as image:
-                for page in pages:
-                    outcomes.append(_read_page(image, path, page))
+            pixels, stated, kinds = _decode(ImageOps.exif_transpose(image), b"")
+            return to_rgb8(pixels, stated, kinds)
+    except Unusable as error:
+        return error
+
+
+def read_file(source: Path | bytes, pages: Sequence[int | None] = (None,)) -> list[Outcome | Deep]:
+    """The image in a file, or these images of a TIFF; None takes the first of several frames."""
+    outcomes: list[Outcome | Deep] = []
+    try:
+        with reasons():
+            for outcome in _read(source, pages):
+                outcomes.append(outcome)
     except Unusable as error:
         outcomes += [error] * (len(pages) - len(outcomes))
     return outcomes
 
 
-def _read_page(image: Any, path: Path, page: int | None) -> Outcome:
+def _read(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Outcome | Deep]:
+    from PIL import Image
+
+    if isinstance(source, Path):
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Unusable("not a regular file")
+        n_bytes = status.st_size
+    else:
+        n_bytes = len(source)
+    if n_bytes == 0:
+        raise Unusable("empty file")
+    try:
+        opened = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+    except Image.DecompressionBombError:
+        raise
+    except Exception:  # what Pillow does not know: others may
+        start = _start(source, 6)
+        if start.startswith(tiff.MAGIC):
+            yield from _read_tiff(source, pages)
+        elif start == b"\x93NUMPY":
+            name = source if isinstance(source, Path) else io.BytesIO(source)
+            yield read_array(np.load(name, allow_pickle=False))
+        else:
+            raise
+        return
+    with opened as image:
+        if image.format == "TIFF" and _is_for_tifffile(image, pages):
+            yield from _read_tiff(source, pages)
+            return
+        for page in pages:
+            yield _read_page(image, source, page)
+
+
+def _start(source: Path | bytes, n: int) -> bytes:
+    if isinstance(source, bytes):
+        return source[:n]
+    with open(source, "rb") as file:
+        return file.read(n)
+
+
+def _read_page(image: Any, source: Path | bytes, page: int | None) -> Outcome | Deep:
     from PIL import Image
 
     try:
@@ -72,17 +118,74 @@ def _read_page(image: Any, path: Path, page: int | None) -> Outcome:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Unusable(_too_large(limit))
-            kinds = ["multi-frame"] if page is None and getattr(image, "n_frames", 1) > 1 else []
-            pixels, converted = _decode(image, path, page or 0)
-            pixels, kind = to_rgb8(pixels)
-            return pixels, " ".join(filter(None, [*kinds, *converted, kind]))
+            several = page is None and getattr(image, "n_frames", 1) > 1
+            kinds = ("multi-frame",) if several else ()
+            pixels, stated, more = _decode(image, source)
+            return to_rgb8(pixels, stated, (*kinds, *more))
     except Unusable as error:
         return error
 
 
+# --- TIFF --------------------------------------------------------------------------------------
+
+
+def _is_for_tifffile(image: Any, pages: Sequence[int | None]) -> bool:
+    """Whether Pillow would read a TIFF as what it is not."""
+    from PIL.TiffImagePlugin import COMPRESSION_INFO
+
+    tags = image.tag_v2.get
+    several = image.n_frames > 1
+    what = ""
+    if tiff.has_axes(tags) and (several or tiff.n_in_stack(tags) > 1):
+        what = "TIFF of several channels, depths or times"
+    elif pages[0] is None and several:
+        what = "TIFF of several pages"
+    elif tags(274, 1) != 1:
+        what = "turned TIFF"
+    elif max(_numbers(tags(258, 1))) > 8 or max(_numbers(tags(339, 1))) > 1:
+        what = "16-bit colour TIFF" if tags(277, 1) > 1 else "TIFF of more than 8 bits"
+    elif (
+        tags(259, 1) not in COMPRESSION_INFO
+        or tags(259, 1) == _WEBP
+        or tags(277, 1) > 4
+        or (tags(277, 1) == 2 and image.mode == "L")
+    ):
+        what = "TIFF of such compression or channels"
+    if not what:
+        return False
+    try:
+        import tifffile  # noqa: F401
+    except ImportError as error:
+        if image.mode in ("I;16", "I;16B", "F") or what == "TIFF of several pages":
+            return False
+        raise Unusable(f"{what} needs the package tifffile") from error
+    return True
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _read_tiff(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Outcome | Deep]:
+    try:
+        opened = tiff.opened(source)
+        with opened as file:
+            found = tiff.pictures(file)
+            for page in pages:
+                try:
+                    with reasons():
+                        kinds = ("multi-frame",) if page is None and len(found) > 1 else ()
+                        pixels, stated, more = tiff.read(file, found[page or 0])
+                        yield to_rgb8(pixels, stated, (*kinds, *more))
+                except Unusable as error:
+                    yield error
+    except ImportError as error:
+        raise Unusable("TIFF of such samples needs the package tifffile") from error
+
+
 def count_pages(path: Path) -> tuple[int, int]:
-    """Pages of a TIFF, and the pixels of one; 1, 0 if they differ in size or kind, as a thumbnail
-    or a mask does, and for a file that cannot be read."""
+    """Images in a TIFF, and the pixels of one; 1, 0 where it has one, a file of unlike pages
+    (thumbnails, masks) among them, and for a file that cannot be read."""
     from PIL import ImageSequence
     from PIL.TiffImagePlugin import TiffImageFile
 
@@ -91,14 +194,51 @@ def count_pages(path: Path) -> tuple[int, int]:
     try:
         # Not by `Image.open`, which warns of large ones, of which no pixel is decoded here.
         with TiffImageFile(path) as image:
-            frames: Iterator[Any] = ImageSequence.Iterator(image)
-            pages = [
-                (page.size, page.mode, page.tag_v2.get(258), page.tag_v2.get(254, 0))
-                for page in frames
-            ]
+            tags = image.tag_v2.get
+            if not (tiff.has_axes(tags) and (image.n_frames > 1 or tiff.n_in_stack(tags) > 1)):
+                frames: Iterator[Any] = ImageSequence.Iterator(image)
+                pages = [
+                    (page.size, page.mode, page.tag_v2.get(258), page.tag_v2.get(254, 0))
+                    for page in frames
+                ]
+                return (len(pages), math.prod(pages[0][0])) if len(set(pages)) == 1 else (1, 0)
+    except Exception:  # nothing that Pillow knows
+        pass
+    shapes = _shapes(path)
+    return (len(shapes), math.prod(shapes[0])) if len(shapes) > 1 else (1, 0)
+
+
+def _shapes(path: Path) -> list[tuple[int, int]]:
+    """Rows and columns of the images of a TIFF, by tifffile; none where it cannot be read, nor of
+    one that is too large to be."""
+    from PIL import Image
+
+    try:
+        with tiff.opened(path) as file:
+            shapes = [picture.shape for picture in tiff.pictures(file)]
     except Exception:  # said when the file is read
-        return 1, 0
-    return (len(pages), math.prod(pages[0][0])) if len(set(pages)) == 1 else (1, 0)
+        return []
+    largest, limit = max(map(math.prod, shapes), default=0), Image.MAX_IMAGE_PIXELS
+    return shapes if limit is None or largest <= limit else []
+
+
+def is_shallow_file(path: Path) -> bool:
+    """Whether an image file has no more than 8 bits by its head, which costs little; also of one
+    that cannot be read."""
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    try:
+        if not path.is_file():
+            return True
+        start = _start(path, 25)
+        if start.startswith(b"\x89PNG"):
+            return start[24] <= 8
+        if start.startswith(tiff.MAGIC):
+            with TiffImageFile(path) as image:
+                return max(_numbers(image.tag_v2.get(258, 1))) <= 8 and image.n_frames == 1
+        return start.startswith((b"\xff\xd8", b"GIF8", b"BM", b"RIFF"))
+    except Exception:  # what Pillow does not know
+        return False
 
 
 def stated_pixel_size(path: Path) -> float | None:
@@ -130,16 +270,29 @@ def pixel_size(description: str, resolution: Any, unit: Any) -> float | None:
 
 
 def stated_shape(path: Path) -> tuple[int, int] | None:
-    """Rows and columns by the head of an image file; None where it cannot be read."""
+    """Rows and columns of the image in a file as a viewer shows it, by the file's head; None where
+    it cannot be read."""
     from PIL import Image
 
     if not path.is_file():
         return None
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception:  # said when the file is read
-        return None
+        with Image.open(path) as opened:
+            image: Any = opened
+            columns, rows = image.size
+            if image.format != "TIFF":
+                late = image.format == "PNG" and "exif" not in image.info
+                turn = _late_orientation(path) if late else _orientation(image)
+            elif image.n_frames > 1 or tiff.n_in_stack(image.tag_v2.get) > 1:
+                shapes = _shapes(path)
+                return shapes[0] if shapes else (rows, columns)
+            else:  # the size that Pillow says is turned already, or not, as it is old or new
+                columns, rows = int(image.tag_v2[256]), int(image.tag_v2[257])
+                turn = tiff.known_orientation(image.tag_v2.get(274, 1))
+            return (columns, rows) if turn > 4 else (rows, columns)
+    except Exception:  # nothing that Pillow knows, or said when the file is read
+        shapes = _shapes(path)
+        return shapes[0] if shapes else None
 
 
 @contextmanager
@@ -170,66 +323,144 @@ def _too_large(limit: int | None) -> str:
     )
 
 
-def to_rgb8(pixels: np.ndarray) -> tuple[np.ndarray, str]:
-    """Bring an array (H, W) or (H, W, C) to uint8 (H, W, 3); depth first, then channels."""
+# --- to 8-bit RGB ------------------------------------------------------------------------------
+
+
+def to_rgb8(
+    pixels: np.ndarray, stated: int | None = None, kinds: Iterable[str] = ()
+) -> tuple[np.ndarray, str] | Deep:
+    """Bring an array (H, W) or (H, W, C) to uint8 (H, W, 3), or leave it to `settle` where nobody
+    says which of its values is white.
+
+    Parameters
+    ----------
+    pixels : array
+    stated : int, optional
+        The largest value that its samples may have, as its file says.
+    kinds : iterable of str
+        What it was converted from before.
+    """
     if pixels.ndim not in (2, 3):
         raise Unusable(f"expected an array (H, W, 3), got shape {pixels.shape}")
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels not in (1, 3, 4):
-        raise Unusable(f"expected 1, 3 or 4 channels on the last axis, got shape {pixels.shape}")
-
-    kinds = []
-    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:  # either byte order
-        kinds.append("16-bit")
-        pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    elif pixels.dtype.kind == "f":
-        kinds.append("float")
+        raise Unusable(
+            f"expected 1, 3 or 4 channels on the last axis, got shape {pixels.shape}"
+            + ("; np.moveaxis(image, 0, -1) brings them there" if pixels.shape[0] == 3 else "")
+        )
+    kinds = tuple(kinds)
+    if pixels.dtype == np.uint8:
+        return _to_rgb(pixels, list(kinds))
+    if pixels.dtype.kind in "ui" and pixels.dtype.itemsize > 1:
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+        if (lowest := int(pixels.min(initial=0))) < 0:
+            raise Unusable(f"integers must not be below 0, got {lowest}")
+        colours = pixels if pixels.ndim == 2 else pixels[..., :3]
+        return _by_statement(Deep(pixels, int(colours.max(initial=0)), kinds), stated)
+    if pixels.dtype.kind == "f":
         if not np.isfinite(pixels).all():
             raise Unusable("float values must be finite, got NaN or infinity")
         low, high = pixels.min(initial=0), pixels.max(initial=0)
-        if low < 0 or high > 1:
+        white = stated if stated is not None and 1 < high <= stated else 1
+        if low < 0 or high > white:
             raise Unusable(
                 f"float values must lie in [0, 1], got {low:g} to {high:g}; rescale or give uint8"
             )
-        pixels = np.rint(pixels * np.float32(255)).astype(np.uint8)
-    elif pixels.dtype != np.uint8:
-        raise Unusable(f"expected uint8, uint16 or float in [0, 1], got dtype {pixels.dtype}")
+        pixels = pixels.astype(np.float32, copy=False)
+        pixels = np.rint(pixels * np.float32(255 / white)).astype(np.uint8)
+        return _to_rgb(pixels, [*kinds, "float"])
+    raise Unusable(
+        f"expected uint8, integers of 16 bits or more, or float in [0, 1], got dtype {pixels.dtype}"
+    )
 
+
+def _by_statement(deep: Deep, stated: int | None) -> tuple[np.ndarray, str] | Deep:
+    """By what a file says of its range, unless that is all that its samples hold, as writers put it
+    whatever they write, or less than is there."""
+    if stated is None or not deep.highest <= stated < np.iinfo(deep.pixels.dtype).max:
+        return deep
+    if stated + 1 in (1 << bits for bits in DEPTHS):
+        return _of_bits(deep, stated.bit_length(), "")
+    # The largest value that was found or shown: no depth, but as good as if it were seen.
+    return Deep(deep.pixels, stated, deep.kinds)
+
+
+def settle(outcome: Outcome | Deep, depth: Depth) -> Outcome:
+    """8-bit RGB of what was read, by the depth of the set that it is of."""
+    return _of_bits(outcome, *depth.bits(outcome)) if isinstance(outcome, Deep) else outcome
+
+
+def _of_bits(deep: Deep, bits: int, by: str) -> tuple[np.ndarray, str]:
+    pixels = deep.pixels
+    eight = _scaled(pixels, bits)
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        highest = int(pixels[..., 3].max(initial=0))
+        eight[..., 3] = _scaled(pixels[..., 3], max(bits, bits_for(highest, pixels.dtype)))
+    rgb, kind = _to_rgb(eight, [*deep.kinds, f"{bits}-bit"])
+    return rgb, f"{kind} ({by})" if by else kind
+
+
+def _scaled(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """To uint8, to the nearest: 0 to 0, the largest of so many bits to 255."""
+    white = (1 << bits) - 1
+    if bits > 16:
+        scaled = np.rint(pixels * (255 / white))
+    else:
+        scaled = (np.minimum(pixels, white).astype(np.uint32) * 255 + white // 2) // white
+    return scaled.astype(np.uint8)
+
+
+def _to_rgb(pixels: np.ndarray, kinds: list[str]) -> tuple[np.ndarray, str]:
+    """8-bit grey, RGB or RGBA, the last on white."""
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels == 1:
         kinds.append("grey")
         pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    elif channels == 4 and pixels[:, :, 3].max(initial=0) < _OPAQUE_FROM:
+        kinds.append("RGBA whose alpha shows nothing, ignored")
+        pixels = pixels[:, :, :3]
     elif channels == 4:
         kinds.append("RGBA")
         rgb, alpha = pixels[:, :, :3].astype(np.uint16), pixels[:, :, 3:].astype(np.uint16)
         pixels = ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    elif kinds:
+    elif kinds and kinds[-1].endswith(("-bit", "float")):
         kinds.append("RGB")
     return np.ascontiguousarray(pixels), " ".join(kinds)
 
 
-def _decode(image: Any, path: Path, page: int) -> tuple[np.ndarray, list[str]]:
-    """Pixels of an open Pillow image as `_to_rgb8` takes them, and what Pillow had to convert."""
+# --- Pillow ------------------------------------------------------------------------------------
+
+
+def _decode(image: Any, source: Path | bytes) -> tiff.Samples:
+    """Samples of an open Pillow image as a viewer shows it; the largest value they may have, if its
+    file says so; and what Pillow had to convert. `source` is where it is read from, if anything."""
     kinds: list[str] = []
     mode = image.mode
-
+    stated = None
     if image.format == "TIFF":
-        bits_per_sample = image.tag_v2.get(258, (1,))[0]
-        if mode == "I" or (mode.startswith("I;16") and bits_per_sample != 16):
-            raise Unusable(
-                f"signed or {bits_per_sample}-bit samples, expected unsigned 8 or 16 bits"
-            )
-        if bits_per_sample == 16 and not mode.startswith("I;16"):
-            if mode not in ("RGB", "RGBA"):
-                raise Unusable(f"16-bit TIFF of mode {mode}, expected grey, RGB or RGBA")
-            return _read_tiff_rgb16(path, page), kinds
+        stated = tiff.largest_stated(image.tag_v2.get)
+    elif source and (deep := _deep_colour(image, source)):
+        return deep
+    try:
+        image.load()
+    except OSError as error:
+        if image.format not in ("JPEG", "MPO") or "truncated" not in str(error):
+            raise
+        whole = _without_end(_content(source))
+        if whole is None:
+            raise
+        image = whole
+        kinds.append("JPEG without its end mark")
+    turn = 1 if image.format == "TIFF" or not source else _orientation(image)
 
     if mode == "I" or mode.startswith("I;16"):
-        pixels = np.asarray(image).astype(np.uint16)
-        white_is_zero = image.format == "TIFF" and image.tag_v2.get(262) == 0
-        return (65535 - pixels if white_is_zero else pixels), kinds
-    if any(";16" in str(tile) for tile in image.tile):
-        # PNG in colour: Pillow keeps the high bytes.
-        kinds.append("16-bit RGB" if mode == "RGB" else "16-bit")
+        if image.format == "PNG" and source:
+            stated = _significant(source)
+        samples = np.asarray(image)
+        pixels = samples.astype(np.uint16) if samples.max(initial=0) < 1 << 16 else samples
+        if image.format == "TIFF" and image.tag_v2.get(262) == 0:
+            pixels = 65535 - pixels
+        return tiff.turned(pixels, turn), stated, tuple(kinds)
     if mode not in ("L", "LA", "RGB", "RGBA", "F"):
         kinds.append({"1": "1-bit", "P": "palette"}.get(mode, mode))
 
@@ -239,22 +470,112 @@ def _decode(image: Any, path: Path, page: int) -> tuple[np.ndarray, list[str]]:
         image = image.convert("L")
     elif mode not in ("L", "RGB", "F"):
         image = image.convert("RGB")
-    return np.asarray(image), kinds
+    return tiff.turned(np.asarray(image), turn), stated, tuple(kinds)
 
 
-def _read_tiff_rgb16(path: Path, page: int) -> np.ndarray:
-    """A page of a 16-bit colour TIFF, of which Pillow would keep one byte per sample."""
+def _orientation(image: Any) -> int:
+    """By EXIF or XMP, 1 where there is none, of an image that is loaded."""
+    if not {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"} & image.info.keys():
+        return 1
     try:
-        import tifffile
-    except ImportError as error:
-        raise Unusable("16-bit colour TIFF needs the package tifffile") from error
+        return tiff.known_orientation(image.getexif().get(274))
+    except Exception:  # damaged metadata, of which the pixels know nothing
+        return 1
 
-    with tifffile.TiffFile(path) as tiff:
-        found = tiff.pages[page].aspage()
-        if any(kind != tifffile.EXTRASAMPLE.UNASSALPHA for kind in found.extrasamples):
-            raise Unusable("16-bit TIFF with premultiplied alpha or extra channels")
-        strips = zip(found.dataoffsets, found.databytecounts, strict=True)
-        if max(map(sum, strips), default=0) > tiff.filehandle.size:
-            raise Unusable("truncated")  # before memory is taken for as much
-        pixels = found.asarray()
-        return np.moveaxis(pixels, 0, -1) if found.axes == "SYX" else pixels
+
+def _late_orientation(path: Path) -> int:
+    """Of a PNG, whose EXIF may follow the pixels."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif.load(_png_chunks(path).get(b"eXIf", b""))
+    return tiff.known_orientation(exif.get(274))
+
+
+def _without_end(data: bytes) -> Any:
+    """A JPEG that lacks nothing but its last two bytes, or None.
+
+    Bytes after the last pixel change none; in an image that is torn, they are taken for pixels.
+    """
+    from PIL import Image, ImageChops
+
+    stem = data.rstrip(b"\xff")
+    try:
+        image, other = (
+            Image.open(io.BytesIO(stem + more + _JPEG_END)) for more in (b"", _ANY_BITS)
+        )
+        image.load()
+        is_whole = ImageChops.difference(image, other).getbbox() is None
+    except Exception:  # as for the file itself
+        return None
+    return image if is_whole else None
+
+
+def _deep_colour(image: Any, source: Path | bytes) -> tiff.Samples | None:
+    """PNG, JPEG 2000, PPM in colours of more than 8 bits, of which Pillow keeps the high ones."""
+    if image.mode not in ("RGB", "RGBA", "LA") or image.format not in ("PNG", "JPEG2000", "PPM"):
+        return None
+    tile = image.tile[0] if image.tile else None
+    is_png = image.format == "PNG"
+    if tile is None or (is_png and ";16" not in str(tile)):
+        return None
+    if image.format == "PPM":
+        if tile[0] != "ppm" or tile[3][-1] != 65535:  # of other ranges, Pillow brings white to 255
+            return None
+        flat = np.frombuffer(_content(source), ">u2", image.width * image.height * 3, tile[2])
+        return flat.reshape(image.height, image.width, 3), None, ()
+    data = _content(source)
+    stated = _significant(source) if is_png else _jpeg2000_largest(data)
+    if not is_png and (stated is None or stated < 256):
+        return None
+    try:
+        import imagecodecs
+    except ImportError as error:
+        samples = np.asarray(image)
+        if is_png and samples[..., :3].max(initial=0) >= 64:  # all 16 bits are used
+            return tiff.turned(samples, _orientation(image)), None, (f"16-bit {image.mode}",)
+        raise Unusable(
+            f"{image.format} in colours of more than 8 bits needs the package imagecodecs"
+        ) from error
+    decoded = imagecodecs.png_decode(data) if is_png else imagecodecs.jpeg2k_decode(data)
+    image.load()  # whatever follows the pixels
+    if decoded.shape[2] == 2:
+        decoded = np.concatenate([np.repeat(decoded[..., :1], 3, -1), decoded[..., 1:]], -1)
+    return tiff.turned(decoded, _orientation(image)), stated, ()
+
+
+def _content(source: Path | bytes) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()
+
+
+def _significant(source: Path | bytes) -> int | None:
+    """The largest value of the bits that the PNG chunk sBIT calls significant.
+
+    Writers either keep the values, or spread them over all 16 bits as the standard has it; then
+    they are larger than this.
+    """
+    bits = _png_chunks(source).get(b"sBIT")
+    return (1 << max(bits[:3])) - 1 if bits else None
+
+
+def _png_chunks(source: Path | bytes) -> dict[bytes, bytes]:
+    """Content of the chunks of a PNG that Pillow passes over or may not have come to."""
+    found: dict[bytes, bytes] = {}
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind in (b"sBIT", b"eXIf") and length < 1 << 16:
+                found[kind] = file.read(length)
+                length = 0
+            file.seek(length + 4, 1)
+    return found
+
+
+def _jpeg2000_largest(data: bytes) -> int | None:
+    """By the precision in the marker SIZ of a code stream."""
+    at = data.find(b"\xff\x4f\xff\x51") + 2
+    if at < 2 or len(data) <= at + 40:
+        return None
+    precision = (data[at + 40] & 127) + 1
+    return (1 << precision) - 1

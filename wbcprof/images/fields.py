@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from itertools import groupby, islice
 from pathlib import Path
@@ -22,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from wbcprof.checks import Integer, known_label, shown
-from wbcprof.images.decode import Unusable, stated_pixel_size
+from wbcprof.images.decode import settle, stated_pixel_size
+from wbcprof.images.depth import Deep, Depth, Outcome, Unusable
 from wbcprof.images.groups import groups_from_csv, groups_in_folders
 from wbcprof.images.slides import (
     SLIDE_SUFFIXES,
@@ -36,6 +38,7 @@ from wbcprof.images.slides import (
 from wbcprof.images.source import (
     SUFFIXES,
     Array,
+    Encoded,
     File,
     Given,
     Listed,
@@ -44,6 +47,7 @@ from wbcprof.images.source import (
     Stream,
     from_folder,
     in_order,
+    is_shallow,
     open_images,
     tell_of_pass,
 )
@@ -117,8 +121,8 @@ class Field:
     image_id: str
 
 
-_Loaded = tuple[Field, str] | Unusable
-"""A field and what it was converted from, or why there is none."""
+_Loaded = tuple[Callable[[np.ndarray], Field], Outcome | Deep]
+"""What makes a field of its pixels, and these, or why there are none."""
 
 
 # --- units of fields ---------------------------------------------------------------------------
@@ -155,21 +159,25 @@ class _Photographs:
 
     def load(self) -> list[_Loaded]:
         size = stated_pixel_size(self.images.path) if isinstance(self.images, File) else None
-        loaded: list[_Loaded] = []
-        for image_id, slide, outcome in zip(self.ids, self.slides, self.images.load(), strict=True):
-            if isinstance(outcome, Unusable):
-                loaded.append(outcome)
-                continue
-            pixels, kind = outcome
+
+        def make(image_id: str, slide: str, pixels: np.ndarray) -> Field:
             height, width = pixels.shape[:2]
             core = 0, 0, width, height
-            field = Field(image_id, slide, pixels, 0, 0, core, (height, width), size, image_id)
-            loaded.append((field, kind))
-        return loaded
+            return Field(image_id, slide, pixels, 0, 0, core, (height, width), size, image_id)
+
+        return [
+            (partial(make, image_id, slide), outcome)
+            for image_id, slide, outcome in zip(
+                self.ids, self.slides, self.images.load(), strict=True
+            )
+        ]
 
     def self_contained(self) -> Iterator[_Photographs]:
         if isinstance(self.images, File):
             yield replace(self, images=by_full_path(self.images))
+            return
+        if isinstance(self.images, Encoded):
+            yield self
             return
         for pixels, image_id, slide in zip(
             self.images.arrays(), self.ids, self.slides, strict=True
@@ -228,17 +236,11 @@ class _Tiles:
     def load(self) -> list[_Loaded]:
         places = [self.grid.place(number) for number in self.numbers]
         size = self.image.pixel_size()
-        loaded: list[_Loaded] = []
-        for field_id, number, place, outcome in zip(
-            self.ids, self.numbers, places, self.image.read(places), strict=True
-        ):
-            if isinstance(outcome, Unusable):
-                loaded.append(outcome)
-                continue
-            pixels, kind = outcome
+
+        def make(field_id: str, number: int, place: Place, pixels: np.ndarray) -> Field:
             left, top = place[:2]
             core = self.grid.core(number)
-            field = Field(
+            return Field(
                 field_id,
                 self.slide,
                 pixels,
@@ -249,8 +251,13 @@ class _Tiles:
                 size,
                 self.image_id,
             )
-            loaded.append((field, kind))
-        return loaded
+
+        return [
+            (partial(make, field_id, number, place), outcome)
+            for field_id, number, place, outcome in zip(
+                self.ids, self.numbers, places, self.image.read(places), strict=True
+            )
+        ]
 
     def self_contained(self) -> Iterator[_Tiles]:
         for block in self.blocks():
@@ -294,13 +301,17 @@ class _Torn:
         yield self
 
     def load(self) -> list[_Loaded]:
-        return [self.reason]
+        return [(_no_field, self.reason)]
 
     def self_contained(self) -> Iterator[_Torn]:
         yield self
 
     def content(self) -> Iterator[bytes]:
         yield str(self.reason).encode()
+
+
+def _no_field(pixels: np.ndarray) -> Field:
+    raise AssertionError("what cannot be opened has no pixels")
 
 
 _Unit = _Photographs | _Tiles | _Torn
@@ -353,8 +364,11 @@ class FieldSource:
     ['image_000001']
     """
 
-    def __init__(self, units: Listed[_Unit] | _Given, largest: int) -> None:
+    def __init__(
+        self, units: Listed[_Unit] | _Given, largest: int, depth: Depth | None = None
+    ) -> None:
         self._units, self._largest = units, largest
+        self._depth = depth or _depth_of(units)
         self.n_hint = units.n
         self.skipped: list[SkippedImage] = []
         self.converted: Counter[str] = Counter()
@@ -386,15 +400,16 @@ class FieldSource:
         skipped: list[SkippedImage] = []
         converted: Counter[str] = Counter()
         n = 0
-        with closing(in_order(self._units.blocks(), _load, n_threads, False)) as outcomes:
-            for field_id, outcome in outcomes:
+        with closing(in_order(self._units.blocks(), self._load, n_threads, False)) as loaded:
+            for field_id, (make, read) in loaded:
                 n += 1
+                outcome = settle(read, self._depth)
                 if isinstance(outcome, Unusable):
                     skipped.append(SkippedImage(field_id, str(outcome)))
                     continue
-                field, kind = outcome
+                pixels, kind = outcome
                 converted.update(filter(None, [kind]))
-                yield field
+                yield make(pixels)
         self.end_pass(n, skipped, converted)
 
     def end_pass(self, n: int, skipped: list[SkippedImage], converted: Counter[str]) -> None:
@@ -422,10 +437,11 @@ class FieldSource:
         most = min(most, len(of))
         chosen = [of[(2 * k + 1) * len(of) // (2 * most)] for k in range(most)]
         blocks = (unit for place in chosen for unit in units.part(place, place + 1).units)
-        with closing(in_order(blocks, _load, self._threads(n_threads), False)) as outcomes:
-            for _, outcome in outcomes:
+        with closing(in_order(blocks, self._load, self._threads(n_threads), False)) as loaded:
+            for _, (make, read) in loaded:
+                outcome = settle(read, self._depth)
                 if not isinstance(outcome, Unusable):
-                    yield outcome[0]
+                    yield make(outcome[0])
 
     def ids(self) -> list[str]:
         """Ids of the fields offered, none decoded."""
@@ -452,13 +468,13 @@ class FieldSource:
         units = self._listed()
         if not 0 <= start < stop <= units.n:
             raise ValueError(f"a part must lie within the {units.n} fields, got {start} to {stop}")
-        return FieldSource(units.part(start, stop), self._largest)
+        return FieldSource(units.part(start, stop), self._largest, self._depth)
 
     def self_contained(self) -> FieldSource:
         """The same fields for a process elsewhere: by the full paths of files, and with the content
         of arrays."""
         units = [alone for unit in self._listed().units for alone in unit.self_contained()]
-        return FieldSource(Listed(units), self._largest)
+        return FieldSource(Listed(units), self._largest, self._depth)
 
     def digest(self) -> str:
         """Hexadecimal digest of ids, slides, tiles, the content of arrays and the size of files."""
@@ -476,14 +492,29 @@ class FieldSource:
             )
         return self._units
 
+    def _load(self, unit: _Unit) -> list[_Loaded]:
+        loaded = unit.load()
+        if self._depth.is_by_order:
+            return loaded
+        return [(make, settle(outcome, self._depth)) for make, outcome in loaded]
+
     def _threads(self, n_threads: int | None) -> int:
         if self.n_hint == 1:
             return 1
         return min(resolve_threads(n_threads), max(1, _AHEAD_BYTES // (2 * self._largest)))
 
 
-def _load(unit: _Unit) -> list[_Loaded]:
-    return unit.load()
+def _depth_of(units: Listed[_Unit] | _Given) -> Depth:
+    """How many bits the fields have; of an iterator, in their order."""
+    if isinstance(units, _Given):
+        return Depth()
+
+    def load() -> Iterator[Outcome | Deep]:
+        for unit in units.blocks():
+            if not (isinstance(unit, _Photographs) and is_shallow(unit.images)):
+                yield from (outcome for _, outcome in unit.load())
+
+    return Depth(load)
 
 
 def open_fields(
@@ -644,6 +675,8 @@ class _Cut:
             return []
         if isinstance(images, File):
             return [LargePhotograph(images.part(k, k + 1), shape) for k in range(len(images))]
+        if isinstance(images, Encoded):
+            return []
         if isinstance(images, Rows):
             return [LargeArray(images.array, shape, k) for k in range(images.start, images.stop)]
         return [LargeArray(images.array, shape)]

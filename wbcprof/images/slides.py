@@ -17,7 +17,9 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from wbcprof.images.decode import Outcome, Unusable, pixel_size, reasons
+from wbcprof.images import tiff as pages_of
+from wbcprof.images.decode import pixel_size, reasons
+from wbcprof.images.depth import Deep, Outcome, Unusable
 from wbcprof.images.source import File
 from wbcprof.images.tiles import Grid, Place, as_rgb, seen_on_disk
 
@@ -32,9 +34,6 @@ _STRIP_BYTES = 1 << 30  # of one compressed segment, at most
 _SQUARE = 1024  # px that openslide draws in one go: twice as fast as a tile, which fills no cache
 _BLANK_AT = 8  # times smaller, at most: there a leukocyte still is several pixels
 _OVERVIEW_PIXELS = 1 << 24  # of the level that is looked at as a whole, at most
-
-# What tifffile finds wrong is told as a reason; without a handler, Python prints it.
-_SILENT = logging.NullHandler()
 
 
 # --- TIFF --------------------------------------------------------------------------------------
@@ -54,17 +53,28 @@ def open_tiff(file: File, most: int) -> list[LargeTiff] | Unusable | None:
         import tifffile
     except ImportError:
         return None
-    logging.getLogger("tifffile").addHandler(_SILENT)
+    logging.getLogger("tifffile").addHandler(pages_of.SILENT)
+    n_pixels = 0
     try:
-        with tifffile.TiffFile(file.path) as tiff:
-            series = tiff.series[0]
-            first = series.levels[0].pages[0]
-            if first is None or first.parent is not tiff:
-                return None
+        with tifffile.TiffFile(file.path, _multifile=False) as tiff:
+            images = pages_of.pictures(tiff)
+            first = images[0].key
+            is_pyramidal = any(
+                series.is_pyramidal and series.levels[0].keyframe.index == first.index
+                for series in tiff.series
+            )
             n_pixels = math.prod(first.shaped[2:4])
-            if not series.is_pyramidal and n_pixels <= most:
+            if not is_pyramidal and n_pixels <= most:
                 return None
-            numbers = [first.index] if file.pages is None else list(file.pages)
+            if file.pages is not None:
+                images = [images[number] for number in file.pages]
+            planes = [image.planes[0] for image in images]
+            if any(isinstance(plane, int) for plane in planes):
+                raise Unusable("planes without pages, which are read as a whole")
+            numbers = [plane.index for plane in planes]
+            if any(len(image.planes) > 1 or image.reason for image in images):
+                raise Unusable("channels by page, which are read as a whole")
+            numbers = numbers[:1] if file.pages is None else numbers
         pages = [_page(file.path, _stamp(file.path), number) for number in numbers]
         found = [
             LargeTiff(file.path, number, page.shape, page.micrometres, page.is_long)
@@ -113,7 +123,7 @@ class LargeTiff:
         ]
         return some or range(grid.n)
 
-    def read(self, places: Sequence[Place]) -> Iterator[Outcome]:
+    def read(self, places: Sequence[Place]) -> Iterator[Outcome | Deep]:
         left, top = (min(place[k] for place in places) for k in (0, 1))
         right, bottom = (max(place[k] for place in places) for k in (2, 3))
         try:
@@ -131,7 +141,7 @@ class LargeTiff:
                     yield from self.read([place])
             return
         for x, y, x_end, y_end in places:
-            yield as_rgb(pixels[y - top : y_end - top, x - left : x_end - left])
+            yield as_rgb(pixels[y - top : y_end - top, x - left : x_end - left], page.stated)
 
     def self_contained(self, place: Place) -> LargeTiff:
         return replace(self, path=Path(os.path.abspath(self.path)))
@@ -147,6 +157,9 @@ class _Page:
         import tifffile
 
         kind = tifffile.PHOTOMETRIC
+        if page.tags.valueof(274, 1) != 1:
+            raise Unusable("turned by its orientation, which is read as a whole")
+        self.stated = pages_of.largest_stated(page.tags.valueof)
         self.is_inverted = page.photometric == kind.MINISWHITE
         is_jpeg = page.compression in (6, 7, 34892, 33007)
         if page.photometric not in (kind.MINISWHITE, kind.MINISBLACK, kind.RGB) and not (
@@ -270,7 +283,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 def _page(path: Path, stamp: tuple[int, int, int], number: int) -> _Page:
     import tifffile
 
-    with tifffile.TiffFile(path) as tiff:
+    with tifffile.TiffFile(path, _multifile=False) as tiff:
         return _Page(tiff.pages[number].aspage(), stamp[0])
 
 

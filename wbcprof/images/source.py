@@ -5,26 +5,40 @@ Every source passes through `open_images`. What one image may look like, and wha
 =========================  ======================================================================
 grey, 1-bit, palette,      converted to 8-bit RGB; counted in one `ImageWarning` per pass
 CMYK, alpha (on white),
-16-bit, float in [0, 1],
+float in [0, 1],
 several frames (the first)
-TIFF of several pages of   each page is an image, ``name.tif#0000`` and so on, if the file is given
-one size and kind          by itself, by a glob or in a folder; elsewhere, and in TIFFs of unlike
-                           pages (thumbnails, masks), the first page as of several frames
+integers of 16 bits and    converted to 8-bit RGB. White is what the file says (sBIT of PNG,
+more                       MaxSampleValue of TIFF, SignificantBits of OME, BitDepth of
+                           Micro-Manager, the display range of ImageJ), if that is 2^n - 1 and
+                           no value is above it; else what 8, 10, 12, 14 or 16 bits hold, the
+                           fewest that hold the largest value of all images of the set; of those
+                           that an iterator gave so far
+alpha of 0 everywhere      ignored, and counted with the conversions
+turned by EXIF, XMP or     turned as a viewer shows it, whatever its depth and kind
+TIFF orientation
+TIFF of channels, depths   channels are put together: three as red, green and blue, in the order
+and times (OME, ImageJ,    that their names or colours say, or that they have; of depths the middle
+MetaMorph, LSM)            is taken, of times the first. Series of one size are images each
+other TIFF of several      each page is an image, ``name.tif#0000`` and so on, if the file is given
+pages of one size, kind    by itself, by a glob or in a folder; elsewhere the first, and in TIFFs of
+                           unlike pages (thumbnails, masks) the largest
 unreadable, truncated,     skipped; kept in `ImageSource.skipped` with the reason and counted in
-too small, bad values,     one `ImageWarning` per pass; `ValueError` if no image is left
-gone since it was listed
+too small, of one colour,  one `ImageWarning` per pass; `ValueError` if no image is left
+other channels, bad
+values, gone since it was
+listed
 =========================  ======================================================================
-
-The EXIF orientation tag is ignored: pixels are taken as stored.
 """
 
 from __future__ import annotations
 
 import csv
 import glob
+import io
 import json
 import math
 import os
+import sys
 import warnings
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
@@ -41,27 +55,33 @@ import numpy as np
 
 from wbcprof.checks import Choice, Integer, known_label, known_labels
 from wbcprof.images.decode import (
-    Outcome,
-    Unusable,
     count_pages,
+    is_shallow_file,
     read_array,
     read_file,
+    read_picture,
+    settle,
     stated_pixel_size,
     stated_shape,
 )
+from wbcprof.images.depth import Deep, Depth, Outcome, Unusable
 from wbcprof.threads import resolve_threads
 
 __all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
 
 SUFFIXES = (
-    ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+    ".avif", ".bmp", ".btf", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg",
+    ".jpf", ".jpg", ".jpx", ".lsm", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".stk", ".tf8", ".tif",
+    ".tiff", ".webp",
 )  # fmt: skip
+_OF_PAGES = (".btf", ".lsm", ".stk", ".tf8", ".tif", ".tiff")
 PATH_COLUMNS = ("path", "image", "file", "filename")
 LABEL_COLUMNS = ("label", "type", "class")
 
 ACCEPTED = (
-    "a folder, an image file, an array (n, H, W, 3) or (H, W, 3), a glob, a CSV file, "
-    "or an ordered collection or iterator of image files or arrays"
+    "a folder, an image file, an array (n, H, W, 3) or (H, W, 3), a glob, a CSV file, a pandas "
+    "DataFrame of paths, or an ordered collection or iterator of image files, arrays, Pillow "
+    "images or bytes, or a list or dataset of (image, label) pairs"
 )
 NOT_ONE_PER_IMAGE = (str, bytes, bytearray, Mapping, set, frozenset)
 
@@ -77,6 +97,9 @@ what was measured of them."""
 
 Loaded = tuple[np.ndarray, str, str, np.ndarray | None] | Unusable
 """Pixels, what they were converted from, what they lacked, what was measured."""
+
+_FLAT = 4  # grey levels between the darkest and the lightest hundredth: noise of JPEG has 2
+_FEW_PIXELS = 16  # along a side, which tell of most images that they are not flat
 
 
 class ImageWarning(UserWarning):
@@ -147,8 +170,10 @@ class ImageSource:
         labels: list[str | None] | None,
         min_size: int,
         on_error: Literal["skip", "raise"],
+        depth: Depth | None = None,
     ) -> None:
         self.images = images
+        self._depth = depth or depth_of(images)
         self.n_hint = images.n
         self.labels = labels
         self.min_size = min_size
@@ -193,8 +218,9 @@ class ImageSource:
         n_threads = 1 if self.n_hint == 1 else resolve_threads(n_threads)
         load = partial(self._load, change=change)
         with closing(in_order(self._blocks(), load, n_threads, change is not None)) as outcomes:
-            for index, (image_id, outcome) in enumerate(outcomes):
+            for index, (image_id, loaded) in enumerate(outcomes):
                 n += 1
+                outcome = self._change(loaded, change) if isinstance(loaded, Deep) else loaded
                 if isinstance(outcome, Unusable):
                     if self.on_error == "raise":
                         raise ValueError(f"Image '{image_id}': {outcome}") from outcome
@@ -219,7 +245,7 @@ class ImageSource:
         load = partial(self._load, change=None)
         with closing(in_order(iter(chosen), load, resolve_threads(n_threads), False)) as outcomes:
             for _, outcome in outcomes:
-                if not isinstance(outcome, Unusable):
+                if not isinstance(outcome, Unusable | Deep):  # only iterators leave them deep
                     yield outcome[0]
 
     def kept(self, n_threads: int | None = None) -> ImageSource:
@@ -309,10 +335,12 @@ class ImageSource:
     def self_contained(self) -> ImageSource:
         """The same images for a process elsewhere: by the full paths of files, and with the content
         of arrays."""
-        blocks: list[File | Array] = []
+        blocks: list[Given] = []
         for block in self.images.blocks():
             if isinstance(block, File):
                 blocks.append(replace(block, path=Path(os.path.abspath(block.path))))
+            elif isinstance(block, Encoded):
+                blocks.append(block)
             else:
                 blocks += map(Array, block.arrays(), block.ids)
         return self._with(Listed(blocks), self.labels)
@@ -338,7 +366,7 @@ class ImageSource:
         return {"images": images.hexdigest(), "labels": labels.hexdigest()}
 
     def _with(self, images: Listed[Given] | Stream, labels: list[str | None] | None) -> ImageSource:
-        return ImageSource(images, labels, self.min_size, self.on_error)
+        return ImageSource(images, labels, self.min_size, self.on_error, self._depth)
 
     def _blocks(self) -> Iterator[Given]:
         n = 0
@@ -353,21 +381,46 @@ class ImageSource:
         self,
         block: Given,
         change: Change | None,
-    ) -> list[Loaded]:
+    ) -> list[Loaded | Deep]:
         return [
-            outcome if isinstance(outcome, Unusable) else self._change(*outcome, change)
+            outcome
+            if isinstance(outcome, Deep) and self._depth.is_by_order
+            else self._change(outcome, change)
             for outcome in block.load()
         ]
 
-    def _change(self, pixels: np.ndarray, kind: str, change: Change | None) -> Loaded:
+    def _change(self, outcome: Outcome | Deep, change: Change | None) -> Loaded:
+        settled = settle(outcome, self._depth)
+        if isinstance(settled, Unusable):
+            return settled
+        pixels, kind = settled
         height, width = pixels.shape[:2]
         if min(height, width) < self.min_size:
             patch = f"{self.min_size}x{self.min_size}"
             return Unusable(f"{height}x{width} px, smaller than the {patch} px patch")
+        if (levels := _contrast(pixels)) < _FLAT:
+            return Unusable(
+                f"of one colour: {levels:.0f} of 255 grey levels between its darkest and its "
+                "lightest hundredth"
+            )
         if change is None:
             return pixels, kind, "", None
         pixels, lacked, measures = change(pixels)
         return pixels, kind, lacked, measures
+
+
+def _contrast(pixels: np.ndarray) -> float:
+    """Grey levels between the darkest and the lightest hundredth of an image, in the channel where
+    these are most; of most images, less, by as few of its pixels as show that they are enough."""
+    rows, columns = (max(1, side // _FEW_PIXELS) for side in pixels.shape[:2])
+    few = np.sort(pixels[::rows, ::columns, 1], axis=None)
+    if not len(few):
+        return 0.0
+    most = int(few[-1 - len(few) // 50]) - int(few[len(few) // 50])
+    if most >= 2 * _FLAT:
+        return most
+    low, high = np.percentile(pixels.reshape(-1, 3), (1, 99), axis=0)
+    return float((high - low).max())
 
 
 def open_images(
@@ -392,11 +445,19 @@ def open_images(
           relative to the folder of the CSV file; the id is the path as written there.
         - Image file, or collection or iterator of image files: the id is the path as given.
         - Array (n, H, W, C) or (H, W, C), C in {1, 3, 4}, or (H, W) for one grey image; or a
-          collection or iterator of single images of any sizes. uint8; uint16 is scaled to 8 bits,
-          floats must lie in [0, 1]. The id is ``image_000000`` and so on. Arrays of other libraries
-          in CPU memory come through DLPack or the buffer protocol, without a copy where rows are
-          contiguous. Anything with numpy's ``shape``, ``dtype`` and slices or iteration over the
-          first axis works and is read image by image, or in its ``chunks`` if it has them.
+          collection or iterator of single images of any sizes. uint8; integers of 16 bits and more
+          are scaled to 8 bits, floats must lie in [0, 1]. The id is ``image_000000`` and so on.
+          Arrays of other libraries in CPU memory come through DLPack or the buffer protocol,
+          without a copy where rows are contiguous. Anything with numpy's ``shape``, ``dtype`` and
+          slices or iteration over the first axis works and is read image by image, or in its
+          ``chunks`` if it has them.
+        - Image of Pillow, bytes of an image file, or a file opened for bytes, or a collection or
+          iterator of these; the id is as that of arrays. Tensors of torch may have channels first.
+        - List of (image, label) pairs, or a dataset of images or such pairs: anything with a length
+          and items by their number, as torch has it. Items are read once for their labels, unless
+          it has ``targets`` as those of torchvision have.
+        - pandas DataFrame, and CSV file as above, with columns ``FileName_X`` and ``PathName_X`` as
+          CellProfiler writes them.
         - ``.npy`` file or ``.zarr`` folder that holds such an array; it is not read as a whole.
         - ImageSource: returned as is, or as a new source over the same images if `labels` or
           stricter settings are given.
@@ -452,16 +513,38 @@ def open_images(
         if names is None and (min_size, on_error) == (images.min_size, images.on_error):
             return images
         names = images.labels if names is None else names
-        return ImageSource(images.images, names, min_size, on_error)
+        return ImageSource(images.images, names, min_size, on_error, images._depth)
 
     if isinstance(images, str | os.PathLike):
         found, own = _from_path(images)
         return ImageSource(found, own if names is None else names, min_size, on_error)
+    if (single := _encoded(images, 0)) is not None:
+        return ImageSource(Listed([single]), names, min_size, on_error)
+    if hasattr(images, "columns") and hasattr(images, "itertuples"):
+        found, own = _from_frame(images)
+        return ImageSource(found, own if names is None else names, min_size, on_error)
     array: Any = None if isinstance(images, NOT_ONE_PER_IMAGE) else _as_array(images)
     if hasattr(array, "shape") and hasattr(array, "dtype") and len(array.shape) != 1:
         return ImageSource(_from_array(array), names, min_size, on_error)
+    if (
+        not isinstance(images, Iterable)
+        and hasattr(images, "__getitem__")
+        and isinstance(images, Sized)
+    ):
+        images = _Items(images)
+        own = images.labels() if names is None else names
+        return ImageSource(Stream(images), own, min_size, on_error)
     if not isinstance(images, Iterable) or isinstance(images, NOT_ONE_PER_IMAGE):
         raise TypeError(f"images must be {ACCEPTED}; got {type(images).__name__}.")
+    if isinstance(images, list | tuple) and images and _is_pair(images[0]):
+        for index, item in enumerate(images):
+            if not _is_pair(item):
+                raise TypeError(
+                    f"item 0 is an (image, label) pair, but item {index} is a "
+                    f"{type(item).__name__}; give pairs throughout, or images and labels apart"
+                )
+        names = known_labels([_plain(item[1]) for item in images]) if names is None else names
+        images = [item[0] for item in images]
     if isinstance(images, list | tuple) or hasattr(images, "dtype"):
         units = [_unit(thing, index) for index, thing in enumerate(images)]
         return ImageSource(Listed(units), names, min_size, on_error)
@@ -500,8 +583,46 @@ class File:
     def shapes(self) -> list[tuple[int, int] | None]:
         return [stated_shape(self.path)] * len(self)  # pages are of one size
 
-    def load(self) -> list[Outcome]:
+    def load(self) -> list[Outcome | Deep]:
         return read_file(self.path, (None,) if self.pages is None else self.pages)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One image as the bytes of a file, or as Pillow has it."""
+
+    content: Any
+    name: str
+
+    def __len__(self) -> int:
+        return 1
+
+    @property
+    def ids(self) -> list[str]:
+        return [self.name]
+
+    @property
+    def in_memory(self) -> bool:
+        return False  # it is yet to be decoded
+
+    def part(self, start: int, stop: int) -> Encoded:
+        return self
+
+    def blocks(self) -> Iterator[Encoded]:
+        yield self
+
+    def arrays(self) -> Sequence[np.ndarray]:
+        """Its bytes, for digests."""
+        content = self.content if isinstance(self.content, bytes) else self.content.tobytes()
+        return [np.frombuffer(content, np.uint8)]
+
+    def shapes(self) -> list[tuple[int, int] | None]:
+        return [None if isinstance(self.content, bytes) else self.content.size[::-1]]
+
+    def load(self) -> list[Outcome | Deep]:
+        if isinstance(self.content, bytes):
+            return read_file(self.content)
+        return [read_picture(self.content)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -534,7 +655,7 @@ class Array:
     def shapes(self) -> list[tuple[int, int] | None]:
         return [self.array.shape[:2]]
 
-    def load(self) -> list[Outcome]:
+    def load(self) -> list[Outcome | Deep]:
         return [read_array(self.array)]
 
 
@@ -578,7 +699,7 @@ class Rows:
     def shapes(self) -> list[tuple[int, int] | None]:
         return [self.array.shape[1:3]] * len(self)
 
-    def load(self) -> list[Outcome]:
+    def load(self) -> list[Outcome | Deep]:
         try:
             block = self.arrays()
         except MemoryError:
@@ -590,7 +711,7 @@ class Rows:
         return [read_array(image) for image in block]
 
 
-Given = File | Array | Rows
+Given = File | Encoded | Array | Rows
 
 
 class Block(Protocol):
@@ -641,7 +762,11 @@ class Stream:
             stop = len(things)
         self.n = None if stop is None else stop - start
 
-    def blocks(self) -> Iterator[File | Array]:
+    @property
+    def is_read_once(self) -> bool:
+        return isinstance(self._things, Iterator)
+
+    def blocks(self) -> Iterator[Given]:
         if isinstance(self._things, Iterator):
             if self._read:
                 raise RuntimeError(
@@ -664,6 +789,26 @@ class Stream:
                 "give a list or a folder"
             )
         return Stream(self._things, self._start + start, self._start + stop)
+
+
+def depth_of(images: Listed[Any] | Stream) -> Depth:
+    """How many bits the images of a set have, which is looked up once it matters."""
+    if isinstance(images, Stream) and images.is_read_once:
+        return Depth()
+
+    def load() -> Iterator[Outcome | Deep]:
+        for block in images.blocks():
+            if not is_shallow(block):
+                yield from block.load()
+
+    return Depth(load)
+
+
+def is_shallow(block: Given) -> bool:
+    """Whether its images have no more than 8 bits, as far as that is known without decoding."""
+    if isinstance(block, File):
+        return is_shallow_file(block.path)
+    return isinstance(block, Array | Rows) and getattr(block.array, "dtype", None) == np.uint8
 
 
 def in_order(
@@ -763,14 +908,104 @@ def _file(path: str | os.PathLike[str]) -> File:
     return File(Path(path), name)
 
 
-def _unit(thing: Any, index: int) -> File | Array:
+def _unit(thing: Any, index: int) -> File | Encoded | Array:
     """One image file or array of a collection; refuses what is neither."""
     if isinstance(thing, str | os.PathLike):
         return _file(thing)
+    if (encoded := _encoded(thing, index)) is not None:
+        return encoded
     array = None if isinstance(thing, NOT_ONE_PER_IMAGE) else _as_array(thing)
     if array is None:
-        raise TypeError(f"images must be {ACCEPTED}; item {index} is a {type(thing).__name__}.")
+        how = ""
+        if _is_pair(thing):
+            how = " Pairs of image and label come as a list, all of them, or as images and labels."
+        elif isinstance(thing, list):
+            how = " Of a loader that gives batches, give the dataset."
+        elif isinstance(thing, Mapping):
+            how = " Give the image that it holds, and labels apart."
+        raise TypeError(
+            f"images must be {ACCEPTED}; item {index} is a {type(thing).__name__}.{how}"
+        )
     return Array(array, _array_id(index))
+
+
+def _encoded(thing: Any, index: int) -> Encoded | None:
+    """An image of Pillow, bytes of an image file, or an open one; None of anything else."""
+    if isinstance(thing, bytes | bytearray):
+        content = bytes(thing)
+        if content and content.isascii() and content.decode().isprintable():
+            raise TypeError(
+                f"images must be {ACCEPTED}; got the bytes {content[:60]!r}, which are no image "
+                "file: a path must be str or pathlib.Path."
+            )
+        return Encoded(content, _array_id(index))
+    if (pillow := sys.modules.get("PIL.Image")) and isinstance(thing, pillow.Image):
+        return Encoded(thing, _array_id(index))
+    if isinstance(thing, io.IOBase) or callable(getattr(thing, "read", None)):
+        if isinstance(thing, os.PathLike) or hasattr(thing, "dtype"):
+            return None
+        content = thing.read()
+        if not isinstance(content, bytes):
+            raise TypeError(
+                f"expected a file opened for bytes, open(path, 'rb'), got one that reads "
+                f"{type(content).__name__}"
+            )
+        return Encoded(content, _array_id(index))
+    return None
+
+
+def _is_pair(thing: Any) -> bool:
+    """Whether it is an image and its label."""
+    if not isinstance(thing, tuple | list) or len(thing) != 2:
+        return False
+    image, label = thing
+    is_label = label is None or isinstance(label, str | bytes | int | float | np.generic)
+    is_label = is_label or getattr(label, "ndim", None) == 0
+    return (
+        is_label
+        and (
+            isinstance(image, str | os.PathLike | bytes | bytearray)
+            or hasattr(image, "__array_interface__")
+            or hasattr(image, "__array__")
+            or hasattr(image, "__dlpack__")
+            or callable(getattr(image, "read", None))
+        )
+        and not isinstance(image, np.generic)
+    )
+
+
+def _plain(label: Any) -> Any:
+    """A label that may be a tensor of one number."""
+    return label.item() if getattr(label, "ndim", None) == 0 and hasattr(label, "item") else label
+
+
+class _Items(Sequence[Any]):
+    """What has a length and items by their number, such as a dataset of torch: images, or pairs of
+    image and label."""
+
+    def __init__(self, items: Any) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: Any) -> Any:
+        item = self._items[index]
+        return item[0] if _is_pair(item) else item
+
+    def labels(self) -> list[str | None] | None:
+        """Of pairs, by the attributes ``targets`` and ``classes`` that datasets of torchvision
+        have, else by reading every item."""
+        if not len(self) or not _is_pair(self._items[0]):
+            return None
+        targets = getattr(self._items, "targets", None)
+        if targets is None or len(targets) != len(self):
+            targets = [item[1] for item in map(self._items.__getitem__, range(len(self)))]
+        targets = [_plain(target) for target in targets]
+        classes = getattr(self._items, "classes", None)
+        if classes is not None and all(type(target) is int for target in targets):
+            targets = [classes[target] for target in targets]
+        return known_labels(targets)
 
 
 def _as_array(thing: Any) -> Any:
@@ -784,7 +1019,7 @@ def _as_array(thing: Any) -> Any:
         try:
             on_cpu = thing.__dlpack_device__()[0] in _CPU_DEVICES
             if on_cpu:
-                return np.from_dlpack(thing)
+                return _channels_last(np.from_dlpack(thing), type(thing).__module__)
             reason = "it lies on another device"
         except Exception as error:  # of whichever library it comes from
             reason = str(error)
@@ -798,6 +1033,14 @@ def _as_array(thing: Any) -> Any:
         return np.asarray(memoryview(thing))
     except (TypeError, ValueError):
         return None
+
+
+def _channels_last(array: np.ndarray, module: str) -> np.ndarray:
+    """Images of torch, which has channels before rows."""
+    is_torch = module.partition(".")[0] == "torch" and array.ndim > 2
+    if is_torch and array.shape[-1] not in (1, 3, 4) and array.shape[-3] in (1, 3, 4):
+        return np.moveaxis(array, -3, -1)
+    return array
 
 
 def _from_array(array: Any) -> Listed[Given] | Stream:
@@ -830,7 +1073,7 @@ def _from_path(
 
 def with_pages(file: File) -> File:
     """The file, with its pages if it is a TIFF of several."""
-    if file.path.suffix.lower() not in (".tif", ".tiff"):
+    if file.path.suffix.lower() not in _OF_PAGES:
         return file
     n, pixels = count_pages(file.path)
     if n == 1:
@@ -873,18 +1116,16 @@ def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
             rows = csv.reader(lines)
             header = next(rows, [])
             names = [name.strip().lower() for name in header]
-            at, label_at = (
-                next((names.index(name) for name in accepted if name in names), None)
-                for accepted in (PATH_COLUMNS, LABEL_COLUMNS)
-            )
-            if at is None:
+            label_at = next((names.index(name) for name in LABEL_COLUMNS if name in names), None)
+            columns = path_columns(header)
+            if columns is None:
                 shown = ", ".join(header[:5])[:200] + (", ..." if len(header) > 5 else "")
                 raise ValueError(
                     f"'{path}': expected a first line with a column named "
                     f"{', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]}, got: {shown}"
                 )
             for row in filter(any, rows):
-                name = row[at].strip() if len(row) > at else ""
+                name = os.path.join(*(row[at].strip() if len(row) > at else "" for at in columns))
                 if not name:
                     raise ValueError(f"'{path}', line {rows.line_num}: no image path")
                 files.append(File(path.parent / name, name))
@@ -903,6 +1144,51 @@ def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
             f"'{path.parent}': {shown}"
         )
     return Listed(files), labels if any(labels) else None
+
+
+def path_columns(header: Sequence[str]) -> tuple[int, ...] | None:
+    """Places of the columns that make up the path of an image: one named path, image, file or
+    filename, or PathName_X and FileName_X as CellProfiler has them; None if there are none.
+
+    Raises
+    ------
+    ValueError
+        CellProfiler names several files in a row.
+    """
+    names = [str(name).strip().lower() for name in header]
+    if whole := [names.index(name) for name in PATH_COLUMNS if name in names]:
+        return (whole[0],)
+    files = [at for at, name in enumerate(names) if name.startswith("filename_")]
+    if len(files) > 1:
+        raise ValueError(
+            f"{', '.join(header[at] for at in files)} name several images in each row; keep one of "
+            "these columns, or name that of the images to use path"
+        )
+    if not files:
+        return None
+    folder = names[files[0]].replace("filename_", "pathname_", 1)
+    return (names.index(folder), files[0]) if folder in names else (files[0],)
+
+
+def _from_frame(frame: Any) -> tuple[Listed[Given], list[str | None] | None]:
+    """Image files that a pandas DataFrame names."""
+    header = [str(name) for name in frame.columns]
+    columns = path_columns(header)
+    if columns is None:
+        raise ValueError(
+            f"expected a DataFrame with a column named {', '.join(PATH_COLUMNS[:-1])} or "
+            f"{PATH_COLUMNS[-1]}, got: {', '.join(header)[:200]}"
+        )
+    parts = [list(frame.iloc[:, at]) for at in columns]
+    names = [name.strip().lower() for name in header]
+    label_at = next((names.index(name) for name in LABEL_COLUMNS if name in names), None)
+    files = []
+    for index, row in enumerate(zip(*parts, strict=True)):
+        if not all(isinstance(part, str | os.PathLike) for part in row):
+            raise ValueError(f"row {index} of the DataFrame has no image path, got {row[-1]!r}")
+        files.append(_file(os.path.join(*row)))
+    labels = None if label_at is None else known_labels(list(frame.iloc[:, label_at]))
+    return Listed(files), labels if labels and any(labels) else None
 
 
 def _open_npy(path: Path) -> tuple[Listed[Given] | Stream, None]:

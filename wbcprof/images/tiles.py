@@ -14,7 +14,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from wbcprof.images.decode import Outcome, Unusable, read_array, stated_pixel_size
+from wbcprof.images.decode import read_array, stated_pixel_size, to_rgb8
+from wbcprof.images.depth import Deep, Outcome, Unusable
 from wbcprof.images.source import File
 
 _SAMPLE, _SAMPLES = 4096, 3  # bytes, at the beginning, in the middle and at the end
@@ -71,7 +72,7 @@ class Large(Protocol):
     def offered(self, grid: Grid) -> Sequence[int]:
         """Numbers of the tiles that may show something."""
 
-    def read(self, places: Sequence[Place]) -> Iterator[Outcome]:
+    def read(self, places: Sequence[Place]) -> Iterator[Outcome | Deep]:
         """Pixels of each place, in order."""
 
     def self_contained(self, place: Place) -> Large:
@@ -105,7 +106,7 @@ class LargeArray:
     def pixel_size(self) -> None:
         return None
 
-    def read(self, places: Sequence[Place]) -> Iterator[Outcome]:
+    def read(self, places: Sequence[Place]) -> Iterator[Outcome | Deep]:
         for place in places:
             try:
                 pixels = self._cut(place)
@@ -148,15 +149,20 @@ class LargePhotograph:
     def pixel_size(self) -> float | None:
         return stated_pixel_size(self.file.path)
 
-    def read(self, places: Sequence[Place]) -> Iterator[Outcome]:
+    def read(self, places: Sequence[Place]) -> Iterator[Outcome | Deep]:
         (outcome,) = self.file.load()
-        if not isinstance(outcome, Unusable) and outcome[0].shape[:2] != self.shape:
-            outcome = Unusable(f"expected {self.shape} px, got {outcome[0].shape[:2]}: it changed")
+        if isinstance(outcome, Unusable):
+            yield from [outcome] * len(places)
+            return
+        deep = outcome if isinstance(outcome, Deep) else None
+        pixels, kind = (outcome.pixels, "") if isinstance(outcome, Deep) else outcome
+        if pixels.shape[:2] != self.shape:
+            changed = Unusable(f"expected {self.shape} px, got {pixels.shape[:2]}: it changed")
+            yield from [changed] * len(places)
+            return
         for left, top, right, bottom in places:
-            if isinstance(outcome, Unusable):
-                yield outcome
-            else:
-                yield outcome[0][top:bottom, left:right], outcome[1]
+            part = pixels[top:bottom, left:right]
+            yield (part, kind) if deep is None else replace(deep, pixels=part)
 
     def self_contained(self, place: Place) -> LargePhotograph:
         return replace(self, file=by_full_path(self.file))
@@ -165,10 +171,16 @@ class LargePhotograph:
         yield seen_on_disk(self.file.path)
 
 
-def as_rgb(pixels: np.ndarray) -> Outcome:
+def as_rgb(pixels: np.ndarray, stated: int | None = None) -> Outcome | Deep:
     """RGB of a part of an image: a view of it where it can be."""
-    is_rgb = pixels.dtype == np.uint8 and pixels.shape[2:] == (3,)
-    return (pixels, "") if is_rgb else read_array(pixels)
+    if pixels.dtype == np.uint8 and pixels.shape[2:] == (3,):
+        return pixels, ""
+    if stated is None:
+        return read_array(pixels)
+    try:
+        return to_rgb8(pixels, stated)
+    except Unusable as error:
+        return error
 
 
 def content_of(pixels: np.ndarray) -> Iterator[bytes]:

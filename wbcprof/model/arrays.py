@@ -6,11 +6,12 @@ says before the arrays are read, sizes before memory is taken for them. Nothing 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -46,9 +47,10 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], key: str, document: 
 
 
 def read_arrays(
-    path: str | os.PathLike[str], key: str
+    path: str | os.PathLike[str] | bytes, key: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The JSON document under `key`, and the arrays, in memory of their own.
+    """The JSON document under `key`, and the arrays, in memory of their own, of a file or of what
+    one holds.
 
     Raises
     ------
@@ -57,27 +59,26 @@ def read_arrays(
     """
     from safetensors import SafetensorError, deserialize
 
-    with open(path, "rb") as stream:
-        before = os.fstat(stream.fileno())
+    with io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb") as stream:
+        size, _ = before = _stamp(stream)
         start = stream.read(8)
         length = int.from_bytes(start, "little")
-        if length > min(_MAX_HEADER_BYTES, before.st_size - 8):
+        if length > min(_MAX_HEADER_BYTES, size - 8):
             raise ArrayFileError(f"its header claims {length} bytes")
         start += stream.read(length)
         try:
             document, end = _read_header(start[8:], key)
         except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
             raise ArrayFileError(f"its header: {type(error).__name__}: {error}") from error
-        if end != before.st_size - 8 - length or end > _MAX_BYTES:
+        if end != size - 8 - length or end > _MAX_BYTES:
             raise ArrayFileError(
                 f"its header describes {end} bytes of arrays, the file holds "
-                f"{before.st_size - 8 - length}, at most {_MAX_BYTES} are allowed"
+                f"{size - 8 - length}, at most {_MAX_BYTES} are allowed"
             )
         stream.seek(0)
-        data = stream.read(before.st_size + 1)
-        after = os.fstat(stream.fileno())
-    changed = after.st_mtime_ns != before.st_mtime_ns or not data.startswith(start)
-    if changed or len(data) != before.st_size:
+        data = stream.read(size + 1)
+        changed = _stamp(stream)[1] != before[1] or not data.startswith(start)
+    if changed or len(data) != size:
         raise ArrayFileError("it was changed while it was read")
     try:
         views: dict[str, Any] = dict(deserialize(data))
@@ -87,6 +88,14 @@ def read_arrays(
         name: np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
         for name, view in views.items()
     }
+
+
+def _stamp(stream: BinaryIO) -> tuple[int, int]:
+    """Bytes, and when they were last changed."""
+    if isinstance(stream, io.BytesIO):
+        return stream.getbuffer().nbytes, 0
+    status = os.fstat(stream.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 def _read_header(encoded: bytes, key: str) -> tuple[dict[str, Any], int]:

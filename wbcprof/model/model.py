@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from hashlib import blake2b
 from itertools import chain, product
-from typing import Any, Unpack
+from typing import Any, BinaryIO, Unpack
 
 import numpy as np
 
@@ -740,8 +740,13 @@ class Model:
         return cell.pixels
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str] | bytes | BinaryIO) -> Model:
     """Read a model written by `Model.save`.
+
+    Parameters
+    ----------
+    path : str, path, bytes or binary file
+        The file by its name, what it holds, as services keep it in memory, or opened for bytes.
 
     Raises
     ------

@@ -23,7 +23,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -60,9 +60,11 @@ def write_model(
 
 
 def read_model(
-    path: str | os.PathLike[str], make: Callable[[dict[str, np.ndarray], dict[str, Any]], _Made]
+    path: str | os.PathLike[str] | bytes | BinaryIO,
+    make: Callable[[dict[str, np.ndarray], dict[str, Any]], _Made],
 ) -> _Made:
-    """What `make` makes of the arrays and the document of a model file.
+    """What `make` makes of the arrays and the document of a model file, by its path, its bytes, or
+    opened for bytes.
 
     Raises
     ------
@@ -71,13 +73,25 @@ def read_model(
     ModelFileError
         The file is damaged, truncated, not a wbcprof model, or of a newer format.
     """
+    if isinstance(path, bytes | bytearray | memoryview):
+        return _read(bytes(path), "the model", make)
+    if not isinstance(path, str | os.PathLike):
+        if not callable(getattr(path, "read", None)):
+            raise TypeError(
+                "expected a model file as a path, bytes or a file opened for bytes, got "
+                f"{type(path).__name__}"
+            )
+        content = path.read()
+        if not isinstance(content, bytes):
+            raise TypeError("expected a model file opened for bytes: open(path, 'rb')")
+        return _read(content, str(getattr(path, "name", "the model")), make)
     if not Path(path).is_file():
         raise FileNotFoundError(f"no model file at {os.fspath(path)!r}")
     return _read(path, path, make)
 
 
 def _read(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | bytes,
     name: str | os.PathLike[str],
     make: Callable[[dict[str, np.ndarray], dict[str, Any]], _Made],
 ) -> _Made:

@@ -9,10 +9,10 @@ import numpy as np
 
 from wbcprof.analysis.classify import TypeClassifier, rank_signatures
 from wbcprof.analysis.compare import explain_calls
-from wbcprof.analysis.folds import groups_per_type, keep_together, stratified_folds
+from wbcprof.analysis.folds import groups_per_type, stratified_folds, together_by
 from wbcprof.analysis.novelty import UNLIKE, what_is_strange
 from wbcprof.checks import UNLABELLED
-from wbcprof.images.copies import number_copies, warn_of_copies
+from wbcprof.images.copies import number_copies, number_files, warn_of_copies
 from wbcprof.model.machines import TypeMachines
 from wbcprof.model.model import Model
 from wbcprof.report.cells import Cells
@@ -161,9 +161,7 @@ def _cross_validate(cells: Cells, types: list[str], random_state: int) -> Calls 
     labels = cells.labels
     copies = number_copies(cells.looks)
     n_copies = warn_of_copies(copies, cells.names, labels, stacklevel=4)
-    together = cells.groups
-    if n_copies:
-        together = copies if together is None else keep_together(together, copies)
+    together = together_by(cells.groups, copies if n_copies else None, number_files(cells.ids))
     known = np.flatnonzero(np.isin(labels, types))
     if together is not None:
         n_groups = groups_per_type(labels[known].astype(str), together[known])
