@@ -34,6 +34,14 @@ MADE_BY = {
     "wbcprof.analysis.compare.DifferentialCount": "wbcprof.analysis.compare.differential_count",
     "wbcprof.datasets.Leukocytes": "wbcprof.datasets.make_leukocytes",
     "wbcprof.datasets.Smear": "wbcprof.datasets.make_smear",
+    "wbcprof.analysis.NamedCell": "wbcprof.analysis.count_smears",
+    "wbcprof.analysis.SeenField": "wbcprof.analysis.count_smears",
+    "wbcprof.analysis.SmearCount": "wbcprof.analysis.count_smears",
+    "wbcprof.analysis.SmearResult": "wbcprof.analysis.count_smears",
+    "wbcprof.smear.FieldCells": "wbcprof.smear.cut_out",
+    "wbcprof.smear.SmearCell": "wbcprof.smear.cut_out",
+    "wbcprof.smear.Ruler": "wbcprof.smear.cut_out",
+    "wbcprof.scale.FoundCells": "wbcprof.scale.find_to_folder",
     "wbcprof.scale.ShardedProfiles": "wbcprof.scale.profile_to_shards",
 }
 

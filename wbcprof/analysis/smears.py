@@ -354,6 +354,20 @@ def count_smears(
     >>> found = count_smears(model, smear.images, pixel_size=smear.pixel_size)
     >>> found.slides[0].n_fields, found.types
     (3, ['lymphocyte', 'neutrophil'])
+    >>> "in 3 fields" in found.to_text(), all(0 <= cell.doubt <= 1 for cell in found.cells)
+    (True, True)
+    >>> found.to_pandas()["type"].tolist()
+    ['lymphocyte', 'neutrophil']
+
+    Tables of the counts and of every cell, which `wbcprof.images.read_boxes` reads:
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as home:
+    ...     found.write_counts(Path(home, "counts.csv"))
+    ...     found.write_cells(Path(home, "cells.csv"))
+    ...     print(sorted(path.name for path in Path(home).iterdir()))
+    ['cells.csv', 'counts.csv']
     """
     PRECISION.check("precision", precision)
     Real(above=0, below=1).check("confidence", confidence)

@@ -145,7 +145,18 @@ class TypeMachines:
     def confusion(self) -> np.ndarray | None:
         """Cells that were left out while learning, true types down, called types across, (n_types,
         n_types), int64; of a laboratory whose cells are unlike those learnt from, jittered copies
-        too. None where it is not known, as in older files."""
+        too. None where it is not known, as in older files.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import wbcprof
+        >>> types = np.repeat(["lymphocyte", "neutrophil"], 10)
+        >>> values = np.random.default_rng(0).random((20, 3))
+        >>> values[types == "neutrophil", 2] += 2
+        >>> wbcprof.TypeClassifier().fit(values, types).confusion.tolist()
+        [[10, 0], [0, 10]]
+        """
         return self.confusion_ if self.far_ is None or not self.foreign_ else self.far_.confusion
 
     def is_far(self, X: Any) -> np.ndarray:

@@ -183,6 +183,16 @@ def measure_slides(
         A pixel size contradicts the red cells.
     SmearWarning
         A slide has fields of several magnifications, or is measured by the others.
+
+    Examples
+    --------
+    >>> from wbcprof.datasets import make_smear
+    >>> from wbcprof.images import open_fields
+    >>> from wbcprof.smear import measure_slides
+    >>> smear = make_smear(3)  # generated
+    >>> rulers = measure_slides(open_fields(smear.images))
+    >>> 68 < rulers["all fields"].diameter < 82, rulers["all fields"].how
+    (True, 'red cells')
     """
     pixel_size = RULE.check("pixel_size", pixel_size)
     known: dict[str, Ruler | str] = {}
@@ -498,6 +508,15 @@ def find_cells(
         From ids of images to leukocytes, that take the place of those that would be found.
     n_threads : int, optional
         That read ahead.
+
+    Examples
+    --------
+    >>> from wbcprof.datasets import make_smear
+    >>> from wbcprof.images import open_fields
+    >>> from wbcprof.smear import find_cells, measure_slides
+    >>> fields = open_fields(make_smear(3).images)  # generated
+    >>> [len(seen.cells) for seen in find_cells(fields, measure_slides(fields))]
+    [2, 2, 2]
     """
     seams = Seams()
     for field in fields.read(n_threads):
