@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from wbcprof.images.source import ImageSource
     from wbcprof.model.settings import Coding, LayerSettings
 
 
@@ -89,6 +90,7 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     _add_groups(parser, "where the classifier is tuned and calibrated")
     _add_dask(parser, "learn signatures on the workers of this Dask scheduler")
     _add_learning(parser)
+    _add_choice(parser)
 
 
 def _profile_options(parser: argparse.ArgumentParser) -> None:
@@ -115,6 +117,7 @@ def _profile_options(parser: argparse.ArgumentParser) -> None:
     _add_strict(parser)
     _add_settings(parser, Coding)
     _add_threads(parser)
+    _add_choice(parser)
 
 
 def _classify_options(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +142,7 @@ def _classify_options(parser: argparse.ArgumentParser) -> None:
     _add_drop(parser)
     _add_strict(parser)
     _add_threads(parser)
+    _add_choice(parser)
 
 
 def _suggest_options(parser: argparse.ArgumentParser) -> None:
@@ -147,6 +151,7 @@ def _suggest_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=int, default=50, metavar="N", help="cells; default 50")
     parser.add_argument("-o", "--output", metavar="CSV", help="file to write (default: print)")
     _add_threads(parser)
+    _add_choice(parser)
 
 
 def _adapt_options(parser: argparse.ArgumentParser) -> None:
@@ -160,6 +165,7 @@ def _adapt_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="file to write")
     _add_pixel_size(parser)
     _add_threads(parser)
+    _add_choice(parser)
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +180,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     _add_groups(parser, "of a split")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     _add_learning(parser)
+    _add_choice(parser)
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
@@ -196,6 +203,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", metavar="TEXT", help="heading of the page")
     _add_strict(parser)
     _add_threads(parser)
+    _add_choice(parser)
 
 
 def _monitor_options(parser: argparse.ArgumentParser) -> None:
@@ -327,6 +335,32 @@ def _info_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("model", metavar="MODEL", help=what)
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--level",
+        type=int,
+        metavar="N",
+        help="the folder below IMAGES that is the type, 2 where train and test or patients lie "
+        "above; the first unless given",
+    )
+    for option, what in (("--only", "use only"), ("--exclude", "leave out")):
+        parser.add_argument(
+            option,
+            action="append",
+            default=[],
+            metavar="PATTERN",
+            help=f"{what} images whose id, the path below IMAGES, is of this pattern, such as "
+            "'*/2024-*'; may be given again",
+        )
+    parser.add_argument(
+        "--min-per-type",
+        type=int,
+        default=1,
+        metavar="N",
+        help="leave out types of fewer images than this",
+    )
 
 
 def _add_pixel_size(parser: argparse.ArgumentParser) -> None:
@@ -467,13 +501,29 @@ def _coding(options: argparse.Namespace) -> dict[str, Any]:
     return _given(options, _options_of(Coding))
 
 
-def _groups(options: argparse.Namespace) -> dict[str, str] | None:
+def _images(options: argparse.Namespace, *, types: bool = False) -> ImageSource:
+    """The images asked for; says what was found. Where `types` are learnt or scored, folders that
+    look as if they were none are refused."""
+    from wbcprof.images.source import open_images
+
+    source = open_images(options.images, level=options.level)
+    if types and options.level is None and source.listing and (odd := source.listing.oddity()):
+        raise ValueError(f"{odd}; or --level 1 if they are types after all")
+    source = source.choose(options.only, options.exclude, options.min_per_type)
+    for line in source.describe():
+        _say(line)
+    return source
+
+
+def _groups(options: argparse.Namespace, source: ImageSource) -> dict[str, str] | None:
     """Group of each image, where groups were asked for."""
     if options.groups is None:
         return None
     from wbcprof.images.groups import read_groups
 
-    return read_groups(options.groups, options.images)
+    # A column is of the file that lists the images.
+    of_file = options.groups.startswith("column:")
+    return read_groups(options.groups, options.images if of_file else source)
 
 
 class _Progress:
@@ -524,28 +574,26 @@ def _say(text: str) -> None:
 
 def _fit(options: argparse.Namespace) -> None:
     from wbcprof.files import check_output
-    from wbcprof.images.source import open_images
     from wbcprof.learning.profiler import fit
 
     check_output(options.output)
-    groups = _groups(options)
+    images = _images(options, types=True)
+    groups = _groups(options, images)
     _say(f"learning signatures from {options.images}")
     with _cluster(options) as client:
         model = fit(
-            options.images,
+            images,
             client=client,
             random_state=options.seed,
             verbose=True,
             checkpoint=options.checkpoint,
             **_learning_parameters(options),
         )
-        types = {label for label in open_images(options.images).labels or () if label is not None}
+        types = {label for label in images.labels or () if label is not None}
         if len(types) > 1:
             from wbcprof.analysis.classify import train
 
-            model.classifier = train(
-                model, options.images, groups=groups, n_threads=options.threads
-            )
+            model.classifier = train(model, images, groups=groups, n_threads=options.threads)
             _say(f"classifier of {len(types)} types trained on all images that have one")
         else:
             _say("no classifier: the images have no types, or one only")
@@ -574,7 +622,7 @@ def _profile(options: argparse.Namespace) -> None:
     check_table(options.output)
     model = load(options.model)
     profiles = model.profile(
-        options.images,
+        _images(options),
         n_threads=options.threads,
         progress=_Progress("profiling"),
         **_coding(options),
@@ -599,7 +647,7 @@ def _profile_to_shards(options: argparse.Namespace) -> None:
     with _cluster(options) as client:
         made = profile_to_shards(
             load(options.model),
-            options.images,
+            _images(options),
             options.output,
             n_threads=options.threads,
             client=client,
@@ -639,11 +687,10 @@ def _classify(options: argparse.Namespace) -> None:
             "one sub-folder per type"
         )
     drop = _flags_to_drop(options)
-    profiles = model.profile(
-        options.images, n_threads=options.threads, progress=_Progress("profiling")
-    )
+    images = _images(options)
+    profiles = model.profile(images, n_threads=options.threads, progress=_Progress("profiling"))
     warn_of_fields(profiles)
-    flags = flag_images(model, profiles, options.images)
+    flags = flag_images(model, profiles, images)
     ids, kept = profiles.ids, np.array([not drop & set(own) for own in flags])
     if not kept.any():
         raise ValueError(f"all {len(kept)} images have flags that are to be dropped")
@@ -735,7 +782,7 @@ def _suggest(options: argparse.Namespace) -> None:
         check_output(options.output)
     model = load(options.model)
     profiles = model.profile(
-        options.images, n_threads=options.threads, progress=_Progress("profiling")
+        _images(options), n_threads=options.threads, progress=_Progress("profiling")
     )
     cells = suggest(model, profiles, options.n)
 
@@ -753,11 +800,11 @@ def _suggest(options: argparse.Namespace) -> None:
 
 def _adapt(options: argparse.Namespace) -> None:
     from wbcprof.files import check_output
-    from wbcprof.images.source import open_images
     from wbcprof.model.model import load
 
     check_output(options.output)
-    ids = open_images(options.images).ids()
+    images = _images(options)
+    ids = images.ids()
     known: dict[str, str] = {}
     if options.labels is not None:
         known = _by_image(options.labels, "label")
@@ -768,7 +815,7 @@ def _adapt(options: argparse.Namespace) -> None:
                 f"{len(ids)} given, first {strange[0]!r}; those are named such as {ids[0]!r}"
             )
     model = load(options.model).adapt(
-        options.images,
+        images,
         [known.get(image_id) for image_id in ids],
         pixel_size=options.pixel_size,
         n_threads=options.threads,
@@ -799,9 +846,10 @@ def _evaluate(options: argparse.Namespace) -> None:
                 f"leave out {', '.join(without_effect) or 'the preset'}"
             )
         parameters = {"model": load(options.model), "n_threads": options.threads}
+    images = _images(options, types=True)
     evaluation = evaluate(
-        options.images,
-        groups=_groups(options),
+        images,
+        groups=_groups(options, images),
         repeats=options.repeats,
         seed=options.seed,
         progress=_Progress("repeats"),
@@ -830,11 +878,12 @@ def _report(options: argparse.Namespace) -> None:
     samples = None
     if options.samples is not None:
         samples = _by_image(options.samples, "sample")
+    images = _images(options)
     write_report(
         load(options.model),
-        options.images,
+        images,
         options.output,
-        groups=_groups(options),
+        groups=_groups(options, images),
         samples=samples,
         calls=options.calls,
         figure_folder=options.figures,

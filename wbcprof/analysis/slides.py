@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from wbcprof.analysis.monitoring import SlideSummary, summarise
 from wbcprof.files import from_csv_text
+from wbcprof.images.folders import is_users
 from wbcprof.images.groups import groups_from_csv
 from wbcprof.images.source import ImageWarning, open_images
 from wbcprof.model.model import Model
@@ -137,7 +138,7 @@ def _in_folder(model: Model, folder: Path, n_threads: int | None) -> dict[str, _
     found: dict[str, _Read] = {}
     for path in sorted(folder.iterdir()):
         is_table = path.is_file() and path.suffix.lower() in _TABLES
-        if path.name.startswith(".") or not (is_table or path.is_dir()):
+        if not is_users(path.name) or not (is_table or path.is_dir()):
             continue
         name = path.stem if is_table else path.name
         if name in found:

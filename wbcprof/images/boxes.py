@@ -23,6 +23,7 @@ from wbcprof.checks import known_label, shown
 from wbcprof.files import from_csv_text, naming
 from wbcprof.images.decode import reasons, stated_shape
 from wbcprof.images.fields import IMAGES_AND_SLIDES, FieldSource
+from wbcprof.images.folders import MASK_ENDINGS, is_users
 from wbcprof.images.source import PATH_COLUMNS, SUFFIXES, ImageWarning, open_images
 
 __all__ = ["Box", "read_boxes"]
@@ -41,7 +42,6 @@ _KINDS = {
     "platelet": ("platelet", "plt", "thrombocyte"),
 }
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words}
-_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_objects", "_seg")
 _NOT_BOXES = re.compile(r"classes\.txt|readme.*", re.IGNORECASE)  # among files of YOLO
 _ROUNDING = 1.0  # px that a box may reach beyond its image without a warning
 
@@ -237,7 +237,7 @@ def _files(path: Path, suffixes: Sequence[str]) -> list[Path]:
         file
         for file in path.rglob("*")
         if file.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and all(map(is_users, file.relative_to(path).parts))
         and not (file.suffix.lower() == ".txt" and _NOT_BOXES.match(file.name))
         and file.is_file()
     )
@@ -606,7 +606,7 @@ def _from_masks(path: Path, images: _Images) -> _Found:
     for file in _files(path, SUFFIXES):
         with naming(f"'{file}'"):
             name = _name(file, path)
-            names = [name, *(name.removesuffix(end) for end in _ENDINGS if name.endswith(end))]
+            names = [name, *(name.removesuffix(end) for end in MASK_ENDINGS if name.endswith(end))]
             image_id = images.find(*names)
             if image_id in taken:
                 raise ValueError(

@@ -560,7 +560,7 @@ def open_fields(
     folder = None
     if isinstance(images, str | os.PathLike) and _is_folder_of_images(Path(images)):
         folder = Path(images)
-        given: Listed[Given] | Stream = from_folder(folder, IMAGES_AND_SLIDES)[0]
+        given: Listed[Given] | Stream = from_folder(folder, IMAGES_AND_SLIDES)
     else:
         given = open_images(images).images
     if isinstance(given, Stream):

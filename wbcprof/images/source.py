@@ -31,6 +31,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from hashlib import blake2b
 from itertools import accumulate, islice
@@ -49,6 +50,7 @@ from wbcprof.images.decode import (
     stated_pixel_size,
     stated_shape,
 )
+from wbcprof.images.folders import Listing, describe, is_users, list_folder
 from wbcprof.threads import resolve_threads
 
 __all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
@@ -139,6 +141,8 @@ class ImageSource:
     converted : Counter of str
         What its images were converted from to 8-bit RGB, and what they lacked ("no background",
         "no leukocyte"), and how many.
+    listing : wbcprof.images.folders.Listing or None
+        Of a folder: what else lies in it.
     """
 
     def __init__(
@@ -153,6 +157,7 @@ class ImageSource:
         self.labels = labels
         self.min_size = min_size
         self.on_error = on_error
+        self.listing: Listing | None = None
         self.skipped: list[SkippedImage] = []
         self.converted: Counter[str] = Counter()
         if self.n_hint == 0:
@@ -268,6 +273,79 @@ class ImageSource:
             and not block.path.is_file()
         ]
 
+    def describe(self) -> list[str]:
+        """What was found, a line for each thing: types and how many images of each, what was left
+        out, what looks odd.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from wbcprof.images import open_images
+        >>> open_images(np.zeros((3, 8, 8, 3), np.uint8), ["a", "a", "b"]).describe()[0]
+        'found 3 images of 2 types: a 2, b 1'
+        """
+        return describe(self.n_hint, self.labels, self.listing)
+
+    def choose(
+        self, only: Sequence[str] = (), exclude: Sequence[str] = (), min_per_type: int = 1
+    ) -> ImageSource:
+        """Some of the images, none decoded.
+
+        Parameters
+        ----------
+        only, exclude : sequence of str
+            Patterns of ids, such as ``"*/2024-*"``, in which ``*`` stands for slashes too: of those
+            to keep, all by default, and of those to leave out.
+        min_per_type : int
+            Types with fewer images are left out; images without a type stay.
+
+        Raises
+        ------
+        ValueError
+            No image is left.
+        TypeError
+            The images come from an iterator.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from wbcprof.images import open_images
+        >>> source = open_images(np.zeros((3, 8, 8, 3), np.uint8), ["a", "a", "b"])
+        >>> source.choose(min_per_type=2).ids()
+        ['image_000000', 'image_000001']
+        """
+        min_per_type = Integer().check("min_per_type", min_per_type)
+        if not (only or exclude or min_per_type > 1):
+            return self
+        if self.n_hint is None:
+            raise TypeError(
+                "images from an iterator cannot be chosen from; give a list or a folder"
+            )
+        ids, labels = self.ids(), self.labels
+        kept = [
+            i
+            for i, image_id in enumerate(ids)
+            if (not only or any(fnmatchcase(image_id, pattern) for pattern in only))
+            and not any(fnmatchcase(image_id, pattern) for pattern in exclude)
+        ]
+        if labels is not None:
+            counts = Counter(labels[i] for i in kept)
+            kept = [i for i in kept if labels[i] is None or counts[labels[i]] >= min_per_type]
+        if not kept:
+            raise ValueError(
+                f"none of the {len(ids)} images is left: only={list(only)}, "
+                f"exclude={list(exclude)}, min_per_type={min_per_type}; ids are such as {ids[0]!r}"
+            )
+        runs: list[list[int]] = []
+        for i in kept:
+            if runs and runs[-1][1] == i:
+                runs[-1][1] = i + 1
+            else:
+                runs.append([i, i + 1])
+        chosen = self.together([self.part(*run) for run in runs])
+        chosen.listing = self.listing
+        return chosen
+
     def part(self, start: int, stop: int) -> ImageSource:
         """Images `start` to `stop` (excluded) as a source with the same ids and labels; the others
         are not read.
@@ -376,6 +454,7 @@ def open_images(
     *,
     min_size: int = 1,
     on_error: Literal["skip", "raise"] = "skip",
+    level: int | None = None,
 ) -> ImageSource:
     """Turn whatever holds images into a stream of RGB uint8 cells.
 
@@ -384,7 +463,8 @@ def open_images(
     images : path, array, iterable or ImageSource
         - Folder: all images in it, at any depth, sorted by their POSIX relative path, which is the
           id. The first sub-folder on that path is the label; images directly in the folder have
-          none. Hidden files and other suffixes than those in `SUFFIXES` are ignored. Links to type
+          none. Hidden files, folders of systems, such as ``@eaDir``, and folders of masks, such as
+          ``masks``, are left out, and so are other suffixes than those in `SUFFIXES`. Links to type
           folders are followed, links to folders further down are not.
         - Glob, such as ``cells/**/*.jpg``: all files that it matches, sorted; the id is the path.
         - CSV file, in UTF-8, its first line naming a column ``path`` (or ``image``, ``file``,
@@ -407,6 +487,9 @@ def open_images(
         Images with fewer rows or columns are skipped.
     on_error : {"skip", "raise"}
         Skip unusable images and warn at the end of the pass, or raise `ValueError` at the first.
+    level : int, optional
+        Of a folder: which sub-folder on the path of an image is its label, 2 where ``train/`` and
+        ``test/`` or patients lie above the types. The first by default.
 
     Returns
     -------
@@ -423,6 +506,12 @@ def open_images(
     ValueError
         There are no images, `labels` has another length, or a CSV or array file cannot be read.
         While iterating: no image was usable.
+
+    Warns
+    -----
+    ImageWarning
+        Of a folder: files that may be images are not read, masks were left out, or its first
+        sub-folders look as if they were no types.
 
     Examples
     --------
@@ -455,8 +544,13 @@ def open_images(
         return ImageSource(images.images, names, min_size, on_error)
 
     if isinstance(images, str | os.PathLike):
-        found, own = _from_path(images)
-        return ImageSource(found, own if names is None else names, min_size, on_error)
+        listing = None
+        if os.path.isdir(images) and Path(images).suffix.lower() != ".zarr":
+            listing = _listing(Path(images), SUFFIXES, level)
+        found, own = _from_path(images) if listing is None else from_listing(listing)
+        source = ImageSource(found, own if names is None else names, min_size, on_error)
+        source.listing = listing
+        return source
     array: Any = None if isinstance(images, NOT_ONE_PER_IMAGE) else _as_array(images)
     if hasattr(array, "shape") and hasattr(array, "dtype") and len(array.shape) != 1:
         return ImageSource(_from_array(array), names, min_size, on_error)
@@ -814,10 +908,10 @@ def _from_array(array: Any) -> Listed[Given] | Stream:
 def _from_path(
     path: str | os.PathLike[str],
 ) -> tuple[Listed[Given] | Stream, list[str | None] | None]:
-    """Images, and labels if there are any, of a folder, a file or a glob."""
+    """Images, and labels if there are any, of a zarr folder, a file or a glob."""
     suffix = Path(path).suffix.lower()
     if os.path.isdir(path):
-        return _open_zarr(Path(path)) if suffix == ".zarr" else from_folder(Path(path))
+        return _open_zarr(Path(path))
     if os.path.exists(path):
         if suffix == ".csv":
             return _from_csv(Path(path))
@@ -839,15 +933,25 @@ def with_pages(file: File) -> File:
     return replace(file, pages=range(n), block_pages=block_pages)
 
 
-def from_folder(
-    folder: Path, suffixes: Sequence[str] = SUFFIXES
-) -> tuple[Listed[Given], list[str | None] | None]:
-    files = [with_pages(File(folder / name, name)) for name in find_images(folder, suffixes)]
-    labels = [
-        known_label(file.name.split("/")[0]) if "/" in file.name else None
-        for file in files
-        for _ in file.ids
-    ]
+def from_folder(folder: Path, suffixes: Sequence[str]) -> Listed[Given] | Stream:
+    """Images of these suffixes in a folder, whatever its sub-folders mean."""
+    return from_listing(_listing(folder, suffixes, 1))[0]
+
+
+def _listing(folder: Path, suffixes: Sequence[str], level: int | None) -> Listing:
+    """What lies in a folder; a warning says what nobody should learn of later."""
+    at = Integer().check("level", 1 if level is None else level)
+    listing = list_folder(folder, suffixes, at)
+    for text in listing.warnings():
+        warnings.warn(text, ImageWarning, stacklevel=4)
+    if level is None and suffixes is SUFFIXES and (odd := listing.oddity()):
+        warnings.warn(odd, ImageWarning, stacklevel=4)
+    return listing
+
+
+def from_listing(listing: Listing) -> tuple[Listed[Given] | Stream, list[str | None] | None]:
+    files = [with_pages(File(listing.folder / name, name)) for name in listing.names]
+    labels = [listing.label(file.name) for file in files for _ in file.ids]
     return Listed(files), labels if any(labels) else None
 
 
@@ -858,8 +962,7 @@ def _from_glob(pattern: Path) -> tuple[Listed[Given], None]:
     found = sorted(
         path.as_posix()
         for path in root.glob(str(Path(*pattern.parts[fixed:])))
-        if not path.is_dir()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        if not path.is_dir() and all(map(is_users, path.relative_to(root).parts))
     )
     if not found:
         raise FileNotFoundError(f"No file matches '{pattern}'")
@@ -925,29 +1028,3 @@ def _open_zarr(path: Path) -> tuple[Listed[Given] | Stream, None]:
     except Exception as error:  # differs between releases of zarr
         raise ValueError(f"'{path}' is not a readable zarr array (n, H, W, 3): {error}") from error
     return _from_array(array), None
-
-
-def find_images(folder: Path, suffixes: Sequence[str]) -> list[str]:
-    """Sorted POSIX paths, relative to `folder`, of the images in it."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    found = []
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
-            continue
-        if not entry.is_dir():
-            found.append(entry)
-        # A link to the folder itself, or to one above it, would list everything again.
-        elif not folder.resolve().is_relative_to(entry.resolve()):
-            for root, folders, files in os.walk(entry, onerror=fail):
-                folders[:] = [name for name in folders if not name.startswith(".")]
-                found += [Path(root, name) for name in files if not name.startswith(".")]
-    ids = sorted(p.relative_to(folder).as_posix() for p in found if p.suffix.lower() in suffixes)
-    if not ids:
-        raise ValueError(
-            f"No images in folder '{folder}': expected files ending in {', '.join(suffixes)}, "
-            "in one sub-folder per cell type or directly in the folder."
-        )
-    return ids

@@ -101,7 +101,8 @@ def write_report(
 
     Examples
     --------
-    >>>     >>> from tempfile import TemporaryDirectory
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
     >>> import wbcprof
     >>> from wbcprof.datasets import make_leukocytes
     >>> cells = make_leukocytes(4, size=48, types=["lymphocyte", "neutrophil"])  # generated
