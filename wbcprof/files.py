@@ -7,6 +7,7 @@ import csv
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,57 @@ def from_csv_text(cell: str) -> str | None:
     if not cell:
         return None
     return cell[1:] if cell[0] == "'" and _GUARDED.match(cell) else cell
+
+
+_DELIMITERS = ",;\t"
+
+
+@contextmanager
+def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[tuple[int, list[str]]]]:
+    """Rows of a CSV file as people save them, with their line numbers, empty ones left out.
+
+    Commas, semicolons or tabs, whichever the first line has most of; UTF-8, UTF-16 as spreadsheets
+    mark it, or else Windows-1252, which a warning says.
+
+    Raises
+    ------
+    ValueError
+        It is no such file; or what is made of its rows raises csv.Error.
+    """
+    encoding = _encoding(path)
+    with open(path, newline="", encoding=encoding) as stream:
+        first = next((line for line in stream if line.strip()), "")
+        stream.seek(0)
+        outside = "".join(first.split('"')[::2])  # of quotes
+        delimiter = max(_DELIMITERS, key=outside.count)
+        rows = csv.reader(stream, delimiter=delimiter)
+        try:
+            yield ((rows.line_num, row) for row in rows if any(map(str.strip, row)))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"'{os.fspath(path)}' is not a readable CSV file: {error}") from error
+
+
+def _encoding(path: str | os.PathLike[str]) -> str:
+    with open(path, "rb") as stream:
+        if stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            return "utf-16"
+    try:
+        with open(path, encoding="utf-8-sig") as text:
+            while text.read(1 << 20):
+                pass
+    except UnicodeDecodeError:
+        warnings.warn(
+            f"'{os.fspath(path)}' is not UTF-8 and was read as Windows-1252: see to its accents, "
+            "or save it as UTF-8",
+            TableWarning,
+            stacklevel=5,
+        )
+        return "cp1252"
+    return "utf-8-sig"
+
+
+class TableWarning(UserWarning):
+    """A table was read, but something in it is left out or guessed."""
 
 
 def rounded(value: float, digits: int) -> float | None:
