@@ -807,7 +807,9 @@ def _adapt(options: argparse.Namespace) -> None:
     ids = images.ids()
     known: dict[str, str] = {}
     if options.labels is not None:
-        known = _by_image(options.labels, "label")
+        from wbcprof.images.tables import LABEL_COLUMNS, read_by_image
+
+        known = read_by_image(options.labels, LABEL_COLUMNS)
         strange = sorted(known.keys() - set(ids))
         if strange:
             raise ValueError(
@@ -860,24 +862,15 @@ def _evaluate(options: argparse.Namespace) -> None:
         evaluation.to_json(options.json)
 
 
-def _by_image(path: str, column: str) -> dict[str, str]:
-    """What a column of a CSV file says of each image."""
-    from wbcprof.files import from_csv_text
-
-    with open(path, newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows or not {"image", column} <= rows[0].keys():
-        raise ValueError(f"{path}: expected rows with the columns image and {column}")
-    return {from_csv_text(row["image"]) or "": row[column] for row in rows}
-
-
 def _report(options: argparse.Namespace) -> None:
     from wbcprof.model.model import load
     from wbcprof.report.page import write_report
 
     samples = None
     if options.samples is not None:
-        samples = _by_image(options.samples, "sample")
+        from wbcprof.images.tables import SAMPLE_COLUMNS, read_by_image
+
+        samples = read_by_image(options.samples, SAMPLE_COLUMNS)
     images = _images(options)
     write_report(
         load(options.model),

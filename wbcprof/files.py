@@ -70,19 +70,28 @@ def _encoding(path: str | os.PathLike[str]) -> str:
     with open(path, "rb") as stream:
         if stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             return "utf-16"
+    if _decodes(path, "utf-8-sig"):
+        return "utf-8-sig"
+    name = os.fspath(path)
+    if not _decodes(path, "cp1252"):
+        raise ValueError(f"'{name}' is not a readable CSV file: neither UTF-8 nor Windows-1252")
+    warnings.warn(
+        f"'{name}' is not UTF-8 and was read as Windows-1252: see to its accents, or save it as "
+        "UTF-8",
+        TableWarning,
+        stacklevel=5,
+    )
+    return "cp1252"
+
+
+def _decodes(path: str | os.PathLike[str], encoding: str) -> bool:
     try:
-        with open(path, encoding="utf-8-sig") as text:
+        with open(path, encoding=encoding) as text:
             while text.read(1 << 20):
                 pass
     except UnicodeDecodeError:
-        warnings.warn(
-            f"'{os.fspath(path)}' is not UTF-8 and was read as Windows-1252: see to its accents, "
-            "or save it as UTF-8",
-            TableWarning,
-            stacklevel=5,
-        )
-        return "cp1252"
-    return "utf-8-sig"
+        return False
+    return True
 
 
 class TableWarning(UserWarning):

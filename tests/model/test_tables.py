@@ -197,7 +197,7 @@ def complaint(path) -> str:
         ("Metadata_ImageId,A\nx,1\ny,nan\n", "NaN or infinity in 1 of 2, first in that of 'y'"),
         ("Metadata_ImageId\nx\n", "expected float features, one name for each, got 0"),
         ("Metadata_ImageId,A\n,1\n", "expected ids as text, got None"),
-        ("Metadata_ImageId,A\n\x81,\xff\n", "charmap"),
+        ("Metadata_ImageId,A\n\x81,\xff\n", "neither UTF-8"),
     ],
 )
 def test_foreign_csv(text, reason, tmp_path):

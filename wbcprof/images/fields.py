@@ -23,7 +23,7 @@ import numpy as np
 
 from wbcprof.checks import Integer, known_label, shown
 from wbcprof.images.decode import Unusable, stated_pixel_size
-from wbcprof.images.groups import groups_from_csv, groups_in_folders
+from wbcprof.images.groups import groups_in_folders
 from wbcprof.images.slides import (
     SLIDE_SUFFIXES,
     TIFF_SUFFIXES,
@@ -47,6 +47,7 @@ from wbcprof.images.source import (
     open_images,
     tell_of_pass,
 )
+from wbcprof.images.tables import SLIDE_COLUMNS, read_by_image
 from wbcprof.images.tiles import (
     Grid,
     Large,
@@ -737,7 +738,7 @@ def _by_text(how: str) -> _Name:
             raise FileNotFoundError(
                 f"No such file: {how!r}; slides come from a CSV file, folder:2 or pattern:REGEX"
             )
-        return _by_table(groups_from_csv(how, ("slide",)), repr(how))
+        return _by_table(read_by_image(how, SLIDE_COLUMNS), repr(how))
     try:
         pattern = re.compile(value)
     except re.error as error:

@@ -20,7 +20,6 @@ The EXIF orientation tag is ignored: pixels are taken as stored.
 
 from __future__ import annotations
 
-import csv
 import glob
 import json
 import math
@@ -51,6 +50,7 @@ from wbcprof.images.decode import (
     stated_shape,
 )
 from wbcprof.images.folders import Listing, describe, is_users, list_folder
+from wbcprof.images.tables import IMAGE_COLUMNS, LABEL_COLUMNS, image_name, read_table
 from wbcprof.threads import resolve_threads
 
 __all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
@@ -58,8 +58,6 @@ __all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
 SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-PATH_COLUMNS = ("path", "image", "file", "filename")
-LABEL_COLUMNS = ("label", "type", "class")
 
 ACCEPTED = (
     "a folder, an image file, an array (n, H, W, 3) or (H, W, 3), a glob, a CSV file, "
@@ -467,9 +465,10 @@ def open_images(
           ``masks``, are left out, and so are other suffixes than those in `SUFFIXES`. Links to type
           folders are followed, links to folders further down are not.
         - Glob, such as ``cells/**/*.jpg``: all files that it matches, sorted; the id is the path.
-        - CSV file, in UTF-8, its first line naming a column ``path`` (or ``image``, ``file``,
-          ``filename``) and, for labels, a column ``label`` (or ``type``, ``class``). Paths are
-          relative to the folder of the CSV file; the id is the path as written there.
+        - CSV file, its first line naming a column ``path`` (or ``image``, ``file``, ``filename``
+          ...) and, for labels, a column ``label`` (or ``type``, ``class``, ``cell type`` ...); see
+          `wbcprof.images.tables`. Paths are relative to the folder of the CSV file; the id is the
+          path as written there, backslashes turned where there is no such file.
         - Image file, or collection or iterator of image files: the id is the path as given.
         - Array (n, H, W, C) or (H, W, C), C in {1, 3, 4}, or (H, W) for one grey image; or a
           collection or iterator of single images of any sizes. uint8; uint16 is scaled to 8 bits,
@@ -970,35 +969,30 @@ def _from_glob(pattern: Path) -> tuple[Listed[Given], None]:
 
 
 def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
-    files, labels, missing = [], [], []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as lines:
-            rows = csv.reader(lines)
-            header = next(rows, [])
-            names = [name.strip().lower() for name in header]
-            at, label_at = (
-                next((names.index(name) for name in accepted if name in names), None)
-                for accepted in (PATH_COLUMNS, LABEL_COLUMNS)
-            )
-            if at is None:
-                shown = ", ".join(header[:5])[:200] + (", ..." if len(header) > 5 else "")
+    table = read_table(path)
+    (column,) = table.need(IMAGE_COLUMNS)
+    label_column = table.find(LABEL_COLUMNS)
+    files, missing = [], []
+    labels: list[str | None] = []
+    said: dict[str, tuple[str, int]] = {}
+    for line, cells in table.rows:
+        name = cells[column]
+        if not name:
+            raise ValueError(f"{table.at(line)}: no image path")
+        if not os.path.exists(path.parent / name):
+            name = image_name(name)
+        files.append(File(path.parent / name, name))
+        if not os.path.exists(files[-1].path):
+            missing.append(name)
+        label = known_label(cells[label_column]) if label_column else None
+        labels.append(label)
+        if label is not None:
+            before, above = said.setdefault(name, (label, line))
+            if before != label:
                 raise ValueError(
-                    f"'{path}': expected a first line with a column named "
-                    f"{', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]}, got: {shown}"
+                    f"{table.at(line)}: {name!r} is labelled {label!r} here and {before!r} in line "
+                    f"{above}; leave one"
                 )
-            for row in filter(any, rows):
-                name = row[at].strip() if len(row) > at else ""
-                if not name:
-                    raise ValueError(f"'{path}', line {rows.line_num}: no image path")
-                files.append(File(path.parent / name, name))
-                if not os.path.exists(files[-1].path):
-                    missing.append(name)
-                if label_at is not None:
-                    labels.append(
-                        known_label(row[label_at].strip()) if len(row) > label_at else None
-                    )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"'{path}' is not a CSV file in UTF-8: {error}") from error
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise FileNotFoundError(
