@@ -123,7 +123,12 @@ def _profile_options(parser: argparse.ArgumentParser) -> None:
 def _classify_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "model file with a classifier")
     parser.add_argument("images", metavar="IMAGES", help="folder or image")
-    parser.add_argument("-o", "--output", metavar="CSV", help="file to write (default: print)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help=".csv, .parquet or .jsonl file to write (default: print CSV)",
+    )
     parser.add_argument(
         "--reject-below",
         type=float,
@@ -149,7 +154,12 @@ def _suggest_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "model file with a classifier")
     parser.add_argument("images", metavar="IMAGES", help="folder or image")
     parser.add_argument("-n", type=int, default=50, metavar="N", help="cells; default 50")
-    parser.add_argument("-o", "--output", metavar="CSV", help="file to write (default: print)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help=".csv, .parquet or .jsonl file to write (default: print CSV)",
+    )
     _add_threads(parser)
     _add_choice(parser)
 
@@ -673,13 +683,13 @@ def _classify(options: argparse.Namespace) -> None:
     from wbcprof.analysis.novelty import RATE, check_set, name_cells, warn_of_set
     from wbcprof.analysis.quality import flag_images, warn_of_fields
     from wbcprof.checks import Real
-    from wbcprof.files import check_output, csv_text
+    from wbcprof.files import TABLES, check_output
     from wbcprof.model.model import load
 
     Real(least=0, most=1).check("--reject-below", options.reject_below)
     RATE.check("--false-alarms", options.false_alarms)
     if options.output is not None:
-        check_output(options.output)
+        check_output(options.output, TABLES)
     model = load(options.model)
     if model.classifier is None:
         raise ValueError(
@@ -703,20 +713,22 @@ def _classify(options: argparse.Namespace) -> None:
     )
     own_flags = [own for own, stays in zip(flags, kept, strict=True) if stays]
 
-    def write(stream: TextIO) -> None:
-        writer = csv.writer(stream)
-        columns = ["image", "type", "call", "novelty_p", "flags"]
-        writer.writerow([*columns, *(f"probability_{name}" for name in cells.types)])
-        rows = zip(
+    columns = ["image", "type", "call", "novelty_p", "flags"]
+    columns += [f"probability_{name}" for name in cells.types]
+    rows = (
+        dict(
+            zip(
+                columns,
+                [image_id, str(name), str(call), float(p), "; ".join(own) or None, *row.tolist()],
+                strict=True,
+            )
+        )
+        for image_id, name, call, p, own, row in zip(
             cells.ids, cells.named, cells.calls, cells.novelty_p, own_flags, cells.probabilities,
             strict=True,
-        )  # fmt: skip
-        for image_id, name, call, p, own, row in rows:
-            texts = [csv_text(image_id), csv_text(str(name)), csv_text(str(call))]
-            numbers = ["" if np.isnan(value) else f"{value:.4f}" for value in (p, *row)]
-            writer.writerow([*texts, numbers[0], "; ".join(own), *numbers[1:]])
-
-    _write_csv(options.output, write)
+        )
+    )  # fmt: skip
+    _write_table(options.output, columns, rows)
     if options.output is not None:
         n_strange = sum(call in ("unsure", "unlike") for call in cells.calls)
         _say(f"{len(profiles)} images classified, {n_strange} unsure or unlike: {options.output}")
@@ -745,55 +757,59 @@ def _write_dropped(
     """List what was dropped and why."""
     if options.drop is None or kept.all():
         return
-    from wbcprof.files import csv_text
+    from wbcprof.files import write_rows
 
-    def write(stream: TextIO) -> None:
-        writer = csv.writer(stream)
-        writer.writerow(["image", "flags"])
-        for image_id, own, stays in zip(ids, flags, kept, strict=True):
-            if not stays:
-                writer.writerow([csv_text(image_id), "; ".join(own)])
-
+    gone = (
+        (image_id, own) for image_id, own, stays in zip(ids, flags, kept, strict=True) if not stays
+    )
     path = f"{options.output}.dropped.csv"
-    _write_csv(path, write)
+    write_rows(
+        path,
+        ["image", "flags"],
+        ({"image": image_id, "flags": "; ".join(own)} for image_id, own in gone),
+    )
     _say(f"{int((~kept).sum())} of {len(kept)} images dropped: {path}")
 
 
-def _write_csv(path: str | None, write: Callable[[TextIO], None]) -> None:
-    """To a file, whole or absent, or to the standard output."""
-    from wbcprof.files import replacing
+def _write_table(path: str | None, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """To a file as its suffix says, whole or absent, or as CSV to the standard output; numbers to
+    four places, those that are not known left empty."""
+    from wbcprof.files import csv_text, write_rows
 
-    if path is None:
-        write(sys.stdout)
+    def cell(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return None if value != value else f"{value:.4f}" if is_csv else round(value, 4)
+
+    is_csv = path is None or Path(path).suffix.lower() not in (".parquet", ".jsonl")
+    shown = ({name: cell(value) for name, value in row.items()} for row in rows)
+    if path is not None:
+        write_rows(path, columns, shown)
         return
-    with (
-        replacing(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
-    ):
-        write(stream)
+    writer = csv.writer(sys.stdout)
+    writer.writerow(columns)
+    for row in shown:
+        writer.writerow([csv_text(row[name]) for name in columns])
 
 
 def _suggest(options: argparse.Namespace) -> None:
     from wbcprof.analysis.suggestion import suggest
-    from wbcprof.files import check_output, csv_text
+    from wbcprof.files import TABLES, check_output
     from wbcprof.model.model import load
 
     if options.output is not None:
-        check_output(options.output)
+        check_output(options.output, TABLES)
     model = load(options.model)
     profiles = model.profile(
         _images(options), n_threads=options.threads, progress=_Progress("profiling")
     )
     cells = suggest(model, profiles, options.n)
 
-    def write(stream: TextIO) -> None:
-        writer = csv.writer(stream)
-        writer.writerow(["image", "call", "novelty_p", "label"])
-        for cell in cells:
-            p = "" if cell.novelty_p != cell.novelty_p else f"{cell.novelty_p:.4f}"
-            writer.writerow([csv_text(cell.image_id), csv_text(cell.call), p, ""])
-
-    _write_csv(options.output, write)
+    rows = (
+        {"image": c.image_id, "call": c.call, "novelty_p": float(c.novelty_p), "label": None}
+        for c in cells
+    )
+    _write_table(options.output, ["image", "call", "novelty_p", "label"], rows)
     if options.output is not None:
         _say(f"{len(cells)} cells to look at first: {options.output}; fill in label for adapt")
 
@@ -833,10 +849,10 @@ def _adapt(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from wbcprof.analysis.evaluation import evaluate
-    from wbcprof.files import check_output
+    from wbcprof.files import JSON, check_output
 
     if options.json is not None:
-        check_output(options.json)
+        check_output(options.json, JSON)
     parameters = _learning_parameters(options)
     if options.model is not None:
         from wbcprof.model.model import load
@@ -891,13 +907,13 @@ def _report(options: argparse.Namespace) -> None:
 def _monitor(options: argparse.Namespace) -> None:
     from wbcprof.analysis.monitoring import Monitor
     from wbcprof.analysis.slides import read_slides
-    from wbcprof.files import check_output
+    from wbcprof.files import CSV, HTML, JSON, check_output
     from wbcprof.model.model import load
     from wbcprof.report.monitor import write_monitor
 
-    for path in (options.output, options.state, options.csv):
+    for path, kind in ((options.output, HTML), (options.state, JSON), (options.csv, CSV)):
         if path is not None:
-            check_output(path)
+            check_output(path, kind)
     model, settings = load(options.model), _given(options, ["baseline", "control"])
     if options.state is not None and os.path.exists(options.state):
         monitor = Monitor.load(options.state, model, **settings)
@@ -947,7 +963,7 @@ def _find(options: argparse.Namespace) -> None:
 
 
 def _smear(options: argparse.Namespace) -> None:
-    from wbcprof.files import check_output
+    from wbcprof.files import HTML, TABLES, check_output
     from wbcprof.model.model import load
     from wbcprof.report.smear import write_smear
 
@@ -955,7 +971,7 @@ def _smear(options: argparse.Namespace) -> None:
     if len({os.path.abspath(path) for path in paths}) < len(paths):
         raise ValueError("--output, --csv and --cells must be different files")
     for path in paths:
-        check_output(path)
+        check_output(path, HTML if path == options.output else TABLES)
     result = write_smear(
         load(options.model),
         options.images,

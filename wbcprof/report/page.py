@@ -20,7 +20,7 @@ from wbcprof.analysis import figures
 from wbcprof.analysis.novelty import SetCheck, check_set, warn_of_set
 from wbcprof.analysis.quality import warn_of_fields
 from wbcprof.checks import UNLABELLED, Choice, Integer, check, sorted_types
-from wbcprof.files import check_output
+from wbcprof.files import HTML, check_output
 from wbcprof.images.tables import tell_of_gaps
 from wbcprof.model.model import Model
 from wbcprof.report.calls import Subject, call_cells
@@ -121,7 +121,7 @@ def write_report(
     check(RULES, calls=calls, random_state=random_state)
     if calls == "model" and model.classifier is None:
         raise ValueError("calls='model' needs a model with a classifier; this one holds none")
-    check_output(path)
+    check_output(path, HTML)
     if figure_folder is not None:
         os.makedirs(figure_folder, exist_ok=True)
     say = say or (lambda _: None)
