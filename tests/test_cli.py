@@ -422,10 +422,10 @@ def test_adapt_refuses_labels_of_strange_images_and_types(model_file, elsewhere,
     assert "1 of 2 images are not among the 24 given, first 'who.png'" in error and ids[0] in error
     error = refused([(ids[0], "smudge")])
     assert "labels must be types of the model, atypical_lymphocyte" in error and "smudge" in error
-    assert "expected rows with the columns image and label" in refused([])
-    (tmp_path / "other.csv").write_text(f"cell,type\n{ids[0]},basophil\n")
+    assert "expected rows below the first line, got none" in refused([])
+    (tmp_path / "other.csv").write_text(f"cell,kind\n{ids[0]},basophil\n")
     arguments = ["adapt", model_file, elsewhere, "--labels", tmp_path / "other.csv"]
-    assert "columns image and label" in complain([*arguments, "-o", tmp_path / "there"], capsys)
+    assert "a column label or type" in complain([*arguments, "-o", tmp_path / "there"], capsys)
     assert not (tmp_path / "there").exists()
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from wbcprof.images.source import SkippedImage
+    from wbcprof.images.source import ImageSource, SkippedImage
     from wbcprof.model.settings import Coding, LayerSettings
 
 
@@ -94,6 +94,7 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     _add_groups(parser, "where the classifier is tuned and calibrated")
     _add_dask(parser, "learn signatures on the workers of this Dask scheduler")
     _add_learning(parser)
+    _add_choice(parser)
 
 
 def _profile_options(parser: argparse.ArgumentParser) -> None:
@@ -120,12 +121,18 @@ def _profile_options(parser: argparse.ArgumentParser) -> None:
     _add_strict(parser)
     _add_settings(parser, Coding)
     _add_threads(parser)
+    _add_choice(parser)
 
 
 def _classify_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "model file with a classifier")
     parser.add_argument("images", metavar="IMAGES", help="folder or image")
-    parser.add_argument("-o", "--output", metavar="CSV", help="file to write (default: print)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help=".csv, .parquet or .jsonl file to write (default: print CSV)",
+    )
     parser.add_argument(
         "--reject-below",
         type=float,
@@ -144,14 +151,21 @@ def _classify_options(parser: argparse.ArgumentParser) -> None:
     _add_drop(parser)
     _add_strict(parser)
     _add_threads(parser)
+    _add_choice(parser)
 
 
 def _suggest_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "model file with a classifier")
     parser.add_argument("images", metavar="IMAGES", help="folder or image")
     parser.add_argument("-n", type=int, default=50, metavar="N", help="cells; default 50")
-    parser.add_argument("-o", "--output", metavar="CSV", help="file to write (default: print)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help=".csv, .parquet or .jsonl file to write (default: print CSV)",
+    )
     _add_threads(parser)
+    _add_choice(parser)
 
 
 def _adapt_options(parser: argparse.ArgumentParser) -> None:
@@ -165,6 +179,7 @@ def _adapt_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="file to write")
     _add_pixel_size(parser)
     _add_threads(parser)
+    _add_choice(parser)
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
@@ -179,6 +194,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     _add_groups(parser, "of a split")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     _add_learning(parser)
+    _add_choice(parser)
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
@@ -201,6 +217,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", metavar="TEXT", help="heading of the page")
     _add_strict(parser)
     _add_threads(parser)
+    _add_choice(parser)
 
 
 def _monitor_options(parser: argparse.ArgumentParser) -> None:
@@ -332,6 +349,32 @@ def _info_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("model", metavar="MODEL", help=what)
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--level",
+        type=int,
+        metavar="N",
+        help="the folder below IMAGES that is the type, 2 where train and test or patients lie "
+        "above; the first unless given",
+    )
+    for option, what in (("--only", "use only"), ("--exclude", "leave out")):
+        parser.add_argument(
+            option,
+            action="append",
+            default=[],
+            metavar="PATTERN",
+            help=f"{what} images whose id, the path below IMAGES, is of this pattern, such as "
+            "'*/2024-*'; may be given again",
+        )
+    parser.add_argument(
+        "--min-per-type",
+        type=int,
+        default=1,
+        metavar="N",
+        help="leave out types of fewer images than this",
+    )
 
 
 def _add_pixel_size(parser: argparse.ArgumentParser) -> None:
@@ -472,13 +515,29 @@ def _coding(options: argparse.Namespace) -> dict[str, Any]:
     return _given(options, _options_of(Coding))
 
 
-def _groups(options: argparse.Namespace) -> dict[str, str] | None:
+def _images(options: argparse.Namespace, *, types: bool = False) -> ImageSource:
+    """The images asked for; says what was found. Where `types` are learnt or scored, folders that
+    look as if they were none are refused."""
+    from wbcprof.images.source import open_images
+
+    source = open_images(options.images, level=options.level)
+    if types and options.level is None and source.listing and (odd := source.listing.oddity()):
+        raise ValueError(f"{odd}; or --level 1 if they are types after all")
+    source = source.choose(options.only, options.exclude, options.min_per_type)
+    for line in source.describe():
+        _say(line)
+    return source
+
+
+def _groups(options: argparse.Namespace, source: ImageSource) -> dict[str, str] | None:
     """Group of each image, where groups were asked for."""
     if options.groups is None:
         return None
     from wbcprof.images.groups import read_groups
 
-    return read_groups(options.groups, options.images)
+    # A column is of the file that lists the images.
+    of_file = options.groups.startswith("column:")
+    return read_groups(options.groups, options.images if of_file else source)
 
 
 class _Progress:
@@ -541,28 +600,26 @@ def _say(text: str) -> None:
 
 def _fit(options: argparse.Namespace) -> None:
     from wbcprof.files import check_output
-    from wbcprof.images.source import open_images
     from wbcprof.learning.profiler import fit
 
     check_output(options.output)
-    groups = _groups(options)
+    images = _images(options, types=True)
+    groups = _groups(options, images)
     _say(f"learning signatures from {options.images}")
     with _cluster(options) as client:
         model = fit(
-            options.images,
+            images,
             client=client,
             random_state=options.seed,
             verbose=True,
             checkpoint=options.checkpoint,
             **_learning_parameters(options),
         )
-        types = {label for label in open_images(options.images).labels or () if label is not None}
+        types = {label for label in images.labels or () if label is not None}
         if len(types) > 1:
             from wbcprof.analysis.classify import train
 
-            model.classifier = train(
-                model, options.images, groups=groups, n_threads=options.threads
-            )
+            model.classifier = train(model, images, groups=groups, n_threads=options.threads)
             _say_how_good(model.classifier)
         else:
             _say("no classifier: the images have no types, or one only")
@@ -609,7 +666,7 @@ def _profile(options: argparse.Namespace) -> None:
     check_table(options.output)
     model = load(options.model)
     profiles = model.profile(
-        options.images,
+        _images(options),
         n_threads=options.threads,
         progress=_Progress("profiling"),
         **_coding(options),
@@ -635,7 +692,7 @@ def _profile_to_shards(options: argparse.Namespace) -> None:
     with _cluster(options) as client:
         made = profile_to_shards(
             load(options.model),
-            options.images,
+            _images(options),
             options.output,
             n_threads=options.threads,
             client=client,
@@ -661,13 +718,13 @@ def _classify(options: argparse.Namespace) -> None:
     from wbcprof.analysis.novelty import RATE, check_set, name_cells, warn_of_set
     from wbcprof.analysis.quality import flag_images, warn_of_fields
     from wbcprof.checks import Real
-    from wbcprof.files import check_output, csv_text
+    from wbcprof.files import TABLES, check_output
     from wbcprof.model.model import load
 
     Real(least=0, most=1).check("--reject-below", options.reject_below)
     RATE.check("--false-alarms", options.false_alarms)
     if options.output is not None:
-        check_output(options.output)
+        check_output(options.output, TABLES)
     model = load(options.model)
     if model.classifier is None:
         raise ValueError(
@@ -675,11 +732,10 @@ def _classify(options: argparse.Namespace) -> None:
             "one sub-folder per type"
         )
     drop = _flags_to_drop(options)
-    profiles = model.profile(
-        options.images, n_threads=options.threads, progress=_Progress("profiling")
-    )
+    images = _images(options)
+    profiles = model.profile(images, n_threads=options.threads, progress=_Progress("profiling"))
     warn_of_fields(profiles)
-    flags = flag_images(model, profiles, options.images)
+    flags = flag_images(model, profiles, images)
     skipped = profiles.skipped
     ids, kept = profiles.ids, np.array([not drop & set(own) for own in flags])
     if not kept.any():
@@ -693,20 +749,22 @@ def _classify(options: argparse.Namespace) -> None:
     )
     own_flags = [own for own, stays in zip(flags, kept, strict=True) if stays]
 
-    def write(stream: TextIO) -> None:
-        writer = csv.writer(stream)
-        columns = ["image", "type", "call", "novelty_p", "flags"]
-        writer.writerow([*columns, *(f"probability_{name}" for name in cells.types)])
-        rows = zip(
+    columns = ["image", "type", "call", "novelty_p", "flags"]
+    columns += [f"probability_{name}" for name in cells.types]
+    rows = (
+        dict(
+            zip(
+                columns,
+                [image_id, str(name), str(call), float(p), "; ".join(own) or None, *row.tolist()],
+                strict=True,
+            )
+        )
+        for image_id, name, call, p, own, row in zip(
             cells.ids, cells.named, cells.calls, cells.novelty_p, own_flags, cells.probabilities,
             strict=True,
-        )  # fmt: skip
-        for image_id, name, call, p, own, row in rows:
-            texts = [csv_text(image_id), csv_text(str(name)), csv_text(str(call))]
-            numbers = ["" if np.isnan(value) else f"{value:.4f}" for value in (p, *row)]
-            writer.writerow([*texts, numbers[0], "; ".join(own), *numbers[1:]])
-
-    _write_csv(options.output, write)
+        )
+    )  # fmt: skip
+    _write_table(options.output, columns, rows)
     if options.output is not None:
         n_strange = sum(call in ("unsure", "unlike") for call in cells.calls)
         _say(f"{len(profiles)} images classified, {n_strange} unsure or unlike: {options.output}")
@@ -736,17 +794,17 @@ def _write_dropped(
     """List what was dropped and why."""
     if options.drop is None or kept.all():
         return
-    from wbcprof.files import csv_text
+    from wbcprof.files import write_rows
 
-    def write(stream: TextIO) -> None:
-        writer = csv.writer(stream)
-        writer.writerow(["image", "flags"])
-        for image_id, own, stays in zip(ids, flags, kept, strict=True):
-            if not stays:
-                writer.writerow([csv_text(image_id), "; ".join(own)])
-
+    gone = (
+        (image_id, own) for image_id, own, stays in zip(ids, flags, kept, strict=True) if not stays
+    )
     path = f"{options.output}.dropped.csv"
-    _write_csv(path, write)
+    write_rows(
+        path,
+        ["image", "flags"],
+        ({"image": image_id, "flags": "; ".join(own)} for image_id, own in gone),
+    )
     _say(f"{int((~kept).sum())} of {len(kept)} images dropped: {path}")
 
 
@@ -770,55 +828,61 @@ def _list_skipped(options: argparse.Namespace, skipped: Sequence[SkippedImage]) 
         raise _Incomplete(f"{len(skipped)} images could not be read{told}")
 
 
-def _write_csv(path: str | None, write: Callable[[TextIO], None]) -> None:
-    """To a file, whole or absent, or to the standard output."""
-    from wbcprof.files import replacing
+def _write_table(path: str | None, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """To a file as its suffix says, whole or absent, or as CSV to the standard output; numbers to
+    four places, those that are not known left empty."""
+    from wbcprof.files import csv_text, write_rows
 
-    if path is None:
-        write(sys.stdout)
+    def cell(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return None if value != value else f"{value:.4f}" if is_csv else round(value, 4)
+
+    is_csv = path is None or Path(path).suffix.lower() not in (".parquet", ".jsonl")
+    shown = ({name: cell(value) for name, value in row.items()} for row in rows)
+    if path is not None:
+        write_rows(path, columns, shown)
         return
-    with (
-        replacing(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
-    ):
-        write(stream)
+    writer = csv.writer(sys.stdout)
+    writer.writerow(columns)
+    for row in shown:
+        writer.writerow([csv_text(row[name]) for name in columns])
 
 
 def _suggest(options: argparse.Namespace) -> None:
     from wbcprof.analysis.suggestion import suggest
-    from wbcprof.files import check_output, csv_text
+    from wbcprof.files import TABLES, check_output
     from wbcprof.model.model import load
 
     if options.output is not None:
-        check_output(options.output)
+        check_output(options.output, TABLES)
     model = load(options.model)
     profiles = model.profile(
-        options.images, n_threads=options.threads, progress=_Progress("profiling")
+        _images(options), n_threads=options.threads, progress=_Progress("profiling")
     )
     cells = suggest(model, profiles, options.n)
 
-    def write(stream: TextIO) -> None:
-        writer = csv.writer(stream)
-        writer.writerow(["image", "call", "novelty_p", "label"])
-        for cell in cells:
-            p = "" if cell.novelty_p != cell.novelty_p else f"{cell.novelty_p:.4f}"
-            writer.writerow([csv_text(cell.image_id), csv_text(cell.call), p, ""])
-
-    _write_csv(options.output, write)
+    rows = (
+        {"image": c.image_id, "call": c.call, "novelty_p": float(c.novelty_p), "label": None}
+        for c in cells
+    )
+    _write_table(options.output, ["image", "call", "novelty_p", "label"], rows)
     if options.output is not None:
         _say(f"{len(cells)} cells to look at first: {options.output}; fill in label for adapt")
 
 
 def _adapt(options: argparse.Namespace) -> None:
     from wbcprof.files import check_output
-    from wbcprof.images.source import open_images
     from wbcprof.model.model import load
 
     check_output(options.output)
-    ids = open_images(options.images).ids()
+    images = _images(options)
+    ids = images.ids()
     known: dict[str, str] = {}
     if options.labels is not None:
-        known = _by_image(options.labels, "label")
+        from wbcprof.images.tables import LABEL_COLUMNS, read_by_image
+
+        known = read_by_image(options.labels, LABEL_COLUMNS)
         strange = sorted(known.keys() - set(ids))
         if strange:
             raise ValueError(
@@ -826,7 +890,7 @@ def _adapt(options: argparse.Namespace) -> None:
                 f"{len(ids)} given, first {strange[0]!r}; those are named such as {ids[0]!r}"
             )
     model = load(options.model).adapt(
-        options.images,
+        images,
         [known.get(image_id) for image_id in ids],
         pixel_size=options.pixel_size,
         n_threads=options.threads,
@@ -842,10 +906,10 @@ def _adapt(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from wbcprof.analysis.evaluation import evaluate
-    from wbcprof.files import check_output
+    from wbcprof.files import JSON, check_output
 
     if options.json is not None:
-        check_output(options.json)
+        check_output(options.json, JSON)
     parameters = _learning_parameters(options)
     if options.model is not None:
         from wbcprof.model.model import load
@@ -857,9 +921,10 @@ def _evaluate(options: argparse.Namespace) -> None:
                 f"leave out {', '.join(without_effect) or 'the preset'}"
             )
         parameters = {"model": load(options.model), "n_threads": options.threads}
+    images = _images(options, types=True)
     evaluation = evaluate(
-        options.images,
-        groups=_groups(options),
+        images,
+        groups=_groups(options, images),
         repeats=options.repeats,
         seed=options.seed,
         progress=_Progress("repeats"),
@@ -870,29 +935,21 @@ def _evaluate(options: argparse.Namespace) -> None:
         evaluation.to_json(options.json)
 
 
-def _by_image(path: str, column: str) -> dict[str, str]:
-    """What a column of a CSV file says of each image."""
-    from wbcprof.files import from_csv_text
-
-    with open(path, newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows or not {"image", column} <= rows[0].keys():
-        raise ValueError(f"{path}: expected rows with the columns image and {column}")
-    return {from_csv_text(row["image"]) or "": row[column] for row in rows}
-
-
 def _report(options: argparse.Namespace) -> None:
     from wbcprof.model.model import load
     from wbcprof.report.page import write_report
 
     samples = None
     if options.samples is not None:
-        samples = _by_image(options.samples, "sample")
+        from wbcprof.images.tables import SAMPLE_COLUMNS, read_by_image
+
+        samples = read_by_image(options.samples, SAMPLE_COLUMNS)
+    images = _images(options)
     write_report(
         load(options.model),
-        options.images,
+        images,
         options.output,
-        groups=_groups(options),
+        groups=_groups(options, images),
         samples=samples,
         calls=options.calls,
         figure_folder=options.figures,
@@ -907,13 +964,13 @@ def _report(options: argparse.Namespace) -> None:
 def _monitor(options: argparse.Namespace) -> None:
     from wbcprof.analysis.monitoring import Monitor
     from wbcprof.analysis.slides import read_slides
-    from wbcprof.files import check_output
+    from wbcprof.files import CSV, HTML, JSON, check_output
     from wbcprof.model.model import load
     from wbcprof.report.monitor import write_monitor
 
-    for path in (options.output, options.state, options.csv):
+    for path, kind in ((options.output, HTML), (options.state, JSON), (options.csv, CSV)):
         if path is not None:
-            check_output(path)
+            check_output(path, kind)
     model, settings = load(options.model), _given(options, ["baseline", "control"])
     if options.state is not None and os.path.exists(options.state):
         monitor = Monitor.load(options.state, model, **settings)
@@ -963,7 +1020,7 @@ def _find(options: argparse.Namespace) -> None:
 
 
 def _smear(options: argparse.Namespace) -> None:
-    from wbcprof.files import check_output
+    from wbcprof.files import HTML, TABLES, check_output
     from wbcprof.model.model import load
     from wbcprof.report.smear import write_smear
 
@@ -971,7 +1028,7 @@ def _smear(options: argparse.Namespace) -> None:
     if len({os.path.abspath(path) for path in paths}) < len(paths):
         raise ValueError("--output, --csv and --cells must be different files")
     for path in paths:
-        check_output(path)
+        check_output(path, HTML if path == options.output else TABLES)
     result = write_smear(
         load(options.model),
         options.images,

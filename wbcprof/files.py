@@ -4,11 +4,14 @@ CSV and JSON files, whatever it is."""
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -47,24 +50,115 @@ def tell(text: str, stream: TextIO | None, end: str = "\n") -> None:
         stream.flush()
 
 
+_DELIMITERS = ",;\t"
+
+
+@contextmanager
+def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[tuple[int, list[str]]]]:
+    """Rows of a CSV file as people save them, with their line numbers, empty ones left out.
+
+    Commas, semicolons or tabs, whichever the first line has most of; UTF-8, UTF-16 as spreadsheets
+    mark it, or else Windows-1252, which a warning says.
+
+    Raises
+    ------
+    ValueError
+        It is no such file; or what is made of its rows raises csv.Error.
+    """
+    encoding = _encoding(path)
+    with open(path, newline="", encoding=encoding) as stream:
+        first = next((line for line in stream if line.strip()), "")
+        stream.seek(0)
+        outside = "".join(first.split('"')[::2])  # of quotes
+        delimiter = max(_DELIMITERS, key=outside.count)
+        rows = csv.reader(stream, delimiter=delimiter)
+        try:
+            yield ((rows.line_num, row) for row in rows if any(map(str.strip, row)))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"'{os.fspath(path)}' is not a readable CSV file: {error}") from error
+
+
+def _encoding(path: str | os.PathLike[str]) -> str:
+    with open(path, "rb") as stream:
+        if stream.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            return "utf-16"
+    if _decodes(path, "utf-8-sig"):
+        return "utf-8-sig"
+    name = os.fspath(path)
+    if not _decodes(path, "cp1252"):
+        raise ValueError(f"'{name}' is not a readable CSV file: neither UTF-8 nor Windows-1252")
+    warnings.warn(
+        f"'{name}' is not UTF-8 and was read as Windows-1252: see to its accents, or save it as "
+        "UTF-8",
+        TableWarning,
+        stacklevel=5,
+    )
+    return "cp1252"
+
+
+def _decodes(path: str | os.PathLike[str], encoding: str) -> bool:
+    try:
+        with open(path, encoding=encoding) as text:
+            while text.read(1 << 20):
+                pass
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class TableWarning(UserWarning):
+    """A table was read, but something in it is left out or guessed."""
+
+
 def rounded(value: float, digits: int) -> float | None:
     """A number for a table; None where it is not known."""
     return round(float(value), digits) if math.isfinite(value) else None
 
 
+CSV, HTML, JSON = (".csv",), (".html", ".htm"), (".json",)
+TABLES = (".csv", ".parquet", ".jsonl")
+
+
 def write_rows(
     path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Write rows as CSV, the columns in this order; the file is whole or absent."""
-    with (
-        replacing(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(columns)
-        for row in rows:
-            values = (row[column] for column in columns)
-            writer.writerow([csv_text(v) if isinstance(v, str) else v for v in values])
+    """Write rows as the suffix says, of `TABLES`, CSV by default, the columns in this order; the
+    file is whole or absent."""
+    with replacing(path, TABLES) as temporary:
+        suffix = temporary.suffix.lower()
+        if suffix == ".parquet":
+            _write_parquet(temporary, columns, rows)
+            return
+        with open(
+            temporary, "w", newline="", encoding="utf-8", errors="backslashreplace"
+        ) as stream:
+            if suffix == ".jsonl":
+                for row in rows:
+                    line = {column: row[column] for column in columns}
+                    stream.write(json.dumps(line, ensure_ascii=False, default=json_value) + "\n")
+                return
+            writer = csv.writer(stream)
+            writer.writerow(columns)
+            for row in rows:
+                values = (row[column] for column in columns)
+                writer.writerow([csv_text(v) if isinstance(v, str) else v for v in values])
+
+
+def _write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    held = list(rows)
+    arrays = []
+    for column in columns:
+        values = [
+            v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v
+            for v in (row[column] for row in held)
+        ]
+        # Of no value at all, parquet would forget that these are numbers.
+        known = any(value is not None for value in values)
+        arrays.append(pa.array(values, None if known else pa.float64()))
+    parquet.write_table(pa.Table.from_arrays(arrays, list(columns)), path)
 
 
 def json_value(value: Any) -> Any:
@@ -85,19 +179,38 @@ def naming(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {error}") from error
 
 
-def check_output(path: str | os.PathLike[str]) -> Path:
+def check_output(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Path:
     """The path of an output that can be written: worth asking before long work.
+
+    Parameters
+    ----------
+    path : path
+    suffixes : sequence of str
+        Of what will be written there; a name without any is taken too. None: any name.
 
     Raises
     ------
+    ImportError
+        The suffix is ``.parquet``, and pyarrow is not installed.
     FileNotFoundError
         The folder of `path` does not exist.
     PermissionError
         Nothing can be written to that folder.
     ValueError
-        `path` is a folder, or a device or pipe, which moving a file onto it would replace.
+        `path` is a folder, or a device or pipe, which moving a file onto it would replace; or its
+        suffix is none of `suffixes`.
     """
     target = Path(path)
+    suffix = target.suffix.lower()
+    if suffixes and suffix and suffix not in suffixes:
+        raise ValueError(
+            f"expected an output called {' or '.join(f'*{name}' for name in suffixes)}, got "
+            f"{target.name!r}: nothing else can be written here"
+        )
+    if suffixes and suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ImportError(".parquet needs pyarrow: pip install 'wbcprof[tables]'")
+    if os.fspath(path).endswith(("/", os.sep)):
+        raise ValueError(f"the output {os.fspath(path)!r} is a folder; name a file in it")
     if not target.parent.is_dir():
         raise FileNotFoundError(
             f"the folder {str(target.parent)!r} of the output {target.name!r} does not exist; "
@@ -116,19 +229,19 @@ def check_output(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it to `path` on success.
 
     On any exception the temporary file is removed and `path` is left as it was.
 
     Raises
     ------
-    FileNotFoundError, PermissionError, ValueError
+    FileNotFoundError, PermissionError, ValueError, ImportError
         See `check_output`.
     """
     import tempfile
 
-    target = check_output(path)
+    target = check_output(path, suffixes)
     # The suffix is kept: writers choose their format by it.
     descriptor, name = tempfile.mkstemp(
         dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix

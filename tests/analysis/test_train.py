@@ -1,5 +1,7 @@
 """Types learnt from images and their jittered copies, alone and in the protocol."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -152,3 +154,24 @@ def test_the_protocol_learns_types_from_copies_of_the_training_half(cells, monke
     model = wbcprof.fit(images, augment=1, **SMALL)
     evaluate(images, labels, model=model, repeats=1, baseline=False)
     assert rounds == [[24]]
+
+
+@pytest.mark.parametrize(
+    "kind", ["column", "bytes", "booleans", "list of booleans", "categories", "nullable"]
+)
+def test_types_of_any_kind_are_text_that_a_file_gives_back(model, cells, kind, tmp_path):
+    pd = pytest.importorskip("pandas")
+    y = np.array(cells.labels)
+    is_first = y == y[0]
+    given = {
+        "column": y.reshape(-1, 1), "bytes": y.astype("S"), "booleans": is_first,
+        "list of booleans": is_first.tolist(), "categories": pd.Series(y, dtype="category"),
+        "nullable": pd.Series(is_first, dtype="boolean"),
+    }[kind]  # fmt: skip
+    profiles = model.profile(cells.images)
+    classifier = wbcprof.TypeClassifier().fit(profiles, given)
+    names = {str(name) for name in classifier.classes_}
+    assert names in ({"True", "False"}, set(cells.labels)) and classifier.classes_.dtype.kind == "U"
+    with_types = replace(model, classifier=classifier)
+    with_types.save(tmp_path / "m")
+    assert wbcprof.load(tmp_path / "m").classifier.classes_.tolist() == sorted(names)

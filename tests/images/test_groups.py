@@ -68,13 +68,15 @@ def test_csv_errors(folder, tmp_path):
     ):
         read_groups(table, folder)
     table.write_text(f"image,group\n{IDS[0]},1\n{IDS[0]},2\n")
-    with pytest.raises(ValueError, match=r"line 3: .* is of group '2' here and of '1' above"):
+    with pytest.raises(ValueError, match=r"line 3: .* is of group '2' here and of '1' in line 2"):
         read_groups(table, folder)
     table.write_text("image,ward\n")
-    with pytest.raises(ValueError, match="a column group or patient or slide, got: image, ward"):
+    with pytest.raises(
+        ValueError, match=r"a column group or patient or slide or .*, got: image, ward"
+    ):
         read_groups(table, folder)
-    table.write_bytes(b"image,group\n\xff,1\n")
-    with pytest.raises(ValueError, match="is not a CSV file in UTF-8"):
+    table.write_bytes(b"image,group\n\x81,1\n")
+    with pytest.raises(ValueError, match="is not a readable CSV file"):
         read_groups(table, folder)
 
 

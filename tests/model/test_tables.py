@@ -5,6 +5,7 @@ pycytominer and scanpy are no part of the test extra: their tests run where they
 
 import csv
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import wbcprof
 from wbcprof.analysis.classify import rank_signatures
-from wbcprof.files import csv_text, from_csv_text
+from wbcprof.files import TableWarning, csv_text, from_csv_text
 from wbcprof.model.pooling import Pooling
 from wbcprof.model.profiles import Profiles
 
@@ -144,7 +145,7 @@ def test_text_of_csv_is_no_formula_and_comes_back(text):
 
 
 def test_no_cell_of_a_csv_table_is_a_formula(profiles, tmp_path):
-    profiles.feature_names[0] = "=HYPERLINK(A1)"
+    profiles.feature_names = [f"=HYPERLINK(A{i})" for i in range(1, 25)]  # of the user's own
     profiles.save(tmp_path / "t.csv")
     with open(tmp_path / "t.csv", newline="", encoding="utf-8") as stream:
         header, *rows = list(csv.reader(stream))
@@ -196,7 +197,7 @@ def complaint(path) -> str:
         ("Metadata_ImageId,A\nx,1\ny,nan\n", "NaN or infinity in 1 of 2, first in that of 'y'"),
         ("Metadata_ImageId\nx\n", "expected float features, one name for each, got 0"),
         ("Metadata_ImageId,A\n,1\n", "expected ids as text, got None"),
-        ("Metadata_ImageId,A\n\xff,1\n", "utf-8"),
+        ("Metadata_ImageId,A\n\x81,\xff\n", "neither UTF-8"),
     ],
 )
 def test_foreign_csv(text, reason, tmp_path):
@@ -209,12 +210,13 @@ def test_foreign_csv(text, reason, tmp_path):
 def test_foreign_frames_and_parquet(profiles, tmp_path):
     pd = pytest.importorskip("pandas")
     frame = profiles.to_pandas()
+    own = pd.DataFrame({"Metadata_ImageId": ["a", "b"], "Edge": [0.5, 0.25]})
     wrong = {
         "expected a column Metadata_ImageId": frame.drop(columns="Metadata_ImageId"),
         "expected float features, one name": frame.iloc[:, :2],
-        r"expected float features, got Cells_Note \(": frame.assign(Cells_Note="x"),
-        r"expected float features, got Cells_N \(int64\)": frame.assign(Cells_N=1),
-        "NaN or infinity in 23 of 23": frame.assign(Cells_X=np.nan),
+        r"expected float features, got Note \(.*; call metadata Metadata_": own.assign(Note="x"),
+        r"expected float features, got N \(int64\)": own.assign(N=1),
+        "NaN or infinity in 2 of 2": own.assign(X=np.nan),
         "expected ids as text": frame.assign(Metadata_ImageId=None),
     }
     for reason, table in wrong.items():
@@ -225,6 +227,68 @@ def test_foreign_frames_and_parquet(profiles, tmp_path):
             Profiles.load(tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="different names, got 'Metadata_Label' twice"):
         Profiles.from_pandas(pd.concat([frame, frame[["Metadata_Label"]]], axis=1))
+
+
+def through(table, suffix, tmp_path):
+    """Profiles of a frame that pandas has written, and what was warned of."""
+    path = tmp_path / f"t{suffix}"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if suffix == ".csv":
+            table.to_csv(path)  # with its index, as people do
+        elif suffix == ".parquet":
+            table.to_parquet(path)
+        found = Profiles.from_pandas(table) if suffix == "" else Profiles.load(path)
+    return found, [str(w.message) for w in caught if w.category is TableWarning]
+
+
+@pytest.mark.parametrize("suffix", ["", ".csv", ".parquet"])
+def test_only_features_are_features(profiles, suffix, tmp_path):
+    """Rows' numbers, age and patient are none, whatever made the table; numbers are named once."""
+    pytest.importorskip("pyarrow")
+    profiles.ids = [f"cell {i}" for i in range(len(profiles))]
+    profiles.labels = [["'s", "a", None][i % 3] for i in range(len(profiles))]
+    frame = profiles.to_pandas()
+    got, said = through(frame, suffix, tmp_path)
+    assert got.feature_names == profiles.feature_names and not said
+    frame = frame.assign(age=np.linspace(20, 80, len(frame)), patient=7, ward="B", male=True)
+    frame.insert(0, "Unnamed: 0", range(len(frame)))
+    got, said = through(frame, suffix, tmp_path)
+    assert got.feature_names == profiles.feature_names and got.labels == profiles.labels
+    np.testing.assert_allclose(got.values, profiles.values, rtol=1e-6)
+    numbers = "age, patient" if suffix == ".csv" else "age, patient, male"
+    assert len(said) == 1 and f"taken for metadata: {numbers};" in said[0]
+
+
+@pytest.mark.parametrize("suffix", ["", ".csv", ".parquet"])
+def test_features_of_others_are_those_of_compartments(suffix, tmp_path):
+    pd = pytest.importorskip("pandas")
+    names = ["Cells_Area", "Cytoplasm_Area", "Nuclei_Count"]
+    table = pd.DataFrame({"Metadata_ImageId": ["a", "b"], "age": [50.0, 60.0],
+                          "Cells_Area": [1.5, 2.5], "Cytoplasm_Area": [0.5, 0.25],
+                          "Nuclei_Count": [1, 2]})  # fmt: skip
+    got, said = through(table, suffix, tmp_path)
+    assert got.feature_names == names and got.values.tolist() == [[1.5, 0.5, 1], [2.5, 0.25, 2]]
+    assert len(said) == 1 and "taken for metadata: age;" in said[0]
+
+
+@pytest.mark.parametrize("index", ["", "Unnamed: 0", "Unnamed: 12", "index", "level_0"])
+def test_numbers_of_rows_are_never_features(index, tmp_path):
+    (tmp_path / "t.csv").write_text(f"{index},Metadata_ImageId,Edge,Granule\n0,a,.5,1\n1,b,.2,2\n")
+    got = Profiles.load(tmp_path / "t.csv")
+    assert got.feature_names == ["Edge", "Granule"]
+    named = Profiles(np.ones((1, 1), np.float32), [index], ["a"])
+    with pytest.raises(ValueError, match="or numbers of rows"):
+        named.save(tmp_path / "u.csv")
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_csv_of_spreadsheets(delimiter, encoding, tmp_path):
+    text = "Metadata_ImageId,Metadata_Label,Edge\nä.png,x,0.5\n".replace(",", delimiter)
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    got = Profiles.load(tmp_path / "t.csv")
+    assert (got.ids, got.labels, got.values.tolist()) == (["ä.png"], ["x"], [[0.5]])
 
 
 def test_frames_of_others_are_read_where_they_can_be(profiles):
@@ -263,7 +327,7 @@ def test_what_no_table_can_hold_is_not_written(suffix, tmp_path):
         ({"values": np.ones((2, 2))}, "float32, got float64"),
         ({"feature_names": ["A", "A"]}, "different names, got 'A' twice"),
         ({"feature_names": ["A"]}, "got 2 features and 1 names"),
-        ({"feature_names": ["A", "Metadata_B"]}, "not called Metadata_..., got 'Metadata_B'"),
+        ({"feature_names": ["A", "Metadata_B"]}, "not called as metadata .*, got 'Metadata_B'"),
         ({"ids": ["x"]}, r"Length of ids \(1\) must match number of profiles \(2\)"),
         ({"labels": ["x"]}, r"Length of labels \(1\) must match"),
         ({"labels": ["x", 3]}, "expected labels as text, got 3"),

@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, r
 from wbcprof.analysis.classify import TypeClassifier, jittered_profiles, of_types_with
 from wbcprof.analysis.folds import draw_half, groups_per_type, together_by
 from wbcprof.checks import Integer, one_known_label_each
-from wbcprof.files import replacing
+from wbcprof.files import JSON, replacing
 from wbcprof.images.copies import number_copies, number_files, thumbnail, warn_of_copies
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import open_images
@@ -225,7 +225,7 @@ class Evaluation:
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write `to_dict` as JSON; the file is whole or absent."""
         text = json.dumps(self.to_dict(), indent=2, default=_plain, allow_nan=False)
-        with replacing(path) as temporary:
+        with replacing(path, JSON) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
     def to_text(self) -> str:

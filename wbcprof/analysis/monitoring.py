@@ -30,7 +30,7 @@ from wbcprof.analysis.charts import (
     make_chart,
 )
 from wbcprof.checks import Integer, Real, check, shown
-from wbcprof.files import csv_text, json_value, replacing
+from wbcprof.files import CSV, JSON, csv_text, json_value, replacing
 from wbcprof.model.model import Model, check_made_by
 from wbcprof.model.profiles import Profiles
 from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT
@@ -416,7 +416,7 @@ class Monitor:
         )
         broken = [_by_place(chart.rules) for chart in charts]
         with (
-            replacing(path) as temporary,
+            replacing(path, CSV) as temporary,
             open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
         ):
             writer = csv.writer(stream)
@@ -446,7 +446,7 @@ class Monitor:
         }
         text = json.dumps(content, default=json_value, allow_nan=False)
         document = f'{{"format": {_FORMAT}, "digest": "{_digest(text)}", "monitor": {text}}}\n'
-        with replacing(path) as temporary:
+        with replacing(path, JSON) as temporary:
             temporary.write_text(document, encoding="utf-8")
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import warnings
 from collections.abc import Callable, Container, Iterator
@@ -10,9 +9,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from wbcprof.analysis.monitoring import SlideSummary, summarise
-from wbcprof.files import from_csv_text
-from wbcprof.images.groups import groups_from_csv
+from wbcprof.files import from_csv_text, open_table
+from wbcprof.images.folders import is_users
 from wbcprof.images.source import ImageWarning, open_images
+from wbcprof.images.tables import SLIDE_COLUMNS, TIME_COLUMNS, read_by_image, read_table
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import ID_COLUMN, Profiles
 
@@ -137,7 +137,7 @@ def _in_folder(model: Model, folder: Path, n_threads: int | None) -> dict[str, _
     found: dict[str, _Read] = {}
     for path in sorted(folder.iterdir()):
         is_table = path.is_file() and path.suffix.lower() in _TABLES
-        if path.name.startswith(".") or not (is_table or path.is_dir()):
+        if not is_users(path.name) or not (is_table or path.is_dir()):
             continue
         name = path.stem if is_table else path.name
         if name in found:
@@ -152,7 +152,7 @@ def _in_folder(model: Model, folder: Path, n_threads: int | None) -> dict[str, _
 
 
 def _of_images(model: Model, table: Path, n_threads: int | None) -> dict[str, _Read]:
-    groups = groups_from_csv(table, ("slide",))
+    groups = read_by_image(table, SLIDE_COLUMNS)
     paths: dict[str, list[Path]] = {}
     for image in open_images(table).ids():
         if image not in groups:
@@ -166,7 +166,7 @@ def _of_images(model: Model, table: Path, n_threads: int | None) -> dict[str, _R
 def _of_profiles(
     profiles: Profiles, table: Path, slides: str | os.PathLike[str] | None
 ) -> dict[str, _Read]:
-    groups = None if slides is None else groups_from_csv(slides, ("slide",))
+    groups = None if slides is None else read_by_image(slides, SLIDE_COLUMNS)
     rows: dict[str, list[int]] = {}
     for row, image in enumerate(profiles.ids):
         folder = PurePosixPath(image.lstrip("/")).parts[:-1]
@@ -182,28 +182,20 @@ def _of_profiles(
 
 
 def _holds_profiles(path: Path) -> bool:
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as stream:
-        return ID_COLUMN in next(csv.reader(stream), [])
+    with open_table(path) as rows:
+        return ID_COLUMN in next(rows, (0, []))[1]
 
 
 def _read_times(path: str | os.PathLike[str]) -> dict[str, str]:
     """Time of each slide, as text."""
+    table = read_table(path)
+    slide, when = table.need(SLIDE_COLUMNS, TIME_COLUMNS)
     found: dict[str, str] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            rows = csv.DictReader(stream)
-            if not {"slide", "time"} <= set(rows.fieldnames or ()):
-                raise ValueError(
-                    f"{os.fspath(path)!r}: expected the columns slide and time, got "
-                    f"{', '.join(rows.fieldnames or ())[:200]}"
-                )
-            for row in rows:
-                name, time = (from_csv_text(row[key] or "") or "" for key in ("slide", "time"))
-                if found.setdefault(name, time) != time:
-                    raise ValueError(
-                        f"{os.fspath(path)!r}, line {rows.line_num}: slide {name!r} has the time "
-                        f"{time!r} here and {found[name]!r} above"
-                    )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{os.fspath(path)!r} is not a CSV file in UTF-8: {error}") from error
+    for line, cells in table.rows:
+        name, time = (from_csv_text(cells[column]) or "" for column in (slide, when))
+        if found.setdefault(name, time) != time:
+            raise ValueError(
+                f"{table.at(line)}: slide {name!r} has the time {time!r} here and "
+                f"{found[name]!r} above"
+            )
     return found

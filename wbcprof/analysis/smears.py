@@ -242,7 +242,8 @@ class SmearResult:
         return "\n".join(lines)
 
     def write_counts(self, path: str | os.PathLike[str]) -> None:
-        """Write the rows of `to_pandas` as CSV; the file is whole or absent."""
+        """Write the rows of `to_pandas` as the suffix says, ``.csv``, ``.parquet`` or ``.jsonl``;
+        the file is whole or absent."""
         rows = list(self._count_rows())
         write_rows(path, list(rows[0]), rows)
 

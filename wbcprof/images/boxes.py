@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -23,7 +22,9 @@ from wbcprof.checks import known_label, shown
 from wbcprof.files import from_csv_text, naming
 from wbcprof.images.decode import reasons, stated_shape
 from wbcprof.images.fields import IMAGES_AND_SLIDES, FieldSource
-from wbcprof.images.source import PATH_COLUMNS, SUFFIXES, ImageWarning, open_images
+from wbcprof.images.folders import MASK_ENDINGS, is_users
+from wbcprof.images.source import SUFFIXES, ImageWarning, open_images
+from wbcprof.images.tables import IMAGE_COLUMNS, LABEL_COLUMNS, read_table
 
 __all__ = ["Box", "read_boxes"]
 
@@ -31,7 +32,7 @@ ACCEPTED = (
     "a CSV file, a Pascal VOC .xml file or a folder of them, a folder of YOLO .txt files, a COCO "
     ".json file, or a label image or a folder of them"
 )
-FIELD_COLUMNS = ("field", *PATH_COLUMNS)  # beside a field, the path is that of the cell cut out
+FIELD_COLUMNS = ("field", *IMAGE_COLUMNS)  # beside a field, the path is that of the cell cut out
 _CORNERS = ("left", "top", "right", "bottom")
 _VOC = ("xmin", "ymin", "xmax", "ymax")
 _SPAN = ("x", "y", "width", "height")
@@ -41,7 +42,6 @@ _KINDS = {
     "platelet": ("platelet", "plt", "thrombocyte"),
 }
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words}
-_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_objects", "_seg")
 _NOT_BOXES = re.compile(r"classes\.txt|readme.*", re.IGNORECASE)  # among files of YOLO
 _ROUNDING = 1.0  # px that a box may reach beyond its image without a warning
 
@@ -237,7 +237,7 @@ def _files(path: Path, suffixes: Sequence[str]) -> list[Path]:
         file
         for file in path.rglob("*")
         if file.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and all(map(is_users, file.relative_to(path).parts))
         and not (file.suffix.lower() == ".txt" and _NOT_BOXES.match(file.name))
         and file.is_file()
     )
@@ -381,32 +381,27 @@ def _stem(name: str) -> str:
 
 
 def _from_csv(path: Path, images: _Images) -> _Found:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as lines:
-            rows = csv.reader(lines)
-            names = [name.strip().lower() for name in next(rows, [])]
-            path_column = next((name for name in FIELD_COLUMNS if name in names), None)
-            columns = next((c for c in (_CORNERS, _VOC, _SPAN) if set(c) <= set(names)), None)
-            if path_column is None or columns is None:
-                raise ValueError(
-                    f"'{path}': expected a first line with a column {' or '.join(FIELD_COLUMNS)} "
-                    f"and columns {', '.join(_CORNERS)}, or {', '.join(_SPAN)}, got: "
-                    f"{', '.join(names)[:200]}"
-                )
-            for row in rows:
-                cells = dict(zip(names, map(str.strip, row), strict=False))
-                numbers = [cells.get(column, "") for column in columns]
-                if not any(numbers):
-                    continue
-                where = f"'{path}', line {rows.line_num}"
-                with naming(where):
-                    image_id = images.find(from_csv_text(cells.get(path_column, "")) or "")
-                    corners = _corners([_number(cell) for cell in numbers], columns is _SPAN)
-                    x, y, nucleus = (None,) * 3 if columns is _SPAN else _place(cells)
-                    kind, label = _of_row(cells)
-                yield where, Box(image_id, *corners, kind, label, None, x, y, nucleus)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"'{path}' is not a CSV file in UTF-8: {error}") from error
+    table = read_table(path)
+    field = table.find(FIELD_COLUMNS)
+    columns = next((c for c in (_CORNERS, _VOC, _SPAN) if set(c) <= set(table.header)), None)
+    # The type in tables of this package is what a cell was called.
+    label_column = table.find([name for name in LABEL_COLUMNS if name != "type"])
+    if field is None or columns is None:
+        raise ValueError(
+            f"'{path}': expected a first line with a column {' or '.join(FIELD_COLUMNS[:5])} "
+            f"and columns {', '.join(_CORNERS)}, or {', '.join(_SPAN)}, got: "
+            f"{table.shown()}"
+        )
+    for line, cells in table.rows:
+        numbers = [cells[column] for column in columns]
+        if not any(numbers):
+            continue
+        with naming(table.at(line)):
+            image_id = images.find(from_csv_text(cells[field]) or "")
+            corners = _corners([_number(cell) for cell in numbers], columns is _SPAN)
+            x, y, nucleus = (None,) * 3 if columns is _SPAN else _place(cells)
+            kind, label = _of_row(cells, label_column)
+        yield table.at(line), Box(image_id, *corners, kind, label, None, x, y, nucleus)
 
 
 def _place(cells: Mapping[str, str]) -> tuple[float | None, float | None, float | None]:
@@ -417,10 +412,10 @@ def _place(cells: Mapping[str, str]) -> tuple[float | None, float | None, float 
     return _number(cells["x"]), _number(cells["y"]), _number(nucleus) if nucleus else None
 
 
-def _of_row(cells: Mapping[str, str]) -> tuple[str, str | None]:
+def _of_row(cells: Mapping[str, str], label_column: str | None) -> tuple[str, str | None]:
     """Kind and label that a row of a CSV file states."""
     kind, label = (
-        known_label(from_csv_text(cells.get(column, ""))) for column in ("kind", "label")
+        known_label(from_csv_text(cells.get(column or "", ""))) for column in ("kind", label_column)
     )
     return _kind_and_label(label) if kind is None else (_KIND_OF.get(_word(kind), kind), label)
 
@@ -606,7 +601,7 @@ def _from_masks(path: Path, images: _Images) -> _Found:
     for file in _files(path, SUFFIXES):
         with naming(f"'{file}'"):
             name = _name(file, path)
-            names = [name, *(name.removesuffix(end) for end in _ENDINGS if name.endswith(end))]
+            names = [name, *(name.removesuffix(end) for end in MASK_ENDINGS if name.endswith(end))]
             image_id = images.find(*names)
             if image_id in taken:
                 raise ValueError(

@@ -25,7 +25,7 @@ import numpy as np
 from wbcprof.checks import Integer, known_label, shown
 from wbcprof.images.decode import settle, stated_pixel_size
 from wbcprof.images.depth import Deep, Depth, Outcome, Unusable
-from wbcprof.images.groups import groups_from_csv, groups_in_folders
+from wbcprof.images.groups import groups_in_folders
 from wbcprof.images.slides import (
     SLIDE_SUFFIXES,
     TIFF_SUFFIXES,
@@ -51,6 +51,7 @@ from wbcprof.images.source import (
     open_images,
     tell_of_pass,
 )
+from wbcprof.images.tables import SLIDE_COLUMNS, read_by_image
 from wbcprof.images.tiles import (
     Grid,
     Large,
@@ -591,7 +592,7 @@ def open_fields(
     folder = None
     if isinstance(images, str | os.PathLike) and _is_folder_of_images(Path(images)):
         folder = Path(images)
-        given: Listed[Given] | Stream = from_folder(folder, IMAGES_AND_SLIDES)[0]
+        given: Listed[Given] | Stream = from_folder(folder, IMAGES_AND_SLIDES)
     else:
         given = open_images(images).images
     if isinstance(given, Stream):
@@ -770,7 +771,7 @@ def _by_text(how: str) -> _Name:
             raise FileNotFoundError(
                 f"No such file: {how!r}; slides come from a CSV file, folder:2 or pattern:REGEX"
             )
-        return _by_table(groups_from_csv(how, ("slide",)), repr(how))
+        return _by_table(read_by_image(how, SLIDE_COLUMNS), repr(how))
     try:
         pattern = re.compile(value)
     except re.error as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from wbcprof.checks import known_label, one_known_label_each
-from wbcprof.files import from_csv_text
-from wbcprof.images.source import PATH_COLUMNS, open_images
+from wbcprof.images.source import open_images
+from wbcprof.images.tables import GROUP_COLUMNS, column_name, read_by_image
 
 __all__ = ["read_groups"]
-
-GROUP_COLUMNS = ("group", "patient", "slide")
 
 
 def read_groups(how: str | os.PathLike[str], images: Any) -> dict[str, str]:
@@ -29,9 +26,9 @@ def read_groups(how: str | os.PathLike[str], images: Any) -> dict[str, str]:
           relative to the folder that is given, so that of ``cells/`` with one sub-folder for each
           type and in it one for each patient, these are the patients.
         - ``"column:slide"``: this column of the CSV file that `images` names.
-        - CSV file, in UTF-8: its first line names a column ``image`` (or ``path``, ``file``,
-          ``filename``), the ids, and a column ``group`` (or ``patient``, ``slide``; the first of
-          these). Images that are not asked for may stand in it too.
+        - CSV file: its first line names a column ``image`` (or ``path``, ``file``, ``filename``
+          ...), the ids, and a column ``group`` (or ``patient``, ``slide`` ...; the first of these);
+          see `wbcprof.images.tables`. Images that are not asked for may stand in it too.
     images
         As `wbcprof.images.open_images` takes them; none is decoded.
 
@@ -74,13 +71,13 @@ def read_groups(how: str | os.PathLike[str], images: Any) -> dict[str, str]:
                 f"{name!r} is a column of the CSV file that lists the images, but they are given "
                 "as something else; name a CSV file with the columns image and group instead"
             )
-        known = groups_from_csv(images, (value,))
+        known = read_by_image(images, (column_name(value),))
     else:
         if not os.path.exists(how):
             raise FileNotFoundError(
                 f"No such file: {name!r}; groups come from a CSV file, folder:2 or column:NAME"
             )
-        known = groups_from_csv(how, GROUP_COLUMNS)
+        known = read_by_image(how, GROUP_COLUMNS)
     without = [image_id for image_id in ids if image_id not in known]
     if without:
         raise ValueError(
@@ -152,36 +149,3 @@ def groups_in_folders(level: str, ids: Sequence[str]) -> dict[str, str]:
             f"{shallow[0]!r}; ids begin below the folder that is given"
         )
     return {image_id: parts[int(level) - 1] for image_id, parts in folders.items()}
-
-
-def groups_from_csv(path: str | os.PathLike[str], columns: Sequence[str]) -> dict[str, str]:
-    """Group by id, where a row of a CSV file has both; the first of these columns that is there."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as lines:
-            rows = csv.reader(lines)
-            header = [name.strip().lower() for name in next(rows, [])]
-            at, group_at = (
-                next((header.index(name) for name in names if name in header), None)
-                for names in (PATH_COLUMNS, [name.strip().lower() for name in columns])
-            )
-            if at is None or group_at is None:
-                raise ValueError(
-                    f"'{path}': expected a first line with a column {' or '.join(PATH_COLUMNS)}, "
-                    f"and a column {' or '.join(columns)}, got: {', '.join(header)[:200]}"
-                )
-            found: dict[str, str] = {}
-            for row in rows:
-                if len(row) <= max(at, group_at):
-                    continue
-                image_id = from_csv_text(row[at].strip())
-                group = known_label(from_csv_text(row[group_at].strip()))
-                if not image_id or group is None:
-                    continue
-                if found.setdefault(image_id, group) != group:
-                    raise ValueError(
-                        f"'{path}', line {rows.line_num}: {image_id!r} is of group {group!r} here "
-                        f"and of {found[image_id]!r} above"
-                    )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"'{path}' is not a CSV file in UTF-8: {error}") from error
-    return found

@@ -32,7 +32,6 @@ listed
 
 from __future__ import annotations
 
-import csv
 import glob
 import io
 import json
@@ -45,6 +44,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from hashlib import blake2b
 from itertools import accumulate, islice
@@ -65,6 +65,8 @@ from wbcprof.images.decode import (
     stated_shape,
 )
 from wbcprof.images.depth import Deep, Depth, Outcome, Unusable
+from wbcprof.images.folders import Listing, describe, is_users, list_folder
+from wbcprof.images.tables import IMAGE_COLUMNS, LABEL_COLUMNS, image_name, read_table
 from wbcprof.threads import resolve_threads
 
 __all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
@@ -75,8 +77,6 @@ SUFFIXES = (
     ".tiff", ".webp",
 )  # fmt: skip
 _OF_PAGES = (".btf", ".lsm", ".stk", ".tf8", ".tif", ".tiff")
-PATH_COLUMNS = ("path", "image", "file", "filename")
-LABEL_COLUMNS = ("label", "type", "class")
 
 ACCEPTED = (
     "a folder, an image file, an array (n, H, W, 3) or (H, W, 3), a glob, a CSV file, a pandas "
@@ -162,6 +162,8 @@ class ImageSource:
     converted : Counter of str
         What its images were converted from to 8-bit RGB, and what they lacked ("no background",
         "no leukocyte"), and how many.
+    listing : wbcprof.images.folders.Listing or None
+        Of a folder: what else lies in it.
     """
 
     def __init__(
@@ -178,6 +180,7 @@ class ImageSource:
         self.labels = labels
         self.min_size = min_size
         self.on_error = on_error
+        self.listing: Listing | None = None
         self.skipped: list[SkippedImage] = []
         self.converted: Counter[str] = Counter()
         if self.n_hint == 0:
@@ -293,6 +296,79 @@ class ImageSource:
             and skipped.intersection(block.ids)
             and not block.path.is_file()
         ]
+
+    def describe(self) -> list[str]:
+        """What was found, a line for each thing: types and how many images of each, what was left
+        out, what looks odd.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from wbcprof.images import open_images
+        >>> open_images(np.zeros((3, 8, 8, 3), np.uint8), ["a", "a", "b"]).describe()[0]
+        'found 3 images of 2 types: a 2, b 1'
+        """
+        return describe(self.n_hint, self.labels, self.listing)
+
+    def choose(
+        self, only: Sequence[str] = (), exclude: Sequence[str] = (), min_per_type: int = 1
+    ) -> ImageSource:
+        """Some of the images, none decoded.
+
+        Parameters
+        ----------
+        only, exclude : sequence of str
+            Patterns of ids, such as ``"*/2024-*"``, in which ``*`` stands for slashes too: of those
+            to keep, all by default, and of those to leave out.
+        min_per_type : int
+            Types with fewer images are left out; images without a type stay.
+
+        Raises
+        ------
+        ValueError
+            No image is left.
+        TypeError
+            The images come from an iterator.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from wbcprof.images import open_images
+        >>> source = open_images(np.zeros((3, 8, 8, 3), np.uint8), ["a", "a", "b"])
+        >>> source.choose(min_per_type=2).ids()
+        ['image_000000', 'image_000001']
+        """
+        min_per_type = Integer().check("min_per_type", min_per_type)
+        if not (only or exclude or min_per_type > 1):
+            return self
+        if self.n_hint is None:
+            raise TypeError(
+                "images from an iterator cannot be chosen from; give a list or a folder"
+            )
+        ids, labels = self.ids(), self.labels
+        kept = [
+            i
+            for i, image_id in enumerate(ids)
+            if (not only or any(fnmatchcase(image_id, pattern) for pattern in only))
+            and not any(fnmatchcase(image_id, pattern) for pattern in exclude)
+        ]
+        if labels is not None:
+            counts = Counter(labels[i] for i in kept)
+            kept = [i for i in kept if labels[i] is None or counts[labels[i]] >= min_per_type]
+        if not kept:
+            raise ValueError(
+                f"none of the {len(ids)} images is left: only={list(only)}, "
+                f"exclude={list(exclude)}, min_per_type={min_per_type}; ids are such as {ids[0]!r}"
+            )
+        runs: list[list[int]] = []
+        for i in kept:
+            if runs and runs[-1][1] == i:
+                runs[-1][1] = i + 1
+            else:
+                runs.append([i, i + 1])
+        chosen = self.together([self.part(*run) for run in runs])
+        chosen.listing = self.listing
+        return chosen
 
     def part(self, start: int, stop: int) -> ImageSource:
         """Images `start` to `stop` (excluded) as a source with the same ids and labels; the others
@@ -429,6 +505,7 @@ def open_images(
     *,
     min_size: int = 1,
     on_error: Literal["skip", "raise"] = "skip",
+    level: int | None = None,
 ) -> ImageSource:
     """Turn whatever holds images into a stream of RGB uint8 cells.
 
@@ -437,12 +514,14 @@ def open_images(
     images : path, array, iterable or ImageSource
         - Folder: all images in it, at any depth, sorted by their POSIX relative path, which is the
           id. The first sub-folder on that path is the label; images directly in the folder have
-          none. Hidden files and other suffixes than those in `SUFFIXES` are ignored. Links to type
+          none. Hidden files, folders of systems, such as ``@eaDir``, and folders of masks, such as
+          ``masks``, are left out, and so are other suffixes than those in `SUFFIXES`. Links to type
           folders are followed, links to folders further down are not.
         - Glob, such as ``cells/**/*.jpg``: all files that it matches, sorted; the id is the path.
-        - CSV file, in UTF-8, its first line naming a column ``path`` (or ``image``, ``file``,
-          ``filename``) and, for labels, a column ``label`` (or ``type``, ``class``). Paths are
-          relative to the folder of the CSV file; the id is the path as written there.
+        - CSV file, its first line naming a column ``path`` (or ``image``, ``file``, ``filename``
+          ...) and, for labels, a column ``label`` (or ``type``, ``class``, ``cell type`` ...); see
+          `wbcprof.images.tables`. Paths are relative to the folder of the CSV file; the id is the
+          path as written there, backslashes turned where there is no such file.
         - Image file, or collection or iterator of image files: the id is the path as given.
         - Array (n, H, W, C) or (H, W, C), C in {1, 3, 4}, or (H, W) for one grey image; or a
           collection or iterator of single images of any sizes. uint8; integers of 16 bits and more
@@ -468,6 +547,9 @@ def open_images(
         Images with fewer rows or columns are skipped.
     on_error : {"skip", "raise"}
         Skip unusable images and warn at the end of the pass, or raise `ValueError` at the first.
+    level : int, optional
+        Of a folder: which sub-folder on the path of an image is its label, 2 where ``train/`` and
+        ``test/`` or patients lie above the types. The first by default.
 
     Returns
     -------
@@ -484,6 +566,12 @@ def open_images(
     ValueError
         There are no images, `labels` has another length, or a CSV or array file cannot be read.
         While iterating: no image was usable.
+
+    Warns
+    -----
+    ImageWarning
+        Of a folder: files that may be images are not read, masks were left out, or its first
+        sub-folders look as if they were no types.
 
     Examples
     --------
@@ -516,8 +604,13 @@ def open_images(
         return ImageSource(images.images, names, min_size, on_error, images._depth)
 
     if isinstance(images, str | os.PathLike):
-        found, own = _from_path(images)
-        return ImageSource(found, own if names is None else names, min_size, on_error)
+        listing = None
+        if os.path.isdir(images) and Path(images).suffix.lower() != ".zarr":
+            listing = _listing(Path(images), SUFFIXES, level)
+        found, own = _from_path(images) if listing is None else from_listing(listing)
+        source = ImageSource(found, own if names is None else names, min_size, on_error)
+        source.listing = listing
+        return source
     if (single := _encoded(images, 0)) is not None:
         return ImageSource(Listed([single]), names, min_size, on_error)
     if hasattr(images, "columns") and hasattr(images, "itertuples"):
@@ -1057,10 +1150,10 @@ def _from_array(array: Any) -> Listed[Given] | Stream:
 def _from_path(
     path: str | os.PathLike[str],
 ) -> tuple[Listed[Given] | Stream, list[str | None] | None]:
-    """Images, and labels if there are any, of a folder, a file or a glob."""
+    """Images, and labels if there are any, of a zarr folder, a file or a glob."""
     suffix = Path(path).suffix.lower()
     if os.path.isdir(path):
-        return _open_zarr(Path(path)) if suffix == ".zarr" else from_folder(Path(path))
+        return _open_zarr(Path(path))
     if os.path.exists(path):
         if suffix == ".csv":
             return _from_csv(Path(path))
@@ -1082,15 +1175,25 @@ def with_pages(file: File) -> File:
     return replace(file, pages=range(n), block_pages=block_pages)
 
 
-def from_folder(
-    folder: Path, suffixes: Sequence[str] = SUFFIXES
-) -> tuple[Listed[Given], list[str | None] | None]:
-    files = [with_pages(File(folder / name, name)) for name in find_images(folder, suffixes)]
-    labels = [
-        known_label(file.name.split("/")[0]) if "/" in file.name else None
-        for file in files
-        for _ in file.ids
-    ]
+def from_folder(folder: Path, suffixes: Sequence[str]) -> Listed[Given] | Stream:
+    """Images of these suffixes in a folder, whatever its sub-folders mean."""
+    return from_listing(_listing(folder, suffixes, 1))[0]
+
+
+def _listing(folder: Path, suffixes: Sequence[str], level: int | None) -> Listing:
+    """What lies in a folder; a warning says what nobody should learn of later."""
+    at = Integer().check("level", 1 if level is None else level)
+    listing = list_folder(folder, suffixes, at)
+    for text in listing.warnings():
+        warnings.warn(text, ImageWarning, stacklevel=4)
+    if level is None and suffixes is SUFFIXES and (odd := listing.oddity()):
+        warnings.warn(odd, ImageWarning, stacklevel=4)
+    return listing
+
+
+def from_listing(listing: Listing) -> tuple[Listed[Given] | Stream, list[str | None] | None]:
+    files = [with_pages(File(listing.folder / name, name)) for name in listing.names]
+    labels = [listing.label(file.name) for file in files for _ in file.ids]
     return Listed(files), labels if any(labels) else None
 
 
@@ -1101,8 +1204,7 @@ def _from_glob(pattern: Path) -> tuple[Listed[Given], None]:
     found = sorted(
         path.as_posix()
         for path in root.glob(str(Path(*pattern.parts[fixed:])))
-        if not path.is_dir()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        if not path.is_dir() and all(map(is_users, path.relative_to(root).parts))
     )
     if not found:
         raise FileNotFoundError(f"No file matches '{pattern}'")
@@ -1110,33 +1212,33 @@ def _from_glob(pattern: Path) -> tuple[Listed[Given], None]:
 
 
 def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
-    files, labels, missing = [], [], []
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as lines:
-            rows = csv.reader(lines)
-            header = next(rows, [])
-            names = [name.strip().lower() for name in header]
-            label_at = next((names.index(name) for name in LABEL_COLUMNS if name in names), None)
-            columns = path_columns(header)
-            if columns is None:
-                shown = ", ".join(header[:5])[:200] + (", ..." if len(header) > 5 else "")
+    table = read_table(path)
+    columns = path_columns(table.header)
+    if columns is None:
+        table.need(IMAGE_COLUMNS)
+        raise AssertionError
+    label_column = table.find(LABEL_COLUMNS)
+    files, missing = [], []
+    labels: list[str | None] = []
+    said: dict[str, tuple[str, int]] = {}
+    for line, cells in table.rows:
+        name = os.path.join(*(cells[table.header[at]] for at in columns))
+        if not name:
+            raise ValueError(f"{table.at(line)}: no image path")
+        if not os.path.exists(path.parent / name):
+            name = image_name(name)
+        files.append(File(path.parent / name, name))
+        if not os.path.exists(files[-1].path):
+            missing.append(name)
+        label = known_label(cells[label_column]) if label_column else None
+        labels.append(label)
+        if label is not None:
+            before, above = said.setdefault(name, (label, line))
+            if before != label:
                 raise ValueError(
-                    f"'{path}': expected a first line with a column named "
-                    f"{', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]}, got: {shown}"
+                    f"{table.at(line)}: {name!r} is labelled {label!r} here and {before!r} in line "
+                    f"{above}; leave one"
                 )
-            for row in filter(any, rows):
-                name = os.path.join(*(row[at].strip() if len(row) > at else "" for at in columns))
-                if not name:
-                    raise ValueError(f"'{path}', line {rows.line_num}: no image path")
-                files.append(File(path.parent / name, name))
-                if not os.path.exists(files[-1].path):
-                    missing.append(name)
-                if label_at is not None:
-                    labels.append(
-                        known_label(row[label_at].strip()) if len(row) > label_at else None
-                    )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"'{path}' is not a CSV file in UTF-8: {error}") from error
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise FileNotFoundError(
@@ -1156,7 +1258,7 @@ def path_columns(header: Sequence[str]) -> tuple[int, ...] | None:
         CellProfiler names several files in a row.
     """
     names = [str(name).strip().lower() for name in header]
-    if whole := [names.index(name) for name in PATH_COLUMNS if name in names]:
+    if whole := [names.index(name) for name in IMAGE_COLUMNS if name in names]:
         return (whole[0],)
     files = [at for at, name in enumerate(names) if name.startswith("filename_")]
     if len(files) > 1:
@@ -1176,8 +1278,8 @@ def _from_frame(frame: Any) -> tuple[Listed[Given], list[str | None] | None]:
     columns = path_columns(header)
     if columns is None:
         raise ValueError(
-            f"expected a DataFrame with a column named {', '.join(PATH_COLUMNS[:-1])} or "
-            f"{PATH_COLUMNS[-1]}, got: {', '.join(header)[:200]}"
+            f"expected a DataFrame with a column named {', '.join(IMAGE_COLUMNS[:3])} or "
+            f"{IMAGE_COLUMNS[3]}, got: {', '.join(header)[:200]}"
         )
     parts = [list(frame.iloc[:, at]) for at in columns]
     names = [name.strip().lower() for name in header]
@@ -1211,29 +1313,3 @@ def _open_zarr(path: Path) -> tuple[Listed[Given] | Stream, None]:
     except Exception as error:  # differs between releases of zarr
         raise ValueError(f"'{path}' is not a readable zarr array (n, H, W, 3): {error}") from error
     return _from_array(array), None
-
-
-def find_images(folder: Path, suffixes: Sequence[str]) -> list[str]:
-    """Sorted POSIX paths, relative to `folder`, of the images in it."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    found = []
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
-            continue
-        if not entry.is_dir():
-            found.append(entry)
-        # A link to the folder itself, or to one above it, would list everything again.
-        elif not folder.resolve().is_relative_to(entry.resolve()):
-            for root, folders, files in os.walk(entry, onerror=fail):
-                folders[:] = [name for name in folders if not name.startswith(".")]
-                found += [Path(root, name) for name in files if not name.startswith(".")]
-    ids = sorted(p.relative_to(folder).as_posix() for p in found if p.suffix.lower() in suffixes)
-    if not ids:
-        raise ValueError(
-            f"No images in folder '{folder}': expected files ending in {', '.join(suffixes)}, "
-            "in one sub-folder per cell type or directly in the folder."
-        )
-    return ids

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
@@ -17,7 +18,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from wbcprof.checks import known_label, known_labels
-from wbcprof.files import check_output, csv_text, from_csv_text, json_value, replacing
+from wbcprof.files import (
+    TableWarning,
+    check_output,
+    csv_text,
+    from_csv_text,
+    json_value,
+    naming,
+    open_table,
+    replacing,
+)
 from wbcprof.images.source import SkippedImage
 from wbcprof.smear.measures import MEASURES
 
@@ -49,6 +59,37 @@ def _feature_table(names: Sequence[str]) -> dict[str, list[Any]]:
         "signature": [int(match[2]) for match in found],
         "region": [match[3].removeprefix("_") for match in found],
     }
+
+
+# What CellProfiler and pycytominer call features; what pandas calls the numbers of rows.
+_COMPARTMENT = re.compile(r"(Cells|Cytoplasm|Nuclei)_.+")
+_INDEX = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__|index|level_\d+")
+
+
+def _are_features(names: Sequence[str]) -> np.ndarray:
+    """Which columns of a table are features: those of names that this package writes; where there
+    is none, those of compartments, as pycytominer has it; where there is none either, all that are
+    neither ``Metadata_*`` nor numbers of rows."""
+    for pattern in (_FEATURE, _COMPARTMENT):
+        found = np.array([pattern.fullmatch(name) is not None for name in names], bool)
+        if found.any():
+            return found
+    return np.array(
+        [not (name.startswith(_METADATA) or _INDEX.fullmatch(name)) for name in names], bool
+    )
+
+
+def _tell_of_numbers(names: Sequence[str]) -> None:
+    """Say which columns of numbers are no features, though nobody called them metadata."""
+    named = [n for n in names if not (n.startswith(_METADATA) or _INDEX.fullmatch(n))]
+    if named:
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        warnings.warn(
+            f"columns of numbers that are not called as features are taken for metadata: "
+            f"{', '.join(named[:5])}{more}; call them {_METADATA}..., or make Profiles of all",
+            TableWarning,
+            stacklevel=4,
+        )
 
 
 def _table_suffix(path: str | os.PathLike[str]) -> str:
@@ -294,9 +335,11 @@ class Profiles:
         twice = [name for name, n in Counter(names).items() if n > 1]
         if twice:
             raise ValueError(f"expected features of different names, got {twice[0]!r} twice")
-        taken = [name for name in names if name.startswith(_METADATA)]
+        taken = [name for name in names if name.startswith(_METADATA) or _INDEX.fullmatch(name)]
         if taken:
-            raise ValueError(f"expected features not called {_METADATA}..., got {taken[0]!r}")
+            raise ValueError(
+                f"expected features not called as metadata or numbers of rows, got {taken[0]!r}"
+            )
         for what, texts in (("ids", self.ids), ("labels", self.labels)):
             if texts is None:
                 continue
@@ -379,13 +422,21 @@ class Profiles:
 
         ``Metadata_ImageId`` holds the ids, ``Metadata_Label``, if there, the labels, and
         ``Metadata_NucleusSize`` and the others the measures; further columns ``Metadata_*`` are
-        left out. All others are features, rounded to float32.
+        left out. Features, rounded to float32, are columns of names that this package writes, such
+        as ``Cells_Mean_Signature_0001``; in tables without any, ``Cells_*``, ``Cytoplasm_*`` and
+        ``Nuclei_*``, and without these, all but ``Metadata_*`` and numbers of rows. Other columns
+        are left out.
 
         Raises
         ------
         ValueError
             There are no ids, no features, features that are no floats, of the same name, or with
             NaN or infinity.
+
+        Warns
+        -----
+        TableWarning
+            Columns of numbers are left out that are not called metadata.
 
         Examples
         --------
@@ -400,13 +451,21 @@ class Profiles:
         """
         names = [str(name) for name in frame.columns]
         _check_columns(names)
-        is_feature = np.array([not name.startswith(_METADATA) for name in names])
+        is_feature = _are_features(names)
         features = frame.loc[:, is_feature]
+        known = any(map(_COMPARTMENT.fullmatch, names))  # where whole numbers are features too
         foreign = [
-            f"{name} ({dtype})" for name, dtype in features.dtypes.items() if dtype.kind != "f"
+            f"{name} ({dtype})"
+            for name, dtype in features.dtypes.items()
+            if dtype.kind not in ("fiu" if known else "f")
         ]
         if foreign:
-            raise ValueError(f"expected float features, got {', '.join(foreign[:5])}")
+            raise ValueError(
+                f"expected float features, got {', '.join(foreign[:5])}; call metadata "
+                f"{_METADATA}..."
+            )
+        others = frame.loc[:, ~is_feature].dtypes.items()
+        _tell_of_numbers([str(name) for name, dtype in others if dtype.kind in "fiub"])
 
         def texts(name: str) -> list[Any]:  # of str or None; such ids are refused by `_check`
             column = frame[name]
@@ -453,25 +512,26 @@ class Profiles:
 
     @classmethod
     def _read_csv(cls, path: Path) -> Self:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            rows = csv.reader(stream)
-            names = [from_csv_text(cell) or "" for cell in next(rows, [])]
+        with open_table(path) as rows:
+            names = [from_csv_text(cell) or "" for cell in next(rows, (0, []))[1]]
             _check_columns(names)
-            features = [i for i, name in enumerate(names) if not name.startswith(_METADATA)]
+            is_feature = _are_features(names)
+            features = np.flatnonzero(is_feature).tolist()
             at = {name: i for i, name in enumerate(names)}
             measured = [at[name] for name in MEASURE_COLUMNS if name in at]
-            values, labels, measures = [], [], []
+            values: list[np.ndarray] = []
+            measures: list[np.ndarray] = []
+            labels = []
             ids: list[Any] = []  # None, if there is any, is refused by `_check`
-            for row in filter(None, rows):
+            for line, row in rows:
                 if len(row) != len(names):
-                    raise ValueError(
-                        f"expected {len(names)} cells in line {rows.line_num}, got {len(row)}"
-                    )
-                try:
+                    raise ValueError(f"expected {len(names)} cells in line {line}, got {len(row)}")
+                if not values:
+                    numbers = [i for i in np.flatnonzero(~is_feature) if _is_number(row[i])]
+                    _tell_of_numbers([names[i] for i in numbers])
+                with naming(f"line {line}"):
                     values.append(np.array([row[i] for i in features], np.float32))
                     measures.append(np.array([row[i] for i in measured], np.float32))
-                except ValueError as error:
-                    raise ValueError(f"line {rows.line_num}: {error}") from error
                 ids.append(from_csv_text(row[at[ID_COLUMN]]))
                 if LABEL_COLUMN in at:
                     labels.append(known_label(from_csv_text(row[at[LABEL_COLUMN]])))
@@ -640,6 +700,14 @@ class Profiles:
         return cls.from_anndata(read_h5ad(path))
 
 
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_columns(names: Sequence[str]) -> None:
     """Raise ValueError unless these can be the columns of a table of profiles."""
     if ID_COLUMN not in names:
@@ -647,7 +715,7 @@ def _check_columns(names: Sequence[str]) -> None:
             f"expected a column {ID_COLUMN} beside those of features, got "
             f"{', '.join(map(repr, names[:5])) or 'no columns'}{', ...' if names[5:] else ''}"
         )
-    twice = [name for name, n in Counter(names).items() if n > 1]
+    twice = [name for name, n in Counter(names).items() if n > 1 and not _INDEX.fullmatch(name)]
     if twice:
         raise ValueError(f"expected columns of different names, got {twice[0]!r} twice")
 

@@ -18,7 +18,7 @@ import numpy as np
 from wbcprof._version import __version__
 from wbcprof.analysis.charts import AVERAGE, REJECTIONS, SINGLE, Chart, false_rejections
 from wbcprof.analysis.monitoring import ALARMS, SHARE, Monitor, SlideSummary, is_result
-from wbcprof.files import check_output
+from wbcprof.files import HTML, check_output
 from wbcprof.report.html import render, write_html
 
 _WIDTH, _HEIGHT = 1000, 300  # of the drawing, in its own units
@@ -76,7 +76,7 @@ def write_monitor(
     ...     print("Nothing can be said yet" in Path(home, "monitor.html").read_text("utf-8"))
     True
     """
-    check_output(path)
+    check_output(path, HTML)
     charts = monitor.charts()
     findings = [found for chart in charts if (found := _finding(chart, monitor.slides))]
     html = render(

@@ -20,7 +20,8 @@ from wbcprof.analysis import figures
 from wbcprof.analysis.novelty import SetCheck, check_set, warn_of_set
 from wbcprof.analysis.quality import warn_of_fields
 from wbcprof.checks import UNLABELLED, Choice, Integer, check, sorted_types
-from wbcprof.files import check_output
+from wbcprof.files import HTML, check_output
+from wbcprof.images.tables import tell_of_gaps
 from wbcprof.model.model import Model
 from wbcprof.report.calls import Subject, call_cells
 from wbcprof.report.cells import read_cells
@@ -93,6 +94,8 @@ def write_report(
 
     Warns
     -----
+    TableWarning
+        `samples` names none for some of the images, or names some that are not among them.
     StrangeCellsWarning
         The cells as a set are not from the world that the model knows.
     DuplicateWarning
@@ -118,7 +121,7 @@ def write_report(
     check(RULES, calls=calls, random_state=random_state)
     if calls == "model" and model.classifier is None:
         raise ValueError("calls='model' needs a model with a classifier; this one holds none")
-    check_output(path)
+    check_output(path, HTML)
     if figure_folder is not None:
         os.makedirs(figure_folder, exist_ok=True)
     say = say or (lambda _: None)
@@ -136,6 +139,8 @@ def write_report(
             f"samples names none of the {len(cells.ids)} images: expected ids such as "
             f"{cells.ids[0]!r}, got {next(iter(samples), 'none')!r}"
         )
+    if samples is not None:
+        tell_of_gaps(samples, cells.ids, "the table of samples")
     called = call_cells(model, cells, calls, random_state)
     subject = Subject.of(model, cells, called, random_state, threads)
     say("drawing")

@@ -27,7 +27,7 @@ from wbcprof.analysis.smears import (
     strange_slides,
     warn_of_smears,
 )
-from wbcprof.files import check_output, rounded
+from wbcprof.files import HTML, check_output, rounded
 from wbcprof.model.model import Model
 from wbcprof.report.html import as_json, render, write_html
 from wbcprof.report.pictures import jpeg, sheet_of
@@ -105,7 +105,7 @@ def write_smear(
     ...     print("Generated fields" in page.read_text("utf-8"), found.slides[0].n_fields)
     True 2
     """
-    check_output(path)
+    check_output(path, HTML)
     looks = _Looks()
     result = count_smears(model, images, n_threads=n_threads, see=looks.see, **options)
     warn_of_smears(result, strict=strict)

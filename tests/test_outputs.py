@@ -1,0 +1,102 @@
+"""Every writer looks at its suffix, before it works, and writes what that says."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from wbcprof.analysis import Monitor
+from wbcprof.cli import main
+from wbcprof.datasets import make_leukocytes, write_folder
+from wbcprof.files import CSV, HTML, JSON, TABLES, check_output, write_rows
+from wbcprof.report import write_monitor, write_report, write_smear
+
+ROWS = [{"name": "=a", "p": 0.5}, {"name": None, "p": None}]
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "name"),
+    [(CSV, "t.parquet"), (CSV, "t.xlsx"), (TABLES, "t.xlsx"), (TABLES, "t.html"), (HTML, "r.pdf"),
+     (HTML, "r.csv"), (JSON, "s.csv")],
+)  # fmt: skip
+def test_other_suffixes_are_refused(tmp_path, suffixes, name):
+    with pytest.raises(ValueError, match=rf"expected an output called \*{suffixes[0]}.*'{name}'"):
+        check_output(tmp_path / name, suffixes)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "T.CSV", "t"])
+def test_names_that_promise_nothing_else_are_taken(tmp_path, name):
+    assert check_output(tmp_path / name, CSV) == tmp_path / name
+
+
+def test_a_folder_is_no_output(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; name a file in it"):
+        check_output(f"{tmp_path}/types/", CSV)
+
+
+def test_rows_are_written_as_the_suffix_says(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for suffix in TABLES:
+        write_rows(tmp_path / f"t{suffix}", ["name", "p"], iter(ROWS))
+    with open(tmp_path / "t.csv", newline="") as stream:
+        assert list(csv.reader(stream)) == [["name", "p"], ["'=a", "0.5"], ["", ""]]
+    lines = (tmp_path / "t.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == ROWS
+    assert parquet.read_table(tmp_path / "t.parquet").to_pylist() == ROWS
+
+
+def test_names_that_are_no_text_are_written(tmp_path):
+    pytest.importorskip("pyarrow")
+    for suffix in TABLES:
+        write_rows(tmp_path / f"t{suffix}", ["name"], [{"name": "a\udcff"}])
+
+
+def test_pages_are_html(model, tmp_path):
+    image = np.zeros((1, 72, 72, 3), np.uint8)
+    for write in (
+        lambda path: write_report(model, image, path),
+        lambda path: write_smear(model, image, path),
+        lambda path: write_monitor(Monitor(model), path),
+    ):
+        with pytest.raises(ValueError, match=r"expected an output called \*.html or \*.htm"):
+            write(tmp_path / "r.pdf")
+    with pytest.raises(ValueError, match=r"called \*.json"):
+        Monitor(model).save(tmp_path / "s.csv")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["classify", "no.model", "no-images", "-o", "types.xlsx"],
+     ["classify", "no.model", "no-images", "-o", "types/"],
+     ["suggest", "no.model", "no-images", "-o", "s.html"],
+     ["evaluate", "no-images", "--json", "e.csv"],
+     ["monitor", "no.model", "no-slides", "-o", "m.pdf"],
+     ["monitor", "no.model", "no-slides", "-o", "m.html", "--csv", "m.parquet"],
+     ["monitor", "no.model", "no-slides", "-o", "m.html", "--state", "m.csv"],
+     ["smear", "no.model", "no-fields", "-o", "s.pdf"],
+     ["smear", "no.model", "no-fields", "-o", "s.html", "--cells", "c.xlsx"]],
+)  # fmt: skip
+def test_commands_refuse_before_they_read(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "expected an output called" in error or "is a folder; name a file" in error
+
+
+def test_classify_writes_what_the_suffix_says(smear_model, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    smear_model.save(tmp_path / "m.wbcprof")
+    cell = make_leukocytes(1, size=120, types=["neutrophil"])
+    new = str(write_folder(cell, tmp_path / "new"))
+    for suffix in TABLES:
+        out = str(tmp_path / f"t{suffix}")
+        assert main(["classify", str(tmp_path / "m.wbcprof"), new, "-o", out]) == 0
+    (row,) = parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    assert row == json.loads((tmp_path / "t.jsonl").read_text())
+    with open(tmp_path / "t.csv", newline="") as stream:
+        (line,) = csv.DictReader(stream)
+    assert list(line) == list(row) and line["image"] == row["image"]
+    probability = "probability_neutrophil"
+    assert line[probability] == ("" if row[probability] is None else f"{row[probability]:.4f}")

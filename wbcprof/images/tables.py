@@ -1,0 +1,146 @@
+"""Tables that say something of images, such as a label, a group or a slide of each, whatever
+program and country they were saved in."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from wbcprof.checks import known_label
+from wbcprof.files import TableWarning, from_csv_text, open_table
+
+IMAGE_COLUMNS = (
+    "path", "image", "file", "filename", "file_name", "image_path", "file_path", "filepath",
+    "image_file", "image_name", "image_id", "metadata_imageid",
+)  # fmt: skip
+LABEL_COLUMNS = (
+    "label", "type", "class", "cell_type", "celltype", "cell_class", "cell_label", "class_name",
+    "metadata_label",
+)  # fmt: skip
+GROUP_COLUMNS = (
+    "group", "patient", "slide", "patient_id", "slide_id", "subject", "subject_id", "donor",
+    "donor_id", "case", "case_id",
+)  # fmt: skip
+SAMPLE_COLUMNS = ("sample", "sample_id", "sample_name", "specimen", "patient", "slide")
+SLIDE_COLUMNS = ("slide", "slide_id", "slide_name")
+TIME_COLUMNS = ("time", "date", "datetime", "date_time", "timestamp")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a table by the names of columns, see `column_name`, with their lines in the file."""
+
+    path: str
+    titles: list[str]
+    header: list[str]
+    rows: list[tuple[int, dict[str, str]]]
+
+    def find(self, names: Sequence[str]) -> str | None:
+        """The first of these columns that is there; ValueError where it is there twice."""
+        found = next((name for name in names if name in self.header), None)
+        if found is not None and self.header.count(found) > 1:
+            raise ValueError(f"'{self.path}': expected one column {found}, got two")
+        return found
+
+    def need(self, *wanted: Sequence[str]) -> list[str]:
+        """The first of each of these columns that is there; ValueError where none is."""
+        found = [self.find(names) for names in wanted]
+        if None in found:
+            kinds = " and ".join(f"a column {' or '.join(names[:4])}" for names in wanted)
+            raise ValueError(
+                f"'{self.path}': expected a first line with {kinds}, got: {self.shown()}"
+            )
+        return [name for name in found if name is not None]
+
+    def shown(self) -> str:
+        """The first line, as far as an error shows it."""
+        return ", ".join(self.titles[:5])[:200] + (", ..." if len(self.titles) > 5 else "")
+
+    def at(self, line: int) -> str:
+        return f"'{self.path}', line {line}"
+
+
+def read_table(path: str | os.PathLike[str]) -> Table:
+    """Read a table, see `wbcprof.files.open_table`; short rows are filled up with nothing.
+
+    Raises
+    ------
+    ValueError
+        It cannot be read, or a row has more cells than the first line.
+    """
+    name = os.fspath(path)
+    with open_table(path) as lines:
+        titles = list(map(_cell, next(lines, (0, []))[1]))
+        header = list(map(column_name, titles))
+        rows = []
+        for line, row in lines:
+            cells = list(map(_cell, row))
+            if any(cells[len(header) :]):
+                raise ValueError(
+                    f"'{name}', line {line}: expected {len(header)} cells, as in the first line, "
+                    f"got {len(cells)}; put text that holds the delimiter in quotes"
+                )
+            cells += [""] * (len(header) - len(cells))
+            rows.append((line, dict(zip(header, cells, strict=False))))
+    return Table(name, titles, header, rows)
+
+
+def column_name(text: str) -> str:
+    """The name of a column as it is looked for: in small letters, with single underscores."""
+    return "_".join(re.findall(r"[^\s_.-]+", _cell(text).lower()))
+
+
+def image_name(text: str) -> str:
+    """An image's id as others spell it: with backslashes, or from the folder they are in."""
+    return re.sub(r"^(\./)+", "", text.replace("\\", "/"))
+
+
+def read_by_image(path: str | os.PathLike[str], columns: Sequence[str]) -> dict[str, str]:
+    """What the first of these columns that is there says of each image; rows that lack either are
+    left out.
+
+    Raises
+    ------
+    ValueError
+        There is no such column, or two rows say different things of an image.
+    """
+    table = read_table(path)
+    image, column = table.need(IMAGE_COLUMNS, columns)
+    if not table.rows:
+        raise ValueError(f"'{path}': expected rows below the first line, got none")
+    found: dict[str, tuple[str, int]] = {}
+    for line, cells in table.rows:
+        name = image_name(from_csv_text(cells[image]) or "")
+        value = known_label(from_csv_text(cells[column]))
+        if not name or value is None:
+            continue
+        before, above = found.setdefault(name, (value, line))
+        if before != value:
+            raise ValueError(
+                f"{table.at(line)}: {name!r} is of {column} {value!r} here and of {before!r} in "
+                f"line {above}; leave one"
+            )
+    return {name: value for name, (value, _) in found.items()}
+
+
+def tell_of_gaps(known: Mapping[str, object], ids: Collection[str], what: str) -> None:
+    """Warn of images that a table does not name, and of names that are no image's."""
+    there = set(ids)
+    without = [image_id for image_id in ids if known_label(known.get(image_id)) is None]
+    strange = [name for name in known if name not in there]
+    said = []
+    if without:
+        said.append(f"names none for {len(without)} of {len(ids)} images, first {without[0]!r}")
+    if strange:
+        said.append(f"names {len(strange)} that are not among the images, first {strange[0]!r}")
+    if said:
+        warnings.warn(f"{what} {' and '.join(said)}", TableWarning, stacklevel=3)
+
+
+def _cell(text: str) -> str:
+    text = text.strip()
+    # A quote after a blank is a character to the csv module.
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] == '"' else text
