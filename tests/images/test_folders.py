@@ -16,7 +16,8 @@ def fill(root, *names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in (".png", ".tif"):
-            Image.fromarray(np.full((24, 24, 3), number * 3, np.uint8)).save(path)
+            noise = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(path)
         else:
             path.write_bytes(b"nothing that is read")
     return root
