@@ -609,7 +609,9 @@ def test_nothing_is_lost_without_a_standard_error(tmp_path, cells, stream):
                  "--patches", "400", "--max-iter", "1"]  # fmt: skip
     how = "sys.stderr.close(); os.close(2)" if stream == "closed" else "sys.stderr = None"
     code = f"import os, sys; from wbcprof.cli import main; {how}; sys.exit(main({arguments!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=120
+    )
     assert done.returncode == 0 and (tmp_path / "m.wbcprof").is_file()
 
 
