@@ -936,9 +936,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from wbcprof.files import HTML, check_output
     from wbcprof.model.model import load
     from wbcprof.report.page import write_report
 
+    check_output(options.output, HTML)
     samples = None
     if options.samples is not None:
         from wbcprof.images.tables import SAMPLE_COLUMNS, read_by_image
