@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("PIL")
 from PIL import Image
 
+from wbcprof.images.fields import open_fields
 from wbcprof.images.source import Cell, ImageWarning, SkippedImage, open_images
 
 PBC = Path(__file__).resolve().parents[3] / "shared" / "data" / "pbc"
@@ -866,3 +867,27 @@ def test_real_images():
         assert cell.pixels.shape == (363, 360, 3)
         assert cell.label == cell.image_id.split("/")[0] == "basophil"
         assert cell.pixels.std() > 10
+
+
+def test_quiet_sources_note_and_do_not_warn(tmp_path):
+    """For whoever tells of many parts at once: no filter of warnings, which all threads share."""
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        noise = rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+    torn = tmp_path / "2.png"
+    torn.write_bytes(torn.read_bytes()[:200])
+    for open_any in (open_images, open_fields):
+        source = open_any(tmp_path)
+        quiet = source.quietly()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(list(quiet.read(1))) == 3
+            part = quiet.part(1, 3)
+            assert len(list(part.read(1))) == 1
+        assert [lost.image_id for lost in quiet.skipped] == ["2.png"]
+        assert [lost.image_id for lost in part.skipped] == ["2.png"]
+        with pytest.warns(ImageWarning, match="1 of 4 images was skipped"):
+            list(source.read(1))
+        with pytest.raises(ValueError, match="No usable image among the 1 given"):
+            list(quiet.part(2, 3).read(1))

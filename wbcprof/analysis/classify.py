@@ -27,7 +27,7 @@ from wbcprof.analysis.folds import Split, groups_per_type, stratified_folds, tog
 from wbcprof.checks import Integer, check, one_known_label_each
 from wbcprof.images.copies import number_files
 from wbcprof.images.groups import groups_of, one_group_each
-from wbcprof.images.source import ImageSource, ImageWarning, open_images
+from wbcprof.images.source import ImageSource, open_images
 from wbcprof.model.discriminant import Gaussians
 from wbcprof.model.machines import (
     RULES,
@@ -442,12 +442,11 @@ def jittered_profiles(
 ) -> list[np.ndarray]:
     """Profiles of jittered copies of all images of a source, an array of each round."""
     n_copies = model.parameters.get("augment", 0) if augment is None else augment
+    source = source.quietly()  # what is amiss with the images was said of themselves
     rounds = []
     for copy in range(1, Integer(0).check("augment", n_copies) + 1):
-        with warnings.catch_warnings():  # what is amiss with the images was said of themselves
-            warnings.simplefilter("ignore", ImageWarning)
-            before = partial(jitter, seed=random_state, copy=copy)
-            rounds.append(model.profile_source(source, Coding(), n_threads, before=before).values)
+        before = partial(jitter, seed=random_state, copy=copy)
+        rounds.append(model.profile_source(source, Coding(), n_threads, before=before).values)
     return rounds
 
 

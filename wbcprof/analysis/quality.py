@@ -16,7 +16,7 @@ from wbcprof.model.memory import Memory
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles
 from wbcprof.smear.cells import SmearWarning
-from wbcprof.smear.measures import MEASURES
+from wbcprof.smear.measures import MEASURES, OTHERS
 
 FLAGS = (
     "no cell", "cut cell", "several cells", "blurred", "overexposed", "underexposed", "clipped",
@@ -28,7 +28,6 @@ _BRIGHTER, _DARKER = 1.05, 0.6  # of the light of the reference
 _CLIPPED = 0.1  # of the pixels, beyond those of the reference
 _CAST = 0.1  # of the background's ratio of two channels, natural logarithm
 _CUT = 0.75  # sizes of the nucleus from its centre to the edge: that of a disc touches it at 0.56
-_OTHERS = 0.5  # of the nucleus
 _MOST_FIELDS = 0.5  # of the images of a set
 
 
@@ -76,7 +75,7 @@ def flag_images(model: Model, profiles: Profiles, images: Any = None) -> list[li
     wrong = {
         "no cell": np.isnan(m["NucleusSize"]),
         "cut cell": m["Margin"] < _CUT,
-        "several cells": m["Others"] > _OTHERS,
+        "several cells": m["Others"] > OTHERS,
     }
     classifier = model.classifier
     if classifier is not None and classifier.memory_ is not None:
@@ -92,7 +91,7 @@ def warn_of_fields(profiles: Profiles) -> None:
     """Say once where images that are taken for single cells show several, as fields do."""
     if profiles.measures is None or len(profiles) == 0:
         return
-    several = profiles.measures[:, MEASURES.index("Others")] > _OTHERS
+    several = profiles.measures[:, MEASURES.index("Others")] > OTHERS
     if several.mean() > _MOST_FIELDS:
         warnings.warn(
             f"{int(several.sum())} of {len(profiles)} images show several leukocytes, as fields "

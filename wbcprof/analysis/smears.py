@@ -373,16 +373,16 @@ def count_smears(
     PRECISION.check("precision", precision)
     Real(above=0, below=1).check("confidence", confidence)
     RATE.check("false_alarms", false_alarms)
-    known = model.classifier
-    clashing = [] if known is None else sorted(set(_CALLS) & set(map(str, known.classes_.tolist())))
+    if model.classifier is None:
+        raise ValueError(
+            "the model holds no classifier, so no type can be counted; fit it on labelled images"
+        )
+    types = [str(name) for name in model.classifier.classes_.tolist()]
+    clashing = sorted(set(_CALLS) & set(types))
     if clashing:
         raise ValueError(
             f"a type of the model is named {clashing[0]!r}, as cells are that have none; name the "
             "type otherwise"
-        )
-    if known is None:
-        raise ValueError(
-            "the model holds no classifier, so no type can be counted; fit it on labelled images"
         )
     threads = resolve_threads(n_threads)
     source = open_fields(images, slides=slides)
@@ -414,7 +414,6 @@ def count_smears(
     dropped += [SkippedImage(cells[i].cell_id, "the cell cannot be profiled") for i in lost]
     cells = [cells[i] for i in kept]
     profiles = replace(profiles, ids=[cell.cell_id for cell in cells])
-    types = [str(name) for name in known.classes_.tolist()]
     cells = [replace(cell, label=_as_known(cell.label, types)) for cell in cells]
     if adapt:
         if len(cells) < LEAST_ADAPTED:

@@ -366,8 +366,13 @@ class FieldSource:
     """
 
     def __init__(
-        self, units: Listed[_Unit] | _Given, largest: int, depth: Depth | None = None
+        self,
+        units: Listed[_Unit] | _Given,
+        largest: int,
+        depth: Depth | None = None,
+        is_quiet: bool = False,
     ) -> None:
+        self._is_quiet = is_quiet
         self._units, self._largest = units, largest
         self._depth = depth or _depth_of(units)
         self.n_hint = units.n
@@ -423,7 +428,12 @@ class FieldSource:
             No field was usable.
         """
         self.skipped, self.converted = skipped, converted
-        tell_of_pass(n, skipped, converted)
+        tell_of_pass(n, skipped, converted, self._is_quiet)
+
+    def quietly(self) -> FieldSource:
+        """The same fields as a source, and parts of it, whose passes are noted and not warned of,
+        as `ImageSource.quietly` has it."""
+        return FieldSource(self._units, self._largest, self._depth, True)
 
     def sample(
         self, most: int, *, slide: str | None = None, n_threads: int | None = None
@@ -469,13 +479,13 @@ class FieldSource:
         units = self._listed()
         if not 0 <= start < stop <= units.n:
             raise ValueError(f"a part must lie within the {units.n} fields, got {start} to {stop}")
-        return FieldSource(units.part(start, stop), self._largest, self._depth)
+        return self._with(units.part(start, stop))
 
     def self_contained(self) -> FieldSource:
         """The same fields for a process elsewhere: by the full paths of files, and with the content
         of arrays."""
         units = [alone for unit in self._listed().units for alone in unit.self_contained()]
-        return FieldSource(Listed(units), self._largest, self._depth)
+        return self._with(Listed(units))
 
     def digest(self) -> str:
         """Hexadecimal digest of ids, slides, tiles, the content of arrays and the size of files."""
@@ -484,6 +494,9 @@ class FieldSource:
             for content in unit.content():
                 digest.update(content)
         return digest.hexdigest()
+
+    def _with(self, units: Listed[_Unit]) -> FieldSource:
+        return FieldSource(units, self._largest, self._depth, self._is_quiet)
 
     def _listed(self) -> Listed[_Unit]:
         if isinstance(self._units, _Given):

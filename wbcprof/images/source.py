@@ -173,8 +173,10 @@ class ImageSource:
         min_size: int,
         on_error: Literal["skip", "raise"],
         depth: Depth | None = None,
+        is_quiet: bool = False,
     ) -> None:
         self.images = images
+        self._is_quiet = is_quiet
         self._depth = depth or depth_of(images)
         self.n_hint = images.n
         self.labels = labels
@@ -284,7 +286,14 @@ class ImageSource:
         self.skipped, self.converted = skipped, converted
         if self.labels is not None:
             _check_n_labels(self.labels, n)
-        tell_of_pass(n, skipped, converted)
+        tell_of_pass(n, skipped, converted, self._is_quiet)
+
+    def quietly(self) -> ImageSource:
+        """The same images as a source, and parts of it, whose passes are noted and not warned of,
+        for whoever tells of all at once. Unlike a filter of warnings, no other thread is silenced.
+        """
+        images = self.images
+        return ImageSource(images, self.labels, self.min_size, self.on_error, self._depth, True)
 
     def missing_files(self) -> list[str]:
         """Files of the images in `skipped` that this process cannot see."""
@@ -442,7 +451,9 @@ class ImageSource:
         return {"images": images.hexdigest(), "labels": labels.hexdigest()}
 
     def _with(self, images: Listed[Given] | Stream, labels: list[str | None] | None) -> ImageSource:
-        return ImageSource(images, labels, self.min_size, self.on_error, self._depth)
+        return ImageSource(
+            images, labels, self.min_size, self.on_error, self._depth, self._is_quiet
+        )
 
     def _blocks(self) -> Iterator[Given]:
         n = 0
@@ -952,8 +963,11 @@ def in_order(
             pool.shutdown(cancel_futures=True)
 
 
-def tell_of_pass(n: int, skipped: list[SkippedImage], converted: Counter[str]) -> None:
-    """Warn, where the pass is read, of what became of the `n` images offered in it.
+def tell_of_pass(
+    n: int, skipped: list[SkippedImage], converted: Counter[str], is_quiet: bool
+) -> None:
+    """Warn, where the pass is read, of what became of the `n` images offered in it, unless it is
+    quiet.
 
     Raises
     ------
@@ -968,6 +982,9 @@ def tell_of_pass(n: int, skipped: list[SkippedImage], converted: Counter[str]) -
         first = f"first: {skipped[0].image_id}: {skipped[0].reason}"
         if len(skipped) == n:
             raise NoUsableImage(f"No usable image among the {n} given; {first}")
+    if is_quiet:
+        return
+    if skipped:
         were = "was" if len(skipped) == 1 else "were"
         warnings.warn(
             f"{len(skipped)} of {n} images {were} skipped; {first}", ImageWarning, stacklevel=4

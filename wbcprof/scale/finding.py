@@ -191,8 +191,9 @@ def find_to_folder(
         starts = range(0, n, shard_size)
 
         def unfinished() -> Iterator[tuple[int, FieldSource]]:
+            parts = source.quietly()  # told once, at the end
             for index, start in enumerate(starts):
-                part = source.part(start, min(start + shard_size, n))
+                part = parts.part(start, min(start + shard_size, n))
                 if _is_finished(folder, index, part):
                     advance(len(part.ids()))
                 else:
@@ -220,19 +221,17 @@ class _Find:
     def __call__(self, part: FieldSource, n_threads: int = 1) -> _Part:
         made = _Part()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ImageWarning)  # told once, at the end
-                for seen in find_cells(part, self.rulers, self.boxes, n_threads):
-                    field_id = seen.field.field_id
-                    made.dropped += [(field_id, why) for why in (seen.refused, *seen.notes) if why]
-                    for cell in seen.cells:
-                        wrong = sorted(self.drop.intersection(cell.flags))
-                        if wrong:
-                            made.dropped.append((cell.cell_id, ", ".join(wrong)))
-                            continue
-                        crop = examine(cell.crop, None)[0] if self.canonical else cell.crop
-                        made.rows.append({"path": _crop_name(cell.cell_id), **cell_row(cell)})
-                        made.crops.append(_png(crop))
+            for seen in find_cells(part, self.rulers, self.boxes, n_threads):
+                field_id = seen.field.field_id
+                made.dropped += [(field_id, why) for why in (seen.refused, *seen.notes) if why]
+                for cell in seen.cells:
+                    wrong = sorted(self.drop.intersection(cell.flags))
+                    if wrong:
+                        made.dropped.append((cell.cell_id, ", ".join(wrong)))
+                        continue
+                    crop = examine(cell.crop, None)[0] if self.canonical else cell.crop
+                    made.rows.append({"path": _crop_name(cell.cell_id), **cell_row(cell)})
+                    made.crops.append(_png(crop))
         except NoUsableImage:
             pass
         made.dropped += [(lost.image_id, lost.reason) for lost in part.skipped]

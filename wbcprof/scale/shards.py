@@ -168,7 +168,8 @@ def profile_to_shards(
 
         def unfinished() -> Iterator[tuple[int, ImageSource]]:
             nonlocal total
-            for index, part in enumerate(source.parts(shard_size)):
+            # Told once, at the end.
+            for index, part in enumerate(source.quietly().parts(shard_size)):
                 total = index + 1
                 if _is_finished(folder, index, part):
                     advance(part.n)
@@ -179,10 +180,8 @@ def profile_to_shards(
             made = _make_here(model, unfinished(), coding, threads, advance)
         else:
             made = _make_on_cluster(client, model, unfinished(), coding, advance)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ImageWarning)  # told once, at the end
-            for index, part, profiles in made:
-                _write_shard(folder, index, part, profiles, model.feature_names, metadata)
+        for index, part, profiles in made:
+            _write_shard(folder, index, part, profiles, model.feature_names, metadata)
         return _finish(folder, total)
 
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from wbcprof import _core
-from wbcprof.smear.stain import check_image
+from wbcprof.smear.stain import DARKEST, check_image
 
 SIDE = 112
 """Of a canonical cell, px."""
@@ -43,7 +43,6 @@ _LIGHT = 250.0
 _OFFSET = 4.0  # grey levels: that of the densities, see leukocyte.c
 _LEVELS = np.arange(256) + _OFFSET
 _GAINS = (0.5, 4.0)  # of contrast, at most
-_DARKEST = 12  # grey level of the brightest channel: darker is black, as beyond the edge of a field
 _LEAST_LIT = 0.99  # of the pixels; where fewer are, what is black becomes background
 _LEAST_BACKGROUND = 0.03  # of the lit pixels
 _LEAST_DENSITY = 0.05  # of a nucleus, mean of the channels: fainter is noise of the background
@@ -232,7 +231,7 @@ class CanonicalForm:
             notes.append("no background")
             background = np.rint(self.background).astype(np.uint8)
         if found.lit_share < _LEAST_LIT:
-            black = image.max(axis=2, keepdims=True) <= _DARKEST
+            black = image.max(axis=2, keepdims=True) <= DARKEST
             image = np.where(black, background, image)
             found = Leukocyte(*_core.find_leukocyte(image))
         y, x, scale, known = self._place(image, found)

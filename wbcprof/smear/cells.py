@@ -26,7 +26,7 @@ from wbcprof.smear.acquisition import measure, pool
 from wbcprof.smear.canonical import NUCLEUS, find_leukocyte
 from wbcprof.smear.finder import FoundLeukocyte, Outlines, outline_leukocytes
 from wbcprof.smear.instrument import RED_CELL, RULE, SOFT, AcquisitionWarning
-from wbcprof.smear.measures import MEASURES, examine
+from wbcprof.smear.measures import MEASURES, OTHERS, examine
 
 __all__ = ["FieldCells", "Ruler", "SmearCell", "SmearWarning", "cut_out", "measure_slides"]
 
@@ -48,7 +48,6 @@ _CROP = 8.0  # red cells across: an image of one cell is smaller
 _MIDDLE = 0.12  # of the shorter side, from the middle to such a cell
 _MOST_CROPS = 0.7  # of the images of a slide
 _CUT = 0.6  # sizes of the nucleus from its centre to the edge; that of a disc touches it at 0.56
-_OTHERS = 0.5  # of the nucleus: area of other nuclei, of several cells
 _MEASURED = 2048  # px of a field that are measured, at most
 _SEAM = 0.25  # of the box: centres of a cell that two tiles see are no further apart
 _SQUARE = 512  # px, of a grid in which cells on seams are looked up; more than so far
@@ -220,8 +219,8 @@ def measure_slides(
 def _borrowed(sample: Iterable[Field], diameter: float, edginess: float | None) -> Ruler | str:
     """A ruler by those of other slides, where it fits."""
     outlines = [outline_leukocytes(_middle(field), diameter) for field in sample]
-    edgy = [edge for one in outlines if (edge := _edginess(one, diameter)) == edge]
-    if edgy and edginess and not 1 / _EDGY < float(np.median(edgy)) / edginess < _EDGY:
+    own = _usual_edginess(outlines, diameter)
+    if own and edginess and not 1 / _EDGY < own / edginess < _EDGY:
         return (
             "its red cells cannot be measured, and are unlike those of the other slides: another "
             "magnification? Give it by itself, with the micrometres for each pixel (pixel_size)"
@@ -287,14 +286,13 @@ def _ruler(sample: Iterable[Field], given: float | None, needed: bool) -> Ruler 
             "told well"
         )
     outlines = [outline_leukocytes(_middle(field), diameter) for field in fields]
-    n_crops = sum(map(_is_crop, fields, outlines, [diameter] * len(fields)))
+    n_crops = sum(_is_crop(*pair, diameter) for pair in zip(fields, outlines, strict=True))
     if needed and n_crops >= max(_FEWEST_FIELDS, _MOST_CROPS * len(fields)):
         notes.append(
             f"images such as {fields[0].field_id!r} show one cell each, in their middle, as crops "
             "do; 'wbcprof classify' names the cells of such"
         )
-    edgy = [edge for one in outlines if (edge := _edginess(one, diameter)) == edge]
-    return Ruler(diameter, how, float(np.median(edgy)) if edgy else None, mixed, tuple(notes))
+    return Ruler(diameter, how, _usual_edginess(outlines, diameter), mixed, tuple(notes))
 
 
 def _is_crop(field: Field, outlines: Outlines, diameter: float) -> bool:
@@ -318,6 +316,12 @@ def _edginess(outlines: Outlines, diameter: float) -> float:
     inside = ndimage.binary_erosion(stained, border_value=1)
     edge = int(stained.sum()) - int(inside.sum())
     return float(stained.sum() * outlines.factor / (edge * diameter)) if edge else math.nan
+
+
+def _usual_edginess(outlines: Iterable[Outlines], diameter: float) -> float | None:
+    """Median over fields; None where nothing is stained."""
+    known = [edge for one in outlines if (edge := _edginess(one, diameter)) == edge]
+    return float(np.median(known)) if known else None
 
 
 def cut_out(
@@ -454,7 +458,7 @@ def _cell(
     wrong = (
         one.is_cut,
         one.is_cut and not margin > _CUT * size,
-        measured["Others"] > _OTHERS,
+        measured["Others"] > OTHERS,
         math.isnan(measured["NucleusSize"]),
     )
     return SmearCell(

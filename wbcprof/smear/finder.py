@@ -155,12 +155,13 @@ def find_leukocytes(
 def outline_leukocytes(field: np.ndarray, red_cell_diameter: float) -> Outlines:
     """`find_leukocytes` of a field that is seen as one tile, with the pixels of each."""
     seen = _Seen.of(field, red_cell_diameter, 1)
-    found, nuclei, cells = seen.look((0, 0, seen.height, seen.width))
+    found, nuclei, cells, green = seen.look((0, 0, seen.height, seen.width))
     order = sorted(range(len(found)), key=found.__getitem__)
     number = np.zeros(len(found) + 1, np.int32)
     number[np.array(order, int) + 1] = np.arange(len(found)) + 1
     there = [found[i] for i in order]
-    return Outlines(there, number[nuclei], number[cells], seen.foreground(), seen.factor)
+    foreground = seen.levels.foreground if green.size else 0
+    return Outlines(there, number[nuclei], number[cells], green > foreground, seen.factor)
 
 
 class _Levels(NamedTuple):
@@ -205,7 +206,7 @@ class _Seen:
         """Those whose centres lie in the tile, which is looked at with its margin."""
         top, left, bottom, right = tile
         margin = round(_MARGIN * self.unit)
-        found, _, _ = self.look(
+        found, *_ = self.look(
             (
                 max(top - margin, 0),
                 max(left - margin, 0),
@@ -222,28 +223,22 @@ class _Seen:
 
     def look(
         self, tile: tuple[int, int, int, int]
-    ) -> tuple[list[FoundLeukocyte], np.ndarray, np.ndarray]:
-        """Leukocytes of a part of the reduced field; their nuclei; their cells."""
+    ) -> tuple[list[FoundLeukocyte], np.ndarray, np.ndarray, np.ndarray]:
+        """Leukocytes of a part of the reduced field; their nuclei; their cells; the density of
+        green light."""
         top, left, bottom, right = tile
         shape = bottom - top, right - left
         nuclei, cells = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         if min(shape) == 0:
-            return [], nuclei, cells
+            return [], nuclei, cells, nuclei
         density, stained = self._stain(tile)
         most = int(stained.size / (_LEAST_AREA * self.unit**2)) + 1
         rows = np.empty((most, 9))
         n = _core.find_leukocytes(
             density, stained, self.unit, *self.levels, nuclei, cells, rows
         )  # fmt: skip
-        return [self._describe(row, top, left) for row in rows[:n].tolist()], nuclei, cells
-
-    def foreground(self) -> np.ndarray:
-        """What is not background, (height, width), bool."""
-        if min(self.height, self.width) == 0:
-            return np.zeros((self.height, self.width), bool)
-        density, _ = self._stain((0, 0, self.height, self.width))
-        result: np.ndarray = density[1] > self.levels.foreground
-        return result
+        found = [self._describe(row, top, left) for row in rows[:n].tolist()]
+        return found, nuclei, cells, density[1]
 
     def _describe(self, row: list[float], top: int, left: int) -> FoundLeukocyte:
         down, across, nucleus, area, stained, *box = row

@@ -32,6 +32,9 @@ OF_INSTRUMENT = {
 }  # fmt: skip
 """Those that say how images were taken and stained, in words."""
 
+OTHERS = 0.5
+"""Area of other nuclei over its own, beyond which an image shows several cells."""
+
 # Under which every image can be measured: that of PBC, of which nothing depends on it but rounding.
 _ANY_FORM = CanonicalForm(np.array([252.0, 231.0, 205.0]), np.array([1.4, 1.6, 0.6]))
 

@@ -35,7 +35,9 @@ _SHAPES = {"background": (3,), "centre": (3,), "spread": (3,), "stains": (2, 3),
 _STAINED = 0.15  # least mean optical density over the background, natural log, of a stained pixel
 _BRIGHTEST = 0.1  # of the pixels, whose median colour is the background's
 _MOST_BRIGHTER = 4  # times that a channel of the background is made brighter, at most
-_BLACK, _MOST_BLACK = 12, 0.3  # grey levels of all channels; of the pixels
+DARKEST = 12
+"""Grey level of the brightest channel: darker is black, as beyond the edge of a field."""
+_MOST_BLACK = 0.3  # of the pixels
 _MIN_STAINED = 50  # pixels; images with fewer get the background alone
 _PERCENTILES = (1, 99)  # of angles and of concentrations in macenko
 _SAMPLED_PIXELS = 1 << 14  # of an image, at most
@@ -290,7 +292,7 @@ def _background(planes: np.ndarray) -> np.ndarray:
 
 def _is_black(planes: np.ndarray) -> bool:
     """Whether so much is black that the brightest pixels may be the cell: one that was cut out."""
-    return bool((planes.max(axis=0) <= _BLACK).mean() > _MOST_BLACK)
+    return bool((planes.max(axis=0) <= DARKEST).mean() > _MOST_BLACK)
 
 
 def _is_plausible(background: np.ndarray, reference: np.ndarray) -> bool:
