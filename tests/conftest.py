@@ -3,14 +3,12 @@
 from pathlib import Path
 
 import pytest
+from crops import crops_of
 
 import wbcprof
 from wbcprof import _core
 from wbcprof.datasets import make_leukocytes, make_smear
-from wbcprof.images import Box, open_fields
-from wbcprof.smear import Ruler, cut_out
 
-SIDES = ("left", "top", "right", "bottom")
 REAL_IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "pbc"
 
 
@@ -46,22 +44,6 @@ def smear_model():
     learnt = wbcprof.fit(crops[::2], n_signatures=24, n_patches=2000, max_iter=2)
     learnt.classifier = wbcprof.train(learnt, crops, labels, augment=0)
     return learnt
-
-
-def crops_of(smear):
-    """Crops and types of the whole leukocytes of generated fields."""
-    crops, labels = [], []
-    for field in open_fields(smear.images):
-        number = int(field.image_id.rsplit("_", 1)[1])
-        truth = smear.truth[(smear.truth["field"] == number) & (smear.truth["number"] > 0)]
-        boxes = [
-            Box(field.image_id, *(float(row[side]) for side in SIDES), label=str(row["label"]))
-            for row in truth[~truth["cut"]]
-        ]
-        made = cut_out(field, Ruler(7.5 / smear.pixel_size, "given"), boxes)
-        crops += [cell.crop for cell in made.cells]
-        labels += [cell.label for cell in made.cells]
-    return crops, labels
 
 
 @pytest.fixture(params=_core.instruction_sets())

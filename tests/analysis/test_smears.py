@@ -3,9 +3,11 @@
 import csv
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from crops import crops_of
 from scipy.stats import binomtest, poisson
 
 import wbcprof
@@ -150,7 +152,6 @@ def test_adapted_to_what_is_found(smear_model, smear):
 
 def test_what_the_model_does_not_say_is_not_corrected(smear_model, smear):
     from copy import copy
-    from dataclasses import replace
 
     older = copy(smear_model.classifier)
     older.confusion_ = None
@@ -234,7 +235,6 @@ def test_boxes_from_python_are_checked(smear_model, smear):
 
 def test_a_type_that_is_named_as_a_call_is_refused(smear_model, smear):
     from copy import copy
-    from dataclasses import replace
 
     other = copy(smear_model.classifier)
     other.classes_ = np.array(["cut", "neutrophil"])
@@ -262,3 +262,27 @@ def test_tables_of_cells_read_back_to_the_same_count(smear_model, result, smear,
     for one, other in zip(again.slides, result.slides, strict=True):
         assert one.counts.tolist() == other.counts.tolist()
         assert (one.n_unlike, one.n_cut) == (other.n_unlike, other.n_cut)
+
+
+def test_models_that_take_cells_at_their_own_scale_say_what_that_means(smear, real_scale):
+    for pixel_size, wanted in ((0.2, ()), (0.1, "its types mean nothing here")):
+        result = count_smears(real_scale, smear.images, pixel_size=pixel_size)
+        notes = [note for note in result.slides[0].notes if "at the scale they have" in note]
+        assert bool(notes) == bool(wanted) and all(wanted in note for note in notes)
+    unknown = replace(real_scale, instrument=None)
+    with pytest.warns(SmearWarning, match="whether it is that of those learnt from"):
+        (slide,) = count_smears(unknown, smear.images, pixel_size=0.2).slides
+    assert "whether it is that of those learnt from cannot be told" in slide.notes[-1]
+
+
+@pytest.fixture(scope="module")
+def real_scale(smear):
+    """A model that does not bring cells to one scale, learnt at 0.2 um a pixel."""
+    crops, labels = crops_of(smear)
+    learnt = wbcprof.fit(
+        crops, normalise="background", n_signatures=8, n_patches=800, max_iter=1, augment=0
+    )
+    learnt.classifier = wbcprof.train(learnt, crops, labels, augment=0)
+    assert learnt.instrument is not None
+    instrument = replace(learnt.instrument, red_cell_diameter=7.5 / 0.2)
+    return replace(learnt, instrument=instrument)

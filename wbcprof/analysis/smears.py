@@ -43,11 +43,13 @@ from wbcprof.images.fields import open_fields
 from wbcprof.images.source import SkippedImage
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles
+from wbcprof.smear.canonical import CanonicalForm
 from wbcprof.smear.cells import (
     CELL_COLUMNS,
     FieldCells,
     Ruler,
     SmearCell,
+    SmearWarning,
     cell_row,
     find_cells,
     measure_slides,
@@ -68,6 +70,7 @@ LEAST_ADAPTED = 20
 """Cells that a model can be adapted to."""
 
 _CALLS = (UNSURE, UNLIKE, CUT)
+_ANOTHER_SCALE = 1.25  # ratio of red cells' diameters
 _MOST_ASIDE = 0.5  # of the cells, that are set aside without a warning
 
 
@@ -430,6 +433,9 @@ def count_smears(
     counts = []
     for slide in dict.fromkeys(field.slide for field in fields):
         ruler = rulers[slide]
+        of_scale = _of_scale(model, ruler)
+        for note in of_scale:
+            warnings.warn(f"slide {slide!r}: {note}", SmearWarning, stacklevel=2)
         counts.append(
             _count(
                 model,
@@ -439,7 +445,7 @@ def count_smears(
                 profiles,
                 [field for field in fields if field.slide == slide],
                 types,
-                ruler.notes if isinstance(ruler, Ruler) else (),
+                (*(ruler.notes if isinstance(ruler, Ruler) else ()), *of_scale),
                 adapt,
                 (precision, confidence, false_alarms),
             )
@@ -491,6 +497,24 @@ def _cell_row(named: NamedCell) -> dict[str, Any]:
 
 
 _NO_CROP = np.empty((0, 0, 3), np.uint8)
+
+
+def _of_scale(model: Model, ruler: Ruler | str) -> list[str]:
+    """What there is to say of the scale, where the model takes cells at the one they have."""
+    if isinstance(model.normaliser, CanonicalForm):
+        return []
+    learnt = None if model.instrument is None else model.instrument.red_cell_diameter
+    if learnt is None or isinstance(ruler, str):
+        return [
+            "the model reads cells at the scale they have, and whether it is that of those learnt "
+            "from cannot be told"
+        ]
+    if 1 / _ANOTHER_SCALE < ruler.diameter / learnt < _ANOTHER_SCALE:
+        return []
+    return [
+        f"the model reads cells at the scale they have: red cells are {ruler.diameter:.0f} px "
+        f"across here, {learnt:.0f} px where it was learnt; its types mean nothing here"
+    ]
 
 
 def _seen(seen: FieldCells) -> SeenField:

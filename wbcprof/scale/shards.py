@@ -30,7 +30,6 @@ skipped.csv
 
 from __future__ import annotations
 
-import csv
 import os
 import warnings
 from collections import Counter
@@ -40,7 +39,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from wbcprof._version import __version__
 from wbcprof.checks import Integer
-from wbcprof.files import csv_text, replacing
+from wbcprof.files import write_rows
 from wbcprof.images.source import ImageSource, ImageWarning, open_images
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles, check_table
@@ -283,19 +282,18 @@ def _finish(folder: Path, n_shards: int) -> ShardedProfiles:
         )
     offered = profiles = n_skipped = 0
     converted: Counter[str] = Counter()
-    with (
-        replacing(folder / SKIPPED) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(["image", "reason"])
+
+    def skipped() -> Iterator[dict[str, str]]:
+        nonlocal offered, profiles, n_skipped
         for index in range(n_shards):
             record = read_json(folder / record_name(index))
-            writer.writerows(map(csv_text, skipped) for skipped in record["skipped"])
+            yield from ({"image": image, "reason": why} for image, why in record["skipped"])
             offered += record["offered"]
             profiles += record["profiles"]
             n_skipped += len(record["skipped"])
             converted.update(record["converted"])
+
+    write_rows(folder / SKIPPED, ("image", "reason"), skipped())
     if offered == 0:
         raise ValueError("No images given: the iterator was empty.")
     if profiles == 0:
