@@ -1,8 +1,15 @@
 """Shared by the tests: generated cells, a small model, where real images are, instruction sets."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before NumPy is loaded: each worker has one core, where threads of a BLAS, and those of OpenMP
+    # that spin, would wait for those of the others. Tests ask for the threads that they are about.
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
 from crops import crops_of
 
 import wbcprof
