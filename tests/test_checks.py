@@ -244,3 +244,13 @@ def test_learning_reads_a_list_as_reading_does():
     with pytest.raises(ValueError, match="none for 1 of 2, first for number 1"):
         one_known_label_each(["a", float("nan")], 2, "cells")
     assert one_known_label_each([1, 2], 2, "cells").dtype.kind == "i"
+
+
+def test_a_masked_label_is_unknown_and_unsigned_numbers_are_numbers():
+    masked = np.ma.array(["a", "b"], mask=[False, True])
+    assert known_labels(masked) == ["a", None]
+    with pytest.raises(ValueError, match="got none for 1 of 2"):
+        one_known_label_each(masked, 2, "profiles")
+    assert one_known_label_each(np.array([1, 2], np.uint64), 2, "profiles").dtype == np.int64
+    large = one_known_label_each(np.array([1, 2**64 - 1], np.uint64), 2, "profiles")
+    assert large.tolist() == ["1", "18446744073709551615"]

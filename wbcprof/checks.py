@@ -284,7 +284,7 @@ def known_labels(
         )
     made: tuple[str, ...] = ()
     if hasattr(labels, "shape"):
-        array = one_column(np.asarray(labels))
+        array = one_column(_without_masked(labels))
         made = _MADE_TEXT if array.dtype.kind in "US" else ()
         labels = array.tolist() if array.dtype.kind != "M" else array
     names = [known_label(label) for label in labels]
@@ -313,7 +313,9 @@ def one_known_label_each(labels: Any, n: int, of: str, what: str = "label") -> n
     """
     is_array = hasattr(labels, "shape")
     # Of a list, objects: NumPy would make one text of all, and "nan" of NaN.
-    array = one_column(np.asarray(labels) if is_array else np.array(list(labels), dtype=object))
+    array = one_column(
+        _without_masked(labels) if is_array else np.array(list(labels), dtype=object)
+    )
     if len(array) != n:
         raise ValueError(f"Length of {what}s ({len(array)}) must match number of {of} ({n})")
     names = known_labels(array)
@@ -324,7 +326,23 @@ def one_known_label_each(labels: Any, n: int, of: str, what: str = "label") -> n
             f"first for number {unknown[0]}"
         )
     plain = array if is_array else np.asarray(array.tolist())
-    return plain if plain.dtype.kind in "iuf" else np.array(names, dtype=str)
+    if plain.dtype.kind == "u" and plain.max(initial=0) <= np.iinfo(np.int64).max:
+        plain = plain.astype(np.int64)  # which files give back
+    return plain if plain.dtype.kind in "if" else np.array(names, dtype=str)
+
+
+def _without_masked(labels: Any) -> np.ndarray:
+    """An array of labels, None where a masked one is."""
+    array = np.asarray(labels)
+    if isinstance(labels, np.ma.MaskedArray):
+        array = array.astype(object)
+        array[np.ma.getmaskarray(labels)] = None
+    return array
+
+
+def listed(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Names given as a parameter: a lone text is one name."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def label_names(labels: Iterable[Any] | None, n: int | None = None) -> list[str]:
@@ -338,6 +356,24 @@ def label_names(labels: Iterable[Any] | None, n: int | None = None) -> list[str]
     if labels is None:
         return [UNLABELLED] * (n or 0)
     return [UNLABELLED if name is None else name for name in known_labels(labels, n)]
+
+
+def unmasked(array: Any, name: str) -> Any:
+    """The array; the values of a masked one of which none is masked.
+
+    Raises
+    ------
+    ValueError
+        Values are masked, which would be read as if they were not.
+    """
+    if not isinstance(array, np.ma.MaskedArray):
+        return array
+    if n := int(np.ma.getmaskarray(array).sum()):
+        raise ValueError(
+            f"{name} must not be masked, got {n} masked values; say what they are, as with "
+            "array.filled(255)"
+        )
+    return array.data
 
 
 def plain_name(name: str) -> str:

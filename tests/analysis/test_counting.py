@@ -74,6 +74,12 @@ def test_own_names_for_the_ratio_and_cells_that_are_not_leukocytes():
     assert found.nlr[0] == 2 and found.share[0].tolist() == pytest.approx([1 / 3, 2 / 3])
 
 
+def test_a_lone_text_is_one_name():
+    types = ["seg"] * 6 + ["lymph"] * 3 + ["platelet", "p"]
+    found = differential_count(types, neutrophils="seg", lymphocytes="lymph", exclude="platelet")
+    assert found.types == ["lymph", "p", "seg"] and found.nlr[0] == 2
+
+
 def test_bad_counts():
     with pytest.raises(ValueError, match="at least one cell"):
         differential_count([])

@@ -30,6 +30,23 @@ def smooth():
     return np.stack(waves, axis=2).astype(np.uint8)
 
 
+def test_postscript_under_another_name_starts_nothing(tmp_path, monkeypatch):
+    """Pillow goes by content, and hands PostScript to its interpreter."""
+    path, started = tmp_path / "cell.png", tmp_path / "started"
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n"
+    )
+    fake = tmp_path / "gs"
+    fake.write_text(f"#!/bin/sh\ntouch {started}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for given in (path, path.read_bytes()):
+        (outcome,) = read_file(given)
+        assert "not a readable image" in str(outcome)
+    assert images.open_images(path).shapes() == [None]
+    assert not started.exists()
+
+
 def test_decompression_bomb_is_never_decoded(tmp_path, smooth, monkeypatch):
     path = tmp_path / "a.jpg"
     Image.fromarray(smooth).save(path)
@@ -46,8 +63,8 @@ def test_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
     Image.fromarray(noise).save(path, quality=95)  # longer than a buffer
     opened = Image.open
 
-    def shrink(given):
-        image = opened(given)
+    def shrink(given, **formats):
+        image = opened(given, **formats)
         with open(given, "r+b") as file:
             file.truncate(path.stat().st_size // 2)
         return image

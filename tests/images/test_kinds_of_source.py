@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import mmap
 import multiprocessing
 import os
 import pickle
@@ -21,6 +20,7 @@ from PIL import Image
 import wbcprof
 from wbcprof.images import source as images_module
 from wbcprof.images.source import ImageWarning, SkippedImage, open_images
+from wbcprof.images.stored import StoredArray
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -223,16 +223,45 @@ def test_zarr(tmp_path, stack, monkeypatch):
         open_images(path)
 
 
-def test_npy_is_mapped(tmp_path, stack):
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npy_is_read_part_by_part(tmp_path, stack, order):
     path = tmp_path / "cells.npy"
-    np.save(path, stack)
+    np.save(path, np.asarray(stack, order=order))
     source = open_images(path)
     assert found(source) == found(open_images(stack))
     (cell,) = source.part(3, 4)
-    base = cell.pixels
-    while isinstance(base, np.ndarray):
-        base = base.base
-    assert isinstance(base, mmap.mmap)
+    np.testing.assert_array_equal(cell.pixels, stack[3])
+    assert source.digests() == open_images(stack).digests()
+
+
+def test_npy_that_is_cut_short_meanwhile_is_no_crash(tmp_path, stack):
+    """Mapped, it ended the process with SIGBUS."""
+    path = tmp_path / "cells.npy"
+    np.save(path, np.repeat(stack, 40, axis=0))
+    source = open_images(path, min_size=1)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.warns(ImageWarning, match=r"skipped; .*cells.npy' was cut short while it was read"):
+        assert len(list(source)) == 2
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="No usable image"):
+        list(source)
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 3), (4, 5, 7, 3), (4, 6), (9,), (4, 5, 7)])
+@pytest.mark.parametrize("dtype", [np.uint8, ">u2", np.float32])
+def test_stored_arrays_give_what_numpy_gives(tmp_path, shape, dtype):
+    array = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    np.save(tmp_path / "a.npy", array)
+    stored = StoredArray.open(tmp_path / "a.npy")
+    keys = [slice(1, 3), slice(2, 2), slice(None), 2]
+    if len(shape) > 1:
+        keys += [(slice(1, 4), slice(2, 5)), (1, slice(0, 2)), (slice(3, 1), slice(None))]
+    if len(shape) > 2:
+        keys += [(3, slice(1, 4), slice(2, 6))]
+    for key in keys:
+        np.testing.assert_array_equal(stored[key], array[key])
+        assert stored[key].dtype == array.dtype
+    np.testing.assert_array_equal(np.asarray(stored), array)
 
 
 @pytest.mark.parametrize("content", ["objects", "truncated", "text", "flat"])
@@ -598,3 +627,43 @@ def test_profiling_and_learning_read_ahead(folder, reads, model):
     learnt = [wbcprof.fit(folder, n_threads=n, **options) for n in (1, 2)]
     np.testing.assert_array_equal(*[each.layers[0].signatures for each in learnt])
     assert background() == []
+
+
+# What fills one buffer again and again; masks
+
+
+class FillsOneBuffer(Sequence):
+    """A dataset that gives the same array, or image, filled anew."""
+
+    def __init__(self, stack, kind):
+        self.stack, self.buffer, self.kind = stack, np.empty_like(stack[0]), kind
+        self.picture = Image.fromarray(self.buffer)
+
+    def __len__(self):
+        return len(self.stack)
+
+    def __getitem__(self, index):
+        if index >= len(self.stack):
+            raise IndexError
+        self.buffer[:] = self.stack[index]
+        if self.kind == "picture":
+            self.picture.paste(Image.fromarray(self.buffer))
+            return self.picture
+        return self.buffer
+
+
+@pytest.mark.parametrize("kind", ["array", "picture"])
+@pytest.mark.parametrize("once", [False, True])
+def test_one_buffer_filled_again_and_again(stack, kind, once):
+    given = FillsOneBuffer(stack, kind)
+    got = list(open_images(iter(given) if once else given, min_size=1).read(3))
+    np.testing.assert_array_equal([cell.pixels for cell in got], stack)
+
+
+def test_masked_pixels_are_refused_and_masks_of_nothing_taken(stack):
+    masked = np.ma.array(stack, mask=False)
+    assert found(open_images(masked)) == found(open_images(stack))
+    masked[1, 2, 3] = np.ma.masked
+    for given in (masked, list(masked), masked[1]):
+        with pytest.raises(ValueError, match=r"must not be masked, got 3 masked values"):
+            open_images(given)

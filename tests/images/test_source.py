@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -199,13 +202,43 @@ def test_links_and_pipes_do_not_hang(folder, tmp_path, cells):
 def test_unreadable_file_is_skipped(folder, monkeypatch):
     opened = Image.open
 
-    def refuse(path):
+    def refuse(path, **formats):
         if path.name == "top.bmp":
             raise PermissionError(13, "Permission denied", str(path))
-        return opened(path)
+        return opened(path, **formats)
 
     monkeypatch.setattr(Image, "open", refuse)
     assert reasons(open_images(folder)) == ["Permission denied"]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.ENOTCONN])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_trouble_of_the_system_is_no_bad_image(folder, monkeypatch, code, n_threads):
+    opened = Image.open
+
+    def fail(path, **formats):
+        if path.name == "top.bmp":
+            raise OSError(code, os.strerror(code), str(path))
+        return opened(path, **formats)
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))):
+        list(open_images(folder).read(n_threads))
+
+
+def test_a_folder_that_vanishes_is_no_folder_of_bad_images(folder):
+    source = open_images(folder)
+    images = iter(source)
+    next(images)
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError, match="No such file or directory"):
+        list(images)
+
+
+def test_one_file_that_vanishes_is_skipped(folder):
+    source = open_images(folder)
+    (folder / "top.bmp").unlink()
+    assert reasons(source) == ["No such file or directory"]
 
 
 def test_unreadable_sub_folder_is_not_passed_over(folder, monkeypatch):

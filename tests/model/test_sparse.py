@@ -348,3 +348,9 @@ def test_kernels_refuse_what_would_be_read_past_its_end():
         packed = np.empty(5, np.int32), np.empty(5, np.float32)
         with pytest.raises(ValueError, match="do not fit"):
             _core.pack_rows(index, value, np.array(count, np.int32), *packed)
+
+
+def test_masked_values_are_refused():
+    x, b = problem(n=3)
+    with pytest.raises(ValueError, match=r"patches must not be masked, got 144 masked values"):
+        sparse_encode(np.ma.array(x, mask=True), b, 0.05)

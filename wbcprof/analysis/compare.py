@@ -55,7 +55,7 @@ from wbcprof.analysis.counting import (
     differential_count,
     exact_interval,
 )
-from wbcprof.checks import UNLABELLED, Choice, label_names, sorted_types
+from wbcprof.checks import UNLABELLED, Choice, label_names, sorted_types, unmasked
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -417,7 +417,7 @@ def _table(
     """Values, the names of their columns, and one name per row, checked."""
     if names is None:
         names = getattr(values, "feature_names", None)
-    values = np.asarray(values, dtype=np.float64)
+    values = np.asarray(unmasked(values, "values"), dtype=np.float64)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"values must have shape (cells, features), got {values.shape}")
     if not np.isfinite(values).all():

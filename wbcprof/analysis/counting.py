@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wbcprof.checks import UNLABELLED, Real, label_names, plain_name, sorted_types
+from wbcprof.checks import UNLABELLED, Real, label_names, listed, plain_name, sorted_types
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -137,7 +137,8 @@ def differential_count(
     if not names:
         raise ValueError("expected at least one cell, got none")
     units = ["all cells"] * len(names) if samples is None else label_names(samples, len(names))
-    kept = [i for i, name in enumerate(names) if name not in set(exclude)]
+    exclude = listed(exclude)
+    kept = [i for i, name in enumerate(names) if name not in exclude]
     if not kept:
         raise ValueError(f"all cells are of the excluded types {sorted(set(exclude))}")
     names, units = [names[i] for i in kept], [units[i] for i in kept]
@@ -315,5 +316,5 @@ def _exact(counts: np.ndarray, totals: np.ndarray, tail: float) -> tuple[np.ndar
 def members(found: list[str], given: Sequence[str] | None, known: list[str]) -> list[str]:
     """Types that are `given`, or else whose plain name is `known`."""
     if given is not None:
-        return [name for name in found if name in set(given)]
+        return [name for name in found if name in listed(given)]
     return [name for name in found if plain_name(name) in known]

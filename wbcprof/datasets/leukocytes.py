@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wbcprof.checks import Integer, check
+from wbcprof.checks import Integer, check, listed
 from wbcprof.datasets.drawing import (
     FRAME,
     LEUKOCYTE_TYPES,
@@ -210,9 +210,7 @@ def _check_file_name(name: str) -> None:
 
 
 def check_types(types: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(types, str):
-        raise ValueError(f"types must be a sequence of type names, got the string {types!r}")
-    types = tuple(types)
+    types = listed(types)
     unknown = [t for t in types if t not in LEUKOCYTE_TYPES]
     if unknown:
         raise ValueError(f"unknown types {unknown}; expected some of {list(LEUKOCYTE_TYPES)}")

@@ -20,7 +20,7 @@ import numpy as np
 
 from wbcprof.checks import known_label, shown
 from wbcprof.files import from_csv_text, naming
-from wbcprof.images.decode import reasons, stated_shape
+from wbcprof.images.decode import open_picture, reasons, stated_shape
 from wbcprof.images.fields import IMAGES_AND_SLIDES, FieldSource
 from wbcprof.images.folders import MASK_ENDINGS, is_users
 from wbcprof.images.source import SUFFIXES, ImageWarning, open_images
@@ -616,11 +616,9 @@ def _from_masks(path: Path, images: _Images) -> _Found:
 
 def _read_labels(file: Path, image_id: str, images: _Images) -> np.ndarray:
     """Numbers (H, W) of a label image."""
-    from PIL import Image
-
     if shape := stated_shape(file):  # first, so that no memory is taken for another size
         images.check_shape(image_id, *shape)
-    with reasons(), Image.open(file) as image:
+    with reasons(), open_picture(file) as image:
         frames, mode = getattr(image, "n_frames", 1), image.mode
         labels = np.asarray(image)
     if frames > 1 or labels.ndim != 2 or labels.dtype.kind not in "bui":

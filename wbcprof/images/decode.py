@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
+import os
 import re
 import stat
 import struct
@@ -33,6 +35,7 @@ _WEBP = 50001  # compression of TIFF that Pillow knows and often cannot decode
 _OPAQUE_FROM = 4  # grey levels: alpha that nowhere reaches these shows nothing
 _JPEG_END = b"\xff\xd9"
 _ANY_BITS = b"\xa5" * 64
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "PPM", "WEBP", "JPEG2000", "MPO", "AVIF")
 
 
 def read_array(array: Any) -> Outcome | Deep:
@@ -80,7 +83,7 @@ def _read(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Outcome
     if n_bytes == 0:
         raise Unusable("empty file")
     try:
-        opened = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+        opened = open_picture(source)
     except Image.DecompressionBombError:
         raise
     except Exception:  # what Pillow does not know: others may
@@ -272,13 +275,10 @@ def pixel_size(description: str, resolution: Any, unit: Any) -> float | None:
 def stated_shape(path: Path) -> tuple[int, int] | None:
     """Rows and columns of the image in a file as a viewer shows it, by the file's head; None where
     it cannot be read."""
-    from PIL import Image
-
     if not path.is_file():
         return None
     try:
-        with Image.open(path) as opened:
-            image: Any = opened
+        with open_picture(path) as image:
             columns, rows = image.size
             if image.format != "TIFF":
                 late = image.format == "PNG" and "exif" not in image.info
@@ -295,6 +295,16 @@ def stated_shape(path: Path) -> tuple[int, int] | None:
         return shapes[0] if shapes else None
 
 
+def open_picture(source: Path | bytes) -> Any:
+    """A file as Pillow opens it. Pillow goes by content, and of formats that are not meant one,
+    PostScript, starts an interpreter, whatever the file is called."""
+    from PIL import Image
+
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]  # as old as Pillow is
+    return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats)
+
+
 @contextmanager
 def reasons() -> Iterator[None]:
     """Turn whatever reading a file raises into `Unusable`."""
@@ -309,11 +319,32 @@ def reasons() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise Unusable(_too_large(Image.MAX_IMAGE_PIXELS)) from error
     except Exception as error:  # Pillow's decoders raise almost any kind on damaged files
+        if is_of_the_system(error):
+            raise
         if reason := getattr(error, "strerror", None):
             raise Unusable(reason) from error
         text = str(error) or type(error).__name__
         truncated = "truncated" in text.lower()
         raise Unusable("truncated" if truncated else f"cannot be decoded: {text}") from error
+
+
+_OF_THE_SYSTEM = {
+    getattr(errno, name, None)
+    for name in (
+        "EMFILE ENFILE EIO ENOMEM ENOBUFS ESTALE ENODEV ENXIO ENOTCONN EHOSTDOWN EHOSTUNREACH "
+        "ENETDOWN ENETUNREACH ETIMEDOUT EREMOTEIO ENOMEDIUM ESHUTDOWN"
+    ).split()
+} - {None}
+
+
+def is_of_the_system(error: Exception) -> bool:
+    """Whether it says nothing of the file: files have run out, a disk is gone, or a folder. A run
+    stops then, lest good images be left out."""
+    if not isinstance(error, OSError):
+        return False
+    if isinstance(error, FileNotFoundError) and isinstance(error.filename, str | os.PathLike):
+        return not os.path.isdir(os.path.dirname(os.path.abspath(error.filename)))
+    return error.errno in _OF_THE_SYSTEM
 
 
 def _too_large(limit: int | None) -> str:

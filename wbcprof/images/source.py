@@ -53,9 +53,10 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
-from wbcprof.checks import Choice, Integer, known_label, known_labels
+from wbcprof.checks import Choice, Integer, known_label, known_labels, listed, unmasked
 from wbcprof.images.decode import (
     count_pages,
+    is_of_the_system,
     is_shallow_file,
     read_array,
     read_file,
@@ -66,6 +67,7 @@ from wbcprof.images.decode import (
 )
 from wbcprof.images.depth import Deep, Depth, Outcome, Unusable
 from wbcprof.images.folders import Listing, describe, is_users, list_folder
+from wbcprof.images.stored import StoredArray
 from wbcprof.images.tables import IMAGE_COLUMNS, LABEL_COLUMNS, image_name, read_table
 from wbcprof.threads import resolve_threads
 
@@ -348,6 +350,7 @@ class ImageSource:
         ['image_000000', 'image_000001']
         """
         min_per_type = Integer().check("min_per_type", min_per_type)
+        only, exclude = listed(only), listed(exclude)
         if not (only or exclude or min_per_type > 1):
             return self
         if self.n_hint is None:
@@ -809,6 +812,8 @@ class Rows:
         except MemoryError:
             raise
         except Exception as error:  # of whichever library stores the array
+            if is_of_the_system(error):
+                raise
             return [Unusable(f"cannot be read: {error}")] * len(self)
         if len(block) != len(self):
             return [Unusable(f"cannot be read: {len(block)} images for {len(self)}")] * len(self)
@@ -884,7 +889,7 @@ class Stream:
         else:
             things = islice(self._things, self._start, self._stop)
         for index, thing in enumerate(things, self._start):
-            yield _unit(thing, index)
+            yield _own(_unit(thing, index))
 
     def part(self, start: int, stop: int) -> Stream:
         if isinstance(self._things, Iterator):
@@ -1036,7 +1041,17 @@ def _unit(thing: Any, index: int) -> File | Encoded | Array:
         raise TypeError(
             f"images must be {ACCEPTED}; item {index} is a {type(thing).__name__}.{how}"
         )
-    return Array(array, _array_id(index))
+    return Array(unmasked(array, f"image {index}"), _array_id(index))
+
+
+def _own(unit: File | Encoded | Array) -> File | Encoded | Array:
+    """With pixels of its own: images are read ahead, and what gives one after the other may fill
+    one buffer again and again."""
+    if isinstance(unit, Array) and isinstance(unit.array, np.ndarray):
+        return Array(unit.array.copy(), unit.name)
+    if isinstance(unit, Encoded) and not isinstance(unit.content, bytes):
+        return Encoded(unit.content.copy(), unit.name)
+    return unit
 
 
 def _encoded(thing: Any, index: int) -> Encoded | None:
@@ -1155,6 +1170,7 @@ def _channels_last(array: np.ndarray, module: str) -> np.ndarray:
 
 def _from_array(array: Any) -> Listed[Given] | Stream:
     shape = tuple(array.shape)
+    array = unmasked(array, "images")
     if len(shape) not in (2, 3, 4):
         raise ValueError(f"An image array must have shape (n, H, W, 3) or (H, W, 3), got {shape}.")
     if len(shape) < 4:
@@ -1312,7 +1328,7 @@ def _from_frame(frame: Any) -> tuple[Listed[Given], list[str | None] | None]:
 
 def _open_npy(path: Path) -> tuple[Listed[Given] | Stream, None]:
     try:
-        array = np.lib.format.open_memmap(path, mode="r")
+        array = StoredArray.open(path)
     except Exception as error:  # damaged headers raise almost any kind
         raise ValueError(f"'{path}' is not a readable array file: {error}") from error
     return _from_array(array), None

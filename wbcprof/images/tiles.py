@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from wbcprof.images.decode import read_array, stated_pixel_size, to_rgb8
+from wbcprof.images.decode import is_of_the_system, read_array, stated_pixel_size, to_rgb8
 from wbcprof.images.depth import Deep, Outcome, Unusable
 from wbcprof.images.source import File
 
@@ -113,6 +113,8 @@ class LargeArray:
             except MemoryError:
                 raise
             except Exception as error:  # of whichever library stores the array
+                if is_of_the_system(error):
+                    raise
                 yield Unusable(f"cannot be read: {error}")
             else:
                 yield as_rgb(pixels)

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, shown
+from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, shown, unmasked
 from wbcprof.model.arrays import check_arrays, prefixed, under
 from wbcprof.model.discriminant import Gaussians, products, shares
 from wbcprof.model.memory import FIELDS, Memory, Strangeness, between_types
@@ -462,7 +462,7 @@ def check_profiles(values: Any) -> np.ndarray:
     ValueError
         Another shape, none, or NaN or infinity.
     """
-    values = np.asarray(values, dtype=np.float64)
+    values = np.asarray(unmasked(values, "profiles"), dtype=np.float64)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"expected profiles (n_images, n_features), got shape {values.shape}")
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from wbcprof import _core
-from wbcprof.checks import Choice, Flag, Integer, Real, check
+from wbcprof.checks import Choice, Flag, Integer, Real, check, unmasked
 from wbcprof.model.preprocessing import pack_signatures
 from wbcprof.threads import resolve_threads
 
@@ -368,7 +368,7 @@ def _padded(h: int) -> int:
 
 
 def _rows(array: ArrayLike, name: str) -> np.ndarray:
-    array = np.asarray(array)
+    array = np.asarray(unmasked(array, name))
     if array.ndim != 2:
         raise ValueError(f"{name} must have 2 dimensions, got shape {array.shape}")
     return array

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wbcprof._version import __version__
-from wbcprof.checks import Integer
+from wbcprof.checks import Integer, listed
 from wbcprof.files import replacing, write_rows
 from wbcprof.images.boxes import Box, read_boxes
 from wbcprof.images.fields import FieldSource, open_fields
@@ -140,6 +140,7 @@ def find_to_folder(
     """
     shard_size = Integer().check("shard_size", shard_size)
     threads = resolve_threads(n_threads)
+    drop = listed(drop)
     unknown = sorted(set(drop) - set(FLAGS))
     if unknown:
         raise ValueError(f"drop must be some of {', '.join(FLAGS)}, got {unknown[0]!r}")
