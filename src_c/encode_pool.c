@@ -486,25 +486,27 @@ INLINE statistics start_run(const wbc_statistics *out, size_t place, vec code)
     return run;
 }
 
-/* *total += value, compensated (Kahan): a variance is a small difference of these sums. */
-INLINE void add_compensated(float *total, float *lost, vec value)
+/* *total += value, compensated (Kahan) where `lost` is kept: a variance is a small difference of
+ * sums, and ones are no longer added to 2^24. */
+INLINE void add(float *total, float *lost, vec value)
 {
-    const vec before = vec_load(total), whole = value - vec_load(lost), after = before + whole;
-    vec_store(lost, (after - before) - whole);
+    const vec before = vec_load(total), whole = lost ? value - vec_load(lost) : value;
+    const vec after = before + whole;
+    if (lost)
+        vec_store(lost, (after - before) - whole);
     vec_store(total, after);
 }
 
 INLINE void end_run(const wbc_statistics *out, size_t place, const statistics *run)
 {
-    if (out->square) {
-        add_compensated(out->sum + place, out->sum_lost + place, run->sum);
-        add_compensated(out->square + place, out->square_lost + place, run->square);
-    } else if (out->sum)
-        vec_store(out->sum + place, vec_load(out->sum + place) + run->sum);
+    if (out->sum)
+        add(out->sum + place, out->sum_lost ? out->sum_lost + place : NULL, run->sum);
+    if (out->square)
+        add(out->square + place, out->square_lost + place, run->square);
     if (out->max)
         vec_store(out->max + place, vec_max(vec_load(out->max + place), run->max));
     if (out->active)
-        vec_store(out->active + place, vec_load(out->active + place) + run->active);
+        add(out->active + place, out->active_lost ? out->active_lost + place : NULL, run->active);
 }
 
 INLINE void pool(const wbc_encode_pool *job, int sums_only, const unit *u, const tile *t,

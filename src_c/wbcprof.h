@@ -32,9 +32,10 @@ typedef struct {
     float *shift;  /* the part's first code; starts as NaN, NULL where sum is */
     float *sum;    /* of code - shift; starts at 0, as square and active */
     float *square; /* of (code - shift)^2 */
-    float *sum_lost, *square_lost; /* what rounding took from the two; NULL where square is */
     float *max;    /* starts at -infinity */
     float *active; /* number of windows whose unit is active */
+    /* What rounding took of each, zeros at the start; NULL, but with square, where windows are few. */
+    float *sum_lost, *square_lost, *active_lost;
 } wbc_statistics;
 
 /* One call of encode_pool; the formula opens encode_pool.c. n_signatures is padded. */

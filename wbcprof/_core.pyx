@@ -26,6 +26,7 @@ cdef extern from "wbcprof.h" nogil:
         float *sum
         float *square
         float *sum_lost
+        float *active_lost
         float *square_lost
         float *max
         float *active
@@ -240,7 +241,7 @@ cdef class Statistics:
     wbcprof.h says what each starts as."""
 
     cdef readonly object shift, sum, square
-    cdef readonly object lost  # (2, n, n_parts, n_signatures): scratch, zeros; goes with square
+    cdef readonly object lost  # (3, n, n_parts, n_signatures): scratch, zeros; goes with square
     cdef readonly object max, active
 
 
@@ -299,6 +300,7 @@ def encode_pool(
     job.out.square = NULL if square is None else &square[0, 0, 0]
     job.out.sum_lost = NULL if lost is None else &lost[0, 0, 0, 0]
     job.out.square_lost = NULL if lost is None else &lost[1, 0, 0, 0]
+    job.out.active_lost = NULL if lost is None else &lost[2, 0, 0, 0]
     job.out.max = NULL if max is None else &max[0, 0, 0]
     job.out.active = NULL if active is None else &active[0, 0, 0]
 

@@ -174,3 +174,16 @@ def test_any_size_of_number_equals_the_twin(instruction_set, form, size):
         )
         assert np.abs(expected).max() > size / 100
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * size + 1e-41)
+
+
+def test_sums_of_more_windows_than_float32_can_count():
+    """At 2^24 ones are no longer added: 25 million windows, all active, were active in .671."""
+    side = 4200
+    image = np.random.default_rng(0).integers(0, 256, (1, side, side, 1), dtype=np.uint8)
+    encoder = Encoder(
+        np.ones((1, 1, 1, 1)), np.ones(1), np.ones(1), nonlinearity="rectified", step=1
+    )
+    mean, active = encoder.encode_pool(image, pooling=Pooling(("mean", "active")))[0]
+    assert side**2 > 2**24 and active == 1
+    expected = 1 + image.mean(dtype=np.float64) / 255
+    assert mean == pytest.approx(expected, rel=2e-7)

@@ -22,6 +22,7 @@ from wbcprof.threads import preparing, resolve_threads
 NONLINEARITIES = tuple(_core.NONLINEARITIES)
 
 _MEAN = Pooling()
+_MANY_WINDOWS = 1 << 20  # of a region: sums in float32 lose digits, and ones stop at 2^24
 _LARGEST = 1e15  # pixel, filter, response and code: sums of squares of 1e8 of them are in float32
 
 
@@ -372,7 +373,9 @@ class Encoder:
             shift=allocate(moments, np.nan),
             sum=allocate(moments, 0),
             square=allocate(wants_square, 0),
-            lost=np.zeros((2, *shape), np.float32) if wants_square else None,
+            lost=np.zeros((3, *shape), np.float32)
+            if wants_square or count.max() > _MANY_WINDOWS
+            else None,
             max=allocate("max" in needed, -np.inf),
             active=allocate("active" in needed, 0),
         )
