@@ -8,7 +8,6 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -21,7 +20,7 @@ from wbcprof import PSD, Profiler
 from wbcprof.cli import main
 from wbcprof.datasets import make_leukocytes, write_folder
 from wbcprof.images.source import open_images
-from wbcprof.learning.profiler import DEFAULT_SIGNATURES
+from wbcprof.learning.profiler import PRESETS
 
 LEARN = ["--signatures", "12", "--patch-size", "8", "--patches", "1500", "--max-iter", "2"]
 
@@ -49,7 +48,7 @@ def test_fit_normalises_as_told(folder, model_file, tmp_path, capsys):
         assert main(["info", str(path)]) == 0
         return capsys.readouterr().out.split("images are made: ")[1].split()[0]
 
-    assert normaliser(model_file) == Profiler().normalise
+    assert normaliser(model_file) == PRESETS["default"]["normalise"]
     for options, expected in (
         (["--normalise", "none"], "no"),
         (["--preset", "paper", "--normalise", "macenko"], "macenko"),
@@ -176,7 +175,7 @@ def test_groups_reach_fit_evaluate_and_report(folder, model_file, tmp_path, monk
     )
     arguments = ["fit", folder, "-o", tmp_path / "m", *LEARN, "--groups"]
     assert main([str(a) for a in [*arguments, table]]) == 0
-    n_copies = Profiler().augment
+    n_copies = PRESETS["default"]["augment"]
     patients = [f"p{n % 4}" for n in range(48)]
     assert given == [patients, patients * (1 + n_copies)]  # of images alone, and with their copies
     assert main([str(a) for a in [*arguments, "folder:1"]]) == 0
@@ -331,9 +330,11 @@ def test_help_states_the_defaults_of_learning(capsys):
     defaults = {names.get(option, option.replace("-", "_")): default for option, default in told}
     assert len(defaults) == 9
     parameters = {**inspect.signature(PSD).parameters, **inspect.signature(Profiler).parameters}
-    parameters["n_signatures"] = SimpleNamespace(default=DEFAULT_SIGNATURES)
+    expect = {name: parameter.default for name, parameter in parameters.items()}
+    expect |= PRESETS["default"]
+    expect["n_signatures"] = expect["n_components"]
     for name, default in defaults.items():
-        expected = parameters[name].default
+        expected = expect[name]
         assert default == (",".join(expected) if name == "pools" else str(expected)), name
 
 

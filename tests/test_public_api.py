@@ -22,7 +22,7 @@ MACHINERY = {
     "Pooling.to_json", "StainNormaliser.to_json", "CanonicalForm.to_json", "Instrument.to_json",
     "standardise", "TypeClassifier.adapted", "TypeClassifier.unadapted", "is_far", "change",
     "least_side", "stated_pixel_size", "end_pass", "self_contained", "whole_images",
-    "FieldSource.part", "FieldSource.digest", "Model.adapted_to", "quietly",
+    "FieldSource.part", "FieldSource.digest", "Model.adapted_to", "quietly", "fit_from",
 }  # fmt: skip
 # What functions return: attributes are promised, how they are made is not.
 RESULTS = {

@@ -91,6 +91,11 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the state of learning in this file; where it exists, go on from it",
     )
+    parser.add_argument(
+        "--model",
+        metavar="OLD",
+        help="go on learning the signatures of this model, at its settings; its types are not kept",
+    )
     _add_groups(parser, "where the classifier is tuned and calibrated")
     _add_dask(parser, "learn signatures on the workers of this Dask scheduler")
     _add_learning(parser)
@@ -451,7 +456,7 @@ def _add_settings(parser: argparse.ArgumentParser, settings: type[LayerSettings 
         parser.add_argument("--" + name.replace("_", "-"), **told)
 
 
-# Option, parameter of `Profiler`, its default, which importing it only for this help would be slow.
+# Option, parameter of `fit`, its default, which importing it only for this help would be slow.
 _LEARNING_NUMBERS = (
     ("--signatures", "n_signatures", 512, "N"),
     ("--patch-size", "patch_size", 6, "PX"),
@@ -603,6 +608,11 @@ def _fit(options: argparse.Namespace) -> None:
     from wbcprof.learning.profiler import fit
 
     check_output(options.output)
+    model = None
+    if options.model is not None:
+        from wbcprof.model.model import load
+
+        model = load(options.model)
     images = _images(options, types=True)
     groups = _groups(options, images)
     _say(f"learning signatures from {options.images}")
@@ -610,6 +620,7 @@ def _fit(options: argparse.Namespace) -> None:
         model = fit(
             images,
             client=client,
+            model=model,
             random_state=options.seed,
             verbose=True,
             checkpoint=options.checkpoint,
