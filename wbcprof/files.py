@@ -4,6 +4,7 @@ CSV and JSON files, whatever it is."""
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -113,6 +114,12 @@ class TableWarning(UserWarning):
 def rounded(value: float, digits: int) -> float | None:
     """A number for a table; None where it is not known."""
     return round(float(value), digits) if math.isfinite(value) else None
+
+
+def file_digest(path: Path) -> str:
+    """Of what a file holds, hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 CSV, HTML, JSON = (".csv",), (".html", ".htm"), (".json",)

@@ -777,7 +777,8 @@ def test_objects_travel_and_have_digests(cell):
     source = open_images([encoded(cell, "PNG"), Image.fromarray(cell)])
     there = pickle.loads(pickle.dumps(source.self_contained()))
     np.testing.assert_array_equal([one.pixels for one in there], [cell, cell])
-    assert source.digests() != open_images([encoded(cell // 2, "PNG")] * 2).digests()
+    other = open_images([encoded(cell // 2, "PNG")] * 2).digests()
+    assert len(set(source.digests() + other)) == 3 and other[0] == other[1]
     fields = wbcprof.images.open_fields([encoded(cell, "PNG"), Image.fromarray(cell)])
     np.testing.assert_array_equal([field.pixels for field in fields.self_contained()], [cell] * 2)
     assert len(fields.digest()) == 32

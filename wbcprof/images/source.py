@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import glob
 import io
-import json
 import math
 import os
 import sys
@@ -438,17 +437,18 @@ class ImageSource:
         """Rows and columns of the images offered, none decoded; None where a file does not say."""
         return [shape for block in self.images.blocks() for shape in block.shapes()]
 
-    def digests(self) -> dict[str, str]:
-        """Hexadecimal digests of ``"images"`` (ids of all, content of arrays but not of files) and
-        of ``"labels"``."""
-        images = blake2b(digest_size=16)
+    def digests(self) -> list[str | None]:
+        """Hexadecimal digests of the content of the images offered; None of those in files."""
+        digests: list[str | None] = []
         for block in self.images.blocks():
-            images.update(json.dumps(block.ids).encode())
-            for pixels in () if isinstance(block, File) else block.arrays():
-                images.update(f"{pixels.dtype} {pixels.shape}".encode())
-                images.update(np.ascontiguousarray(pixels).data)
-        labels = blake2b(json.dumps(self.labels).encode(), digest_size=16)
-        return {"images": images.hexdigest(), "labels": labels.hexdigest()}
+            if isinstance(block, File):
+                digests += [None] * len(block)
+                continue
+            for pixels in block.arrays():
+                digest = blake2b(f"{pixels.dtype} {pixels.shape}".encode(), digest_size=8)
+                digest.update(np.ascontiguousarray(pixels).data)
+                digests.append(digest.hexdigest())
+        return digests
 
     def _with(self, images: Listed[Given] | Stream, labels: list[str | None] | None) -> ImageSource:
         return ImageSource(

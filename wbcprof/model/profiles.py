@@ -9,6 +9,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from wbcprof.files import (
     TableWarning,
     check_output,
     csv_text,
+    file_digest,
     from_csv_text,
     json_value,
     naming,
@@ -117,6 +119,21 @@ def check_table(path: str | os.PathLike[str]) -> None:
         A package that the suffix needs is not installed.
     """
     _table_suffix(check_output(path))
+
+
+def _lacking(folder: Path) -> str:
+    """What a folder that a run made lacks; "" of any other."""
+    if not (folder / "manifest.json").exists():
+        return ""
+    for name in sorted({path.stem for path in folder.glob("part-*")}):
+        record, table = folder / f"{name}.json", folder / f"{name}.parquet"
+        if not table.exists():
+            return f"{table.name} is missing"
+        with suppress(OSError, ValueError, KeyError, TypeError):  # of a record that says nothing
+            if json.loads(record.read_bytes())["table"] == file_digest(table):
+                continue
+        return f"{table.name} is not the table that {record.name} is of"
+    return "" if (folder / "skipped.csv").exists() else "the run that made them did not end"
 
 
 @dataclass(eq=False, repr=False)
@@ -256,6 +273,12 @@ class Profiles:
             File ending in ``.csv``, ``.parquet`` or ``.h5ad``; or folder of files
             ``part-*.parquet``, which are put together in the order of their names.
 
+        Warns
+        -----
+        TableWarning
+            A folder that `wbcprof.scale.profile_to_shards` made lacks a shard, holds one that is
+            not the one of its record, or its run was interrupted.
+
         Raises
         ------
         FileNotFoundError
@@ -297,6 +320,13 @@ class Profiles:
         paths = sorted(folder.glob("part-*.parquet"))
         if not paths:
             raise ValueError(f"the folder {str(folder)!r} holds no profiles part-*.parquet")
+        if lacking := _lacking(folder):
+            warnings.warn(
+                f"profiles of {str(folder)!r} are not whole: {lacking}; make them again by the "
+                "same command, which keeps what is whole",
+                TableWarning,
+                stacklevel=4,
+            )
         shards = [cls.load(path) for path in paths]
         for path, shard in zip(paths, shards, strict=True):
             for what in ("feature_names", "metadata"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,11 @@ from typing import Any
 from wbcprof.files import replacing
 
 MANIFEST = "manifest.json"
+
+_BEING_WRITTEN = re.compile(
+    r"\.(?:manifest|part-\d{6,}|skipped|dropped|cells|.+_\d{4,})-[a-z0-9_]{8}\.(?:json|parquet|csv|png)"
+)
+"""Temporary names of `wbcprof.files.replacing`, of files that runs write into their folders."""
 
 
 def record_name(index: int) -> str:
@@ -46,6 +52,13 @@ def check_manifest(folder: Path, identity: dict[str, Any]) -> None:
             f"{str(folder)!r} holds what another run made: {'; '.join(differing)}. Give another "
             "folder, or remove this one"
         )
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed run was writing."""
+    for path in folder.glob(".*-*"):
+        if _BEING_WRITTEN.fullmatch(path.name):
+            path.unlink()
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
