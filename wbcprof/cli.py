@@ -136,7 +136,7 @@ def _classify_options(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help=".csv, .parquet or .jsonl file to write (default: print CSV)",
+        help=".csv, .xlsx, .parquet or .jsonl file to write (default: print CSV)",
     )
     parser.add_argument(
         "--reject-below",
@@ -167,7 +167,7 @@ def _suggest_options(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help=".csv, .parquet or .jsonl file to write (default: print CSV)",
+        help=".csv, .xlsx, .parquet or .jsonl file to write (default: print CSV)",
     )
     _add_threads(parser)
     _add_choice(parser)
@@ -849,7 +849,7 @@ def _write_table(path: str | None, columns: Sequence[str], rows: Iterable[dict[s
             return value
         return None if value != value else f"{value:.4f}" if is_csv else round(value, 4)
 
-    is_csv = path is None or Path(path).suffix.lower() not in (".parquet", ".jsonl")
+    is_csv = path is None or Path(path).suffix.lower() in ("", ".csv")
     shown = ({name: cell(value) for name, value in row.items()} for row in rows)
     if path is not None:
         write_rows(path, columns, shown)
@@ -893,7 +893,7 @@ def _adapt(options: argparse.Namespace) -> None:
     if options.labels is not None:
         from wbcprof.images.tables import LABEL_COLUMNS, read_by_image
 
-        known = read_by_image(options.labels, LABEL_COLUMNS)
+        known = read_by_image(options.labels, LABEL_COLUMNS, ids)
         strange = sorted(known.keys() - set(ids))
         if strange:
             raise ValueError(
@@ -952,12 +952,12 @@ def _report(options: argparse.Namespace) -> None:
     from wbcprof.report.page import write_report
 
     check_output(options.output, HTML)
+    images = _images(options)
     samples = None
     if options.samples is not None:
         from wbcprof.images.tables import SAMPLE_COLUMNS, read_by_image
 
-        samples = read_by_image(options.samples, SAMPLE_COLUMNS)
-    images = _images(options)
+        samples = read_by_image(options.samples, SAMPLE_COLUMNS, images.ids())
     write_report(
         load(options.model),
         images,

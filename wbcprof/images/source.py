@@ -53,6 +53,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 import numpy as np
 
 from wbcprof.checks import Choice, Integer, known_label, known_labels
+from wbcprof.files import SHEETS
 from wbcprof.images.decode import (
     count_pages,
     is_shallow_file,
@@ -65,7 +66,13 @@ from wbcprof.images.decode import (
 )
 from wbcprof.images.depth import Deep, Depth, Outcome, Unusable
 from wbcprof.images.folders import Listing, describe, is_users, list_folder
-from wbcprof.images.tables import IMAGE_COLUMNS, LABEL_COLUMNS, image_name, read_table
+from wbcprof.images.tables import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    image_name,
+    read_table,
+    tell_of_repeated,
+)
 from wbcprof.threads import resolve_threads
 
 __all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
@@ -529,10 +536,11 @@ def open_images(
           ``masks``, are left out, and so are other suffixes than those in `SUFFIXES`. Links to type
           folders are followed, links to folders further down are not.
         - Glob, such as ``cells/**/*.jpg``: all files that it matches, sorted; the id is the path.
-        - CSV file, its first line naming a column ``path`` (or ``image``, ``file``, ``filename``
-          ...) and, for labels, a column ``label`` (or ``type``, ``class``, ``cell type`` ...); see
-          `wbcprof.images.tables`. Paths are relative to the folder of the CSV file; the id is the
-          path as written there, backslashes turned where there is no such file.
+        - CSV file or .xlsx workbook, its first line naming a column ``path`` (or ``image``,
+          ``file``, ``filename`` ...) and, for labels, a column ``label`` (or ``type``, ``class``,
+          ``cell type`` ...); see `wbcprof.images.tables`. Paths are relative to the folder of
+          the file; the id is the path as written there, backslashes turned where there is no such
+          file.
         - Image file, or collection or iterator of image files: the id is the path as given.
         - Array (n, H, W, C) or (H, W, C), C in {1, 3, 4}, or (H, W) for one grey image; or a
           collection or iterator of single images of any sizes. uint8; integers of 16 bits and more
@@ -1172,7 +1180,7 @@ def _from_path(
     if os.path.isdir(path):
         return _open_zarr(Path(path))
     if os.path.exists(path):
-        if suffix == ".csv":
+        if suffix in SHEETS:
             return _from_csv(Path(path))
         if suffix == ".npy":
             return _open_npy(Path(path))
@@ -1238,6 +1246,8 @@ def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
     files, missing = [], []
     labels: list[str | None] = []
     said: dict[str, tuple[str, int]] = {}
+    named: set[str] = set()
+    repeated: list[int] = []
     for line, cells in table.rows:
         name = os.path.join(*(cells[table.header[at]] for at in columns))
         if not name:
@@ -1249,6 +1259,9 @@ def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
             missing.append(name)
         label = known_label(cells[label_column]) if label_column else None
         labels.append(label)
+        if name in named:
+            repeated.append(line)
+        named.add(name)
         if label is not None:
             before, above = said.setdefault(name, (label, line))
             if before != label:
@@ -1262,6 +1275,7 @@ def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
             f"{len(missing)} of the {len(files)} files named in '{path}' do not exist in "
             f"'{path.parent}': {shown}"
         )
+    tell_of_repeated(table, repeated, "name an image again, which is taken again")
     return Listed(files), labels if any(labels) else None
 
 

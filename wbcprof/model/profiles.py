@@ -29,6 +29,7 @@ from wbcprof.files import (
     naming,
     open_table,
     replacing,
+    to_number,
 )
 from wbcprof.images.source import SkippedImage
 from wbcprof.smear.measures import MEASURES
@@ -560,8 +561,8 @@ class Profiles:
                     numbers = [i for i in np.flatnonzero(~is_feature) if _is_number(row[i])]
                     _tell_of_numbers([names[i] for i in numbers])
                 with naming(f"line {line}"):
-                    values.append(np.array([row[i] for i in features], np.float32))
-                    measures.append(np.array([row[i] for i in measured], np.float32))
+                    values.append(_floats([row[i] for i in features]))
+                    measures.append(_floats([row[i] for i in measured]))
                 ids.append(from_csv_text(row[at[ID_COLUMN]]))
                 if LABEL_COLUMN in at:
                     labels.append(known_label(from_csv_text(row[at[LABEL_COLUMN]])))
@@ -730,9 +731,20 @@ class Profiles:
         return cls.from_anndata(read_h5ad(path))
 
 
+def _floats(cells: list[str]) -> np.ndarray:
+    try:
+        return np.array(cells, np.float32)
+    except ValueError:
+        # One that is surely decimal says it of all commas of the row.
+        decimal = [cell for cell in cells if "," in cell and _is_number(cell)]
+        if decimal:
+            cells = [cell.replace(",", ".") for cell in cells]
+        return np.array([to_number(cell) for cell in cells], np.float32)
+
+
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        to_number(cell)
     except ValueError:
         return False
     return True
