@@ -82,7 +82,7 @@ def test_pages_are_html(model, tmp_path):
 @pytest.mark.parametrize(
     "command",
     [["classify", "no.model", "no-images", "-o", "types.xls"],
-     ["classify", "no.model", "no-images", "-o", "types/"],
+     ["suggest", "no.model", "no-images", "-o", "types/"],
      ["suggest", "no.model", "no-images", "-o", "s.html"],
      ["evaluate", "no-images", "--json", "e.csv"],
      ["monitor", "no.model", "no-slides", "-o", "m.pdf"],

@@ -29,9 +29,7 @@ from wbcprof.images.fields import FieldSource, open_fields
 from wbcprof.images.source import ImageWarning, NoUsableImage
 from wbcprof.model.profiles import check_table
 from wbcprof.scale.folders import (
-    check_manifest,
     claimed,
-    clear_leftovers,
     read_json,
     record_name,
     write_json,
@@ -189,9 +187,7 @@ def find_to_folder(
         if progress is not None:
             progress(done, n)
 
-    with claimed(folder):
-        check_manifest(folder, identity)
-        clear_leftovers(folder)
+    with claimed(folder, identity):
         (folder / DROPPED).unlink(missing_ok=True)
         rulers = measure_slides(source, pixel_size, needed=boxes is None)
         starts = range(0, n, shard_size)

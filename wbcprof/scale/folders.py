@@ -30,7 +30,7 @@ def record_name(index: int) -> str:
     return f"part-{index:06d}.json"
 
 
-def check_manifest(folder: Path, identity: dict[str, Any]) -> None:
+def _check_manifest(folder: Path, identity: dict[str, Any]) -> None:
     """Write the manifest of a new run; refuse to go on with that of another."""
     path = folder / MANIFEST
     if not path.exists():
@@ -54,7 +54,7 @@ def check_manifest(folder: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def clear_leftovers(folder: Path) -> None:
+def _clear_leftovers(folder: Path) -> None:
     """Remove what a killed run was writing."""
     for path in folder.glob(".*-*"):
         if _BEING_WRITTEN.fullmatch(path.name):
@@ -77,9 +77,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Make the folder; hold it against a second run, until this process ends in whatever way."""
+def claimed(folder: Path, identity: dict[str, Any]) -> Iterator[None]:
+    """Make the folder, or go on with one of a run of this identity; hold it against a second run,
+    until this process ends in whatever way."""
     folder.mkdir(exist_ok=True)
+    with _held(folder):
+        _check_manifest(folder, identity)
+        _clear_leftovers(folder)
+        yield
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # not on Windows

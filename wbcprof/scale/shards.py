@@ -48,9 +48,7 @@ from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles, check_table
 from wbcprof.model.settings import Coding, CodingOptions
 from wbcprof.scale.folders import (
-    check_manifest,
     claimed,
-    clear_leftovers,
     read_json,
     record_name,
     write_json,
@@ -207,23 +205,19 @@ def fill_shards(
         if progress is not None:
             progress(done, source.n_hint)
 
-    with claimed(folder):
-        check_manifest(
-            folder,
-            {
-                "format": 2,
-                "wbcprof": __version__,
-                "model": model.fingerprint,
-                **coding.stated(model.layers[0].step),
-                "shard_size": shard_size,
-                **identity,
-            },
-        )
+    identity = {
+        "format": 2,
+        "wbcprof": __version__,
+        "model": model.fingerprint,
+        **coding.stated(model.layers[0].step),
+        "shard_size": shard_size,
+        **identity,
+    }
+    with claimed(folder, identity):
         shards = _Shards(folder)
         new: Iterable[ImageSource] = shards.without(source.quietly(), shard_size, advance)
         if isinstance(source.images, Listed):  # all is compared before anything is made
             new = list(new)
-        clear_leftovers(folder)
         (folder / SKIPPED).unlink(missing_ok=True)
         shards.clear_others()
         numbered = zip(shards.free(), new, strict=False)
