@@ -127,6 +127,9 @@ def classify_to_shards(
     >>> import wbcprof, tempfile
     >>> model = wbcprof.fit(cells.images[::4], n_signatures=8, n_patches=400, max_iter=1)
     >>> model.classifier = wbcprof.train(model, cells.images, cells.labels, augment=0)
+
+    Two shards, of five and of three images:
+
     >>> from wbcprof.analysis import classify_to_shards
     >>> with tempfile.TemporaryDirectory() as home:
     ...     made = classify_to_shards(model, cells.images[:8], home, shard_size=5, false_alarms=0.1)
