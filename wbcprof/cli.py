@@ -360,6 +360,12 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         help="the folder below IMAGES that is the type, 2 where train and test or patients lie "
         "above; the first unless given",
     )
+    parser.add_argument(
+        "--planes",
+        action="store_true",
+        help="take every depth and time of a TIFF stack as an image, in place of the middle and "
+        "the first",
+    )
     for option, what in (("--only", "use only"), ("--exclude", "leave out")):
         parser.add_argument(
             option,
@@ -527,7 +533,7 @@ def _images(options: argparse.Namespace, *, types: bool = False) -> ImageSource:
     look as if they were none are refused."""
     from wbcprof.images.source import open_images
 
-    source = open_images(options.images, level=options.level)
+    source = open_images(options.images, level=options.level, planes=options.planes)
     if types and options.level is None and source.listing and (odd := source.listing.oddity()):
         raise ValueError(f"{odd}; or --level 1 if they are types after all")
     source = source.choose(options.only, options.exclude, options.min_per_type)

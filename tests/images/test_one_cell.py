@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 
 import wbcprof
 from wbcprof.datasets import make_leukocytes
-from wbcprof.images import ImageWarning, open_images
+from wbcprof.images import ImageWarning, open_images, read_groups
+from wbcprof.images.copies import number_files
 
 tifffile = pytest.importorskip("tifffile")
 imagecodecs = pytest.importorskip("imagecodecs")
@@ -542,7 +543,36 @@ def test_depths_and_times_are_one_image_and_said_to_be(tmp_path, cell):
     WAYS["OME of depths and times"](tmp_path, cell)
     _, text = read(tmp_path)
     assert "first of several times" in text and "middle of several depths" in text
-    assert "save each as a file" in text
+    assert "planes=True, --planes take all" in text
+
+
+@pytest.mark.parametrize("kind", ["OME of depths and times", "ImageJ hyperstack",
+                                  "ImageJ hyperstack of one page"])  # fmt: skip
+def test_depths_and_times_are_taken_apart_when_asked_for(tmp_path, cell, kind):
+    path = WAYS[kind](tmp_path, cell)
+    source = open_images(tmp_path, planes=True)
+    assert source.ids() == [f"{path.name}#{k:04d}" for k in range(6)]
+    with pytest.warns(ImageWarning) as caught:
+        found = {one.image_id[-1]: one.pixels for one in source}
+    said = " ".join(str(one.message) for one in caught)
+    assert "several" not in said and "of one colour" in said  # the first depth is black
+    assert set(found) == ({"1", "2", "5"} if "OME" in kind else {"1", "2", "4", "5"})
+    np.testing.assert_array_equal(found["1"], cell)
+    np.testing.assert_array_equal(found["5"], cell // 2)
+    alone = open_images(path, planes=True)
+    assert len(alone.ids()) == 6 and alone.part(1, 2).ids()[0].endswith("#0001")
+    assert len(set(number_files(source.ids()))) == 1  # on one side of every split
+    table = tmp_path / "patients.csv"
+    table.write_text(f"image,patient\n{path.name},A\n")
+    assert read_groups(table, source) == dict.fromkeys(source.ids(), "A")
+    table.write_text(f"image,patient\n{path.name},A\n{path.name}#0002,B\n")
+    assert read_groups(table, source) == dict(zip(source.ids(), "AABAAA", strict=True))
+
+
+def test_planes_of_what_has_none_are_refused(tmp_path, cell):
+    for given in (cell, [tmp_path / "a.tif"], tmp_path / "t.csv", open_images(cell)):
+        with pytest.raises(ValueError, match="planes are taken apart of TIFFs in a folder"):
+            open_images(given, planes=True)
 
 
 def test_positions_are_images_of_one_file(tmp_path, cell):

@@ -55,19 +55,24 @@ def read_picture(image: Any) -> Outcome | Deep:
         return error
 
 
-def read_file(source: Path | bytes, pages: Sequence[int | None] = (None,)) -> list[Outcome | Deep]:
-    """The image in a file, or these images of a TIFF; None takes the first of several frames."""
+def read_file(
+    source: Path | bytes, pages: Sequence[int | None] = (None,), planes: bool = False
+) -> list[Outcome | Deep]:
+    """The image in a file, or these of a TIFF (see `wbcprof.images.tiff.pictures`); None takes the
+    first of several frames."""
     outcomes: list[Outcome | Deep] = []
     try:
         with reasons():
-            for outcome in _read(source, pages):
+            for outcome in _read(source, pages, planes):
                 outcomes.append(outcome)
     except Unusable as error:
         outcomes += [error] * (len(pages) - len(outcomes))
     return outcomes
 
 
-def _read(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Outcome | Deep]:
+def _read(
+    source: Path | bytes, pages: Sequence[int | None], planes: bool
+) -> Iterator[Outcome | Deep]:
     from PIL import Image
 
     if isinstance(source, Path):
@@ -86,7 +91,7 @@ def _read(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Outcome
     except Exception:  # what Pillow does not know: others may
         start = _start(source, 6)
         if start.startswith(tiff.MAGIC):
-            yield from _read_tiff(source, pages)
+            yield from _read_tiff(source, pages, planes)
         elif start == b"\x93NUMPY":
             name = source if isinstance(source, Path) else io.BytesIO(source)
             yield read_array(np.load(name, allow_pickle=False))
@@ -95,7 +100,7 @@ def _read(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Outcome
         return
     with opened as image:
         if image.format == "TIFF" and _is_for_tifffile(image, pages):
-            yield from _read_tiff(source, pages)
+            yield from _read_tiff(source, pages, planes)
             return
         for page in pages:
             yield _read_page(image, source, page)
@@ -166,11 +171,13 @@ def _numbers(value: Any) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _read_tiff(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Outcome | Deep]:
+def _read_tiff(
+    source: Path | bytes, pages: Sequence[int | None], planes: bool
+) -> Iterator[Outcome | Deep]:
     try:
         opened = tiff.opened(source)
         with opened as file:
-            found = tiff.pictures(file)
+            found = tiff.pictures(file, planes)
             for page in pages:
                 try:
                     with reasons():
@@ -183,9 +190,10 @@ def _read_tiff(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Ou
         raise Unusable("TIFF of such samples needs the package tifffile") from error
 
 
-def count_pages(path: Path) -> tuple[int, int]:
-    """Images in a TIFF, and the pixels of one; 1, 0 where it has one, a file of unlike pages
-    (thumbnails, masks) among them, and for a file that cannot be read."""
+def count_pages(path: Path, planes: bool = False) -> tuple[int, int]:
+    """Images in a TIFF (see `wbcprof.images.tiff.pictures`), and the pixels of one; 1, 0 where it
+    has one, a file of unlike pages (thumbnails, masks) among them, and for a file that cannot be
+    read."""
     from PIL import ImageSequence
     from PIL.TiffImagePlugin import TiffImageFile
 
@@ -204,18 +212,18 @@ def count_pages(path: Path) -> tuple[int, int]:
                 return (len(pages), math.prod(pages[0][0])) if len(set(pages)) == 1 else (1, 0)
     except Exception:  # nothing that Pillow knows
         pass
-    shapes = _shapes(path)
+    shapes = _shapes(path, planes)
     return (len(shapes), math.prod(shapes[0])) if len(shapes) > 1 else (1, 0)
 
 
-def _shapes(path: Path) -> list[tuple[int, int]]:
+def _shapes(path: Path, planes: bool = False) -> list[tuple[int, int]]:
     """Rows and columns of the images of a TIFF, by tifffile; none where it cannot be read, nor of
     one that is too large to be."""
     from PIL import Image
 
     try:
         with tiff.opened(path) as file:
-            shapes = [picture.shape for picture in tiff.pictures(file)]
+            shapes = [picture.shape for picture in tiff.pictures(file, planes)]
     except Exception:  # said when the file is read
         return []
     largest, limit = max(map(math.prod, shapes), default=0), Image.MAX_IMAGE_PIXELS

@@ -18,7 +18,8 @@ turned by EXIF, XMP or     turned as a viewer shows it, whatever its depth and k
 TIFF orientation
 TIFF of channels, depths   channels are put together: three as red, green and blue, in the order
 and times (OME, ImageJ,    that their names or colours say, or that they have; of depths the middle
-MetaMorph, LSM)            is taken, of times the first. Series of one size are images each
+MetaMorph, LSM)            is taken, of times the first, unless `planes` are asked for. Series of
+                           one size are images each
 other TIFF of several      each page is an image, ``name.tif#0000`` and so on, if the file is given
 pages of one size, kind    by itself, by a glob or in a folder; elsewhere the first, and in TIFFs of
                            unlike pages (thumbnails, masks) the largest
@@ -52,7 +53,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
-from wbcprof.checks import Choice, Integer, known_label, known_labels
+from wbcprof.checks import Choice, Flag, Integer, known_label, known_labels, shown
 from wbcprof.files import SHEETS
 from wbcprof.images.decode import (
     count_pages,
@@ -524,6 +525,7 @@ def open_images(
     min_size: int = 1,
     on_error: Literal["skip", "raise"] = "skip",
     level: int | None = None,
+    planes: bool = False,
 ) -> ImageSource:
     """Turn whatever holds images into a stream of RGB uint8 cells.
 
@@ -569,6 +571,10 @@ def open_images(
     level : int, optional
         Of a folder: which sub-folder on the path of an image is its label, 2 where ``train/`` and
         ``test/`` or patients lie above the types. The first by default.
+    planes : bool
+        Of TIFFs in a folder, by a glob or given by themselves: whether every depth and time of a
+        stack is an image of its own, rather than the middle and the first alone. Those of one file
+        stay on one side of every split.
 
     Returns
     -------
@@ -612,6 +618,11 @@ def open_images(
     """
     min_size = Integer().check("min_size", min_size)
     Choice(("skip", "raise")).check("on_error", on_error)
+    if Flag().check("planes", planes) and not _may_hold_stacks(images):
+        raise ValueError(
+            "planes are taken apart of TIFFs in a folder, by a glob, or given by themselves; got "
+            f"{shown(images)}"
+        )
     names = None if labels is None else known_labels(labels)
 
     if isinstance(images, ImageSource):
@@ -626,7 +637,10 @@ def open_images(
         listing = None
         if os.path.isdir(images) and Path(images).suffix.lower() != ".zarr":
             listing = _listing(Path(images), SUFFIXES, level)
-        found, own = _from_path(images) if listing is None else from_listing(listing)
+        if listing is None:
+            found, own = _from_path(images, planes)
+        else:
+            found, own = from_listing(listing, planes)
         source = ImageSource(found, own if names is None else names, min_size, on_error)
         source.listing = listing
         return source
@@ -663,6 +677,12 @@ def open_images(
     return ImageSource(Stream(images), names, min_size, on_error)
 
 
+def _may_hold_stacks(images: Any) -> bool:
+    if not isinstance(images, str | os.PathLike):
+        return False
+    return Path(images).suffix.lower() not in (*SHEETS, ".npy", ".zarr")
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """The image in a file, or pages of a TIFF, of which so many are read in one go."""
@@ -671,6 +691,7 @@ class File:
     name: str
     pages: range | None = None
     block_pages: int = 1
+    planes: bool = False
 
     def __len__(self) -> int:
         return 1 if self.pages is None else len(self.pages)
@@ -696,7 +717,8 @@ class File:
         return [stated_shape(self.path)] * len(self)  # pages are of one size
 
     def load(self) -> list[Outcome | Deep]:
-        return read_file(self.path, (None,) if self.pages is None else self.pages)
+        pages = (None,) if self.pages is None else self.pages
+        return read_file(self.path, pages, self.planes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -1173,7 +1195,7 @@ def _from_array(array: Any) -> Listed[Given] | Stream:
 
 
 def _from_path(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str], planes: bool
 ) -> tuple[Listed[Given] | Stream, list[str | None] | None]:
     """Images, and labels if there are any, of a zarr folder, a file or a glob."""
     suffix = Path(path).suffix.lower()
@@ -1185,19 +1207,19 @@ def _from_path(
         if suffix == ".npy":
             return _open_npy(Path(path))
     elif glob.has_magic(os.fspath(path)):
-        return _from_glob(Path(path))
-    return Listed([with_pages(_file(path))]), None
+        return _from_glob(Path(path), planes)
+    return Listed([with_pages(_file(path), planes)]), None
 
 
-def with_pages(file: File) -> File:
-    """The file, with its pages if it is a TIFF of several."""
+def with_pages(file: File, planes: bool = False) -> File:
+    """The file, with its pages if it is a TIFF of several; with `planes`, depths and times too."""
     if file.path.suffix.lower() not in _OF_PAGES:
         return file
-    n, pixels = count_pages(file.path)
+    n, pixels = count_pages(file.path, planes)
     if n == 1:
         return file
     block_pages = max(1, min(_BLOCK_PAGES, _BLOCK_BYTES // (3 * pixels)))
-    return replace(file, pages=range(n), block_pages=block_pages)
+    return replace(file, pages=range(n), block_pages=block_pages, planes=planes)
 
 
 def from_folder(folder: Path, suffixes: Sequence[str]) -> Listed[Given] | Stream:
@@ -1216,13 +1238,15 @@ def _listing(folder: Path, suffixes: Sequence[str], level: int | None) -> Listin
     return listing
 
 
-def from_listing(listing: Listing) -> tuple[Listed[Given] | Stream, list[str | None] | None]:
-    files = [with_pages(File(listing.folder / name, name)) for name in listing.names]
+def from_listing(
+    listing: Listing, planes: bool = False
+) -> tuple[Listed[Given] | Stream, list[str | None] | None]:
+    files = [with_pages(File(listing.folder / name, name), planes) for name in listing.names]
     labels = [listing.label(file.name) for file in files for _ in file.ids]
     return Listed(files), labels if any(labels) else None
 
 
-def _from_glob(pattern: Path) -> tuple[Listed[Given], None]:
+def _from_glob(pattern: Path, planes: bool) -> tuple[Listed[Given], None]:
     fixed = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
     root = Path(*pattern.parts[:fixed])
     # Path.glob, unlike glob.glob, does not follow links down "**", which may lead back up.
@@ -1233,7 +1257,7 @@ def _from_glob(pattern: Path) -> tuple[Listed[Given], None]:
     )
     if not found:
         raise FileNotFoundError(f"No file matches '{pattern}'")
-    return Listed([with_pages(File(Path(name), name)) for name in found]), None
+    return Listed([with_pages(File(Path(name), name), planes) for name in found]), None
 
 
 def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:

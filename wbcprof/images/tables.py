@@ -31,6 +31,10 @@ SLIDE_COLUMNS = ("slide", "slide_id", "slide_name")
 TIME_COLUMNS = ("time", "date", "datetime", "date_time", "timestamp")
 
 
+PAGE = re.compile(r"#\d{4,}$")
+"""What the id of a page of a TIFF has behind that of the file."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of a table by the names of columns, see `column_name`, with their lines in the file."""
@@ -150,7 +154,8 @@ def read_by_image(
     path: str | os.PathLike[str], columns: Sequence[str], ids: Iterable[str] = ()
 ) -> dict[str, str]:
     """What the first of these columns that is there says of each image; rows that lack either are
-    left out. Images are called by those of `ids` that their names mean, see `Names`.
+    left out. Images are called by those of `ids` that their names mean, see `Names`; a file means
+    all of its pages that are not named themselves.
 
     Raises
     ------
@@ -162,7 +167,8 @@ def read_by_image(
     TableWarning
         Rows say again what one above said.
     """
-    names = Names(ids)
+    files = {image_id: PAGE.sub("", image_id) for image_id in ids}
+    names = Names([*files, *files.values()])
     table = read_table(path)
     image, column = table.need(IMAGE_COLUMNS, columns)
     if not table.rows:
@@ -185,7 +191,10 @@ def read_by_image(
                 f"line {above}; leave one"
             )
     tell_of_repeated(table, repeated, "say again what is said above")
-    return {name: value for name, (value, _) in found.items()}
+    told = {name: value for name, (value, _) in found.items()}
+    of_pages = {name: told[file] for name, file in files.items() if file in told}
+    whole = {files[name] for name in of_pages} - files.keys()
+    return of_pages | {name: value for name, value in told.items() if name not in whole}
 
 
 def tell_of_repeated(table: Table, lines: Sequence[int], what: str) -> None:
