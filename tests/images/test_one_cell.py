@@ -464,6 +464,55 @@ def test_full_range_is_not_looked_up(cell, monkeypatch):
     assert texts == ["2 images were converted to 8-bit RGB: 2 16-bit RGB"]
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_of_every_depth_are_read_and_said(cell, bits, dtype):
+    white = (1 << bits) - 1
+    if dtype == np.float16 and bits == 16:
+        pytest.skip("which are infinite")
+    images = [(cell * (white / 255) / k).astype(dtype) for k in (8, 1)]  # dark ones too
+    pixels, texts = told(open_images(images))
+    for found, k in zip(pixels, (8, 1), strict=True):
+        np.testing.assert_allclose(found, cell / k, atol=0.6)
+    assert texts == [
+        f"2 images were converted to 8-bit RGB: 2 float RGB (white is {white} by the largest value)"
+    ]
+    over = images[1].astype(np.float32)
+    over[0, 0] = 1.015 * white  # as resampling leaves it
+    np.testing.assert_allclose(told(open_images(over))[0][0][1:], cell[1:], atol=0.6)
+    alpha = np.dstack([images[1], np.full(cell.shape[:2], white, dtype)])
+    np.testing.assert_allclose(told(open_images(alpha))[0][0], cell, atol=0.6)
+
+
+def test_floats_of_no_range_are_refused(cell):
+    unit = cell / cell.max()
+    for image, n in ((unit * 1.5, "1.5"), (unit * 76500, "76500"), (unit - 0.1, "0.9")):
+        with pytest.raises(ValueError, match=f"or be those of 8 to 16 bits, got .* to {n}"):
+            list(open_images(image))
+
+
+def test_a_model_reads_single_images_by_the_range_of_those_learnt_from(cell, tmp_path):
+    small = {"n_signatures": 4, "patch_size": 8, "n_patches": 300, "max_iter": 1, "augment": 0}
+    cells = make_leukocytes(2, size=48, types=["neutrophil", "lymphocyte"]).images
+    for make, kind in ((lambda c: of_bits(c, 12), "integer"), (lambda c: c * 16.0, "float")):
+        model = wbcprof.fit([make(c) for c in cells], normalise=None, **small)
+        assert model.depths == {kind: 12}
+        model.save(tmp_path / "m")
+        loaded = wbcprof.load(tmp_path / "m")
+        assert loaded.depths == model.depths and loaded.fingerprint == model.fingerprint
+        dark = make(cell // 8)
+        with pytest.warns(ImageWarning, match="white is 4095 as of the images learnt from"):
+            found = loaded.profile([dark]).values
+        with pytest.warns(ImageWarning, match="white is 4095 by the largest value"):
+            together = model.profile([dark, make(cell)]).values
+        np.testing.assert_array_equal(found[0], together[0])
+        np.testing.assert_allclose(found, model.profile([cell // 8]).values, atol=0.02)
+        with pytest.warns(ImageWarning, match="as of the images learnt from"):
+            further = wbcprof.fit([dark], model=model)
+        assert further.depths == {kind: 12}
+    assert wbcprof.fit(cells, normalise=None, **small).depths is None
+
+
 STATED = {
     "SMaxSampleValue": {"extratags": [(341, "H", 3, (4095,) * 3, True)]},
     "MaxSampleValue": {"extratags": [(281, "H", 3, (4095,) * 3, True)]},

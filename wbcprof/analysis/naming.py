@@ -119,6 +119,8 @@ def classify_to_shards(
     -----
     StrangeCellsWarning
         More shards than by chance are not from the world that the model knows.
+    wbcprof.images.ImageWarning
+        Images were skipped, converted, or are not among those given any more.
 
     Examples
     --------

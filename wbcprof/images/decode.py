@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 
 from wbcprof.images import tiff
-from wbcprof.images.depth import DEPTHS, Deep, Depth, Outcome, Unusable, bits_for
+from wbcprof.images.depth import (
+    DEPTHS,
+    Deep,
+    Depth,
+    Depths,
+    Outcome,
+    Unusable,
+    bits_for,
+    highest_of_floats,
+)
 
 _PHYSICAL_SIZE = re.compile(r'PhysicalSizeX="([0-9.eE+-]+)"')
 _PHYSICAL_UNIT = re.compile(r'PhysicalSizeXUnit="([^"]+)"')
@@ -368,13 +377,18 @@ def to_rgb8(
     if pixels.dtype.kind == "f":
         if not np.isfinite(pixels).all():
             raise Unusable("float values must be finite, got NaN or infinity")
+        colours = pixels if pixels.ndim == 2 else pixels[..., :3]
         low, high = pixels.min(initial=0), pixels.max(initial=0)
         white = stated if stated is not None and 1 < high <= stated else 1
-        if low < 0 or high > white:
+        highest = highest_of_floats(float(colours.max(initial=0)))
+        if low < 0 or (high > white and highest is None):
             raise Unusable(
-                f"float values must lie in [0, 1], got {low:g} to {high:g}; rescale or give uint8"
+                "float values must lie in [0, 1], or be those of 8 to 16 bits, got "
+                f"{low:g} to {high:g}; rescale or give uint8"
             )
         pixels = pixels.astype(np.float32, copy=False)
+        if high > white and highest is not None:
+            return Deep(pixels, highest, kinds)
         pixels = np.rint(pixels * np.float32(255 / white)).astype(np.uint8)
         return _to_rgb(pixels, [*kinds, "float"])
     raise Unusable(
@@ -393,29 +407,36 @@ def _by_statement(deep: Deep, stated: int | None) -> tuple[np.ndarray, str] | De
     return Deep(deep.pixels, stated, deep.kinds)
 
 
-def settle(outcome: Outcome | Deep, depth: Depth) -> Outcome:
-    """8-bit RGB of what was read, by the depth of the set that it is of."""
-    return _of_bits(outcome, *depth.bits(outcome)) if isinstance(outcome, Deep) else outcome
+def settle(outcome: Outcome | Deep, depth: Depth, learnt: Depths | None = None) -> Outcome:
+    """8-bit RGB of what was read, by the depth of the set that it is of; see `Depth.bits`."""
+    return _of_bits(outcome, *depth.bits(outcome, learnt)) if isinstance(outcome, Deep) else outcome
 
 
 def _of_bits(deep: Deep, bits: int, by: str) -> tuple[np.ndarray, str]:
     pixels = deep.pixels
     eight = _scaled(pixels, bits)
+    is_float = pixels.dtype.kind == "f"
     if pixels.ndim == 3 and pixels.shape[2] == 4:
-        highest = int(pixels[..., 3].max(initial=0))
-        eight[..., 3] = _scaled(pixels[..., 3], max(bits, bits_for(highest, pixels.dtype)))
-    rgb, kind = _to_rgb(eight, [*deep.kinds, f"{bits}-bit"])
+        alpha = pixels[..., 3]
+        highest = alpha.max(initial=0)
+        if is_float:
+            of_alpha = 1 if highest <= 1 else bits
+        else:
+            of_alpha = max(bits, bits_for(int(highest), pixels.dtype))
+        eight[..., 3] = _scaled(alpha, of_alpha)
+    rgb, kind = _to_rgb(eight, [*deep.kinds, "float" if is_float else f"{bits}-bit"])
     return rgb, f"{kind} ({by})" if by else kind
 
 
 def _scaled(pixels: np.ndarray, bits: int) -> np.ndarray:
     """To uint8, to the nearest: 0 to 0, the largest of so many bits to 255."""
     white = (1 << bits) - 1
-    if bits > 16:
-        scaled = np.rint(pixels * (255 / white))
+    if bits > 16 or pixels.dtype.kind == "f":
+        scaled = np.rint(np.minimum(pixels, white) * (255 / white))
     else:
         scaled = (np.minimum(pixels, white).astype(np.uint32) * 255 + white // 2) // white
-    return scaled.astype(np.uint8)
+    eight: np.ndarray = scaled.astype(np.uint8)
+    return eight
 
 
 def _to_rgb(pixels: np.ndarray, kinds: list[str]) -> tuple[np.ndarray, str]:

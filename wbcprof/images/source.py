@@ -8,11 +8,12 @@ CMYK, alpha (on white),
 float in [0, 1],
 several frames (the first)
 integers of 16 bits and    converted to 8-bit RGB. White is what the file says (sBIT of PNG,
-more                       MaxSampleValue of TIFF, SignificantBits of OME, BitDepth of
+more, floats beyond 1      MaxSampleValue of TIFF, SignificantBits of OME, BitDepth of
                            Micro-Manager, the display range of ImageJ), if that is 2^n - 1 and
                            no value is above it; else what 8, 10, 12, 14 or 16 bits hold, the
                            fewest that hold the largest value of all images of the set; of those
-                           that an iterator gave so far
+                           that an iterator gave so far; what a model reads has the bits of those
+                           that it was learnt from at least
 alpha of 0 everywhere      ignored, and counted with the conversions
 turned by EXIF, XMP or     turned as a viewer shows it, whatever its depth and kind
 TIFF orientation
@@ -65,7 +66,7 @@ from wbcprof.images.decode import (
     stated_pixel_size,
     stated_shape,
 )
-from wbcprof.images.depth import Deep, Depth, Outcome, Unusable
+from wbcprof.images.depth import Deep, Depth, Depths, Outcome, Unusable
 from wbcprof.images.folders import Listing, describe, is_users, list_folder
 from wbcprof.images.tables import (
     IMAGE_COLUMNS,
@@ -211,6 +212,7 @@ class ImageSource:
         self,
         n_threads: int | None = None,
         change: Change | None = None,
+        learnt: Depths | None = None,
     ) -> Iterator[Cell]:
         """One pass, in which background threads decode a few images ahead.
 
@@ -223,16 +225,20 @@ class ImageSource:
             What the threads also do to the RGB pixels of each image: they become the first of what
             it returns; the second says what it lacked, such as "no background", or is empty; the
             third is kept with the cell as its measures.
+        learnt : mapping, optional
+            See `wbcprof.images.depth.Depth.bits`.
         """
         skipped: list[SkippedImage] = []
         converted: Counter[str] = Counter()
         n = 0
         n_threads = 1 if self.n_hint == 1 else resolve_threads(n_threads)
-        load = partial(self._load, change=change)
+        load = partial(self._load, change=change, learnt=learnt)
         with closing(in_order(self._blocks(), load, n_threads, change is not None)) as outcomes:
             for index, (image_id, loaded) in enumerate(outcomes):
                 n += 1
-                outcome = self._change(loaded, change) if isinstance(loaded, Deep) else loaded
+                outcome = loaded
+                if isinstance(outcome, Deep):
+                    outcome = self._change(outcome, change, learnt)
                 if isinstance(outcome, Unusable):
                     if self.on_error == "raise":
                         raise ValueError(f"Image '{image_id}': {outcome}") from outcome
@@ -254,7 +260,7 @@ class ImageSource:
         for block in self._blocks():
             chosen += [block.part(i, i + 1) for i in range(-n % every, len(block), every)]
             n += len(block)
-        load = partial(self._load, change=None)
+        load = partial(self._load, change=None, learnt=None)
         with closing(in_order(iter(chosen), load, resolve_threads(n_threads), False)) as outcomes:
             for _, outcome in outcomes:
                 if not isinstance(outcome, Unusable | Deep):  # only iterators leave them deep
@@ -294,6 +300,11 @@ class ImageSource:
         if self.labels is not None:
             _check_n_labels(self.labels, n)
         tell_of_pass(n, skipped, converted, self._is_quiet)
+
+    @property
+    def depths(self) -> dict[str, int]:
+        """Bits of its images, by kind, where they were told by the largest values so far."""
+        return dict(self._depth.found)
 
     def quietly(self) -> ImageSource:
         """The same images as a source, and parts of it, whose passes are noted and not warned of,
@@ -476,16 +487,19 @@ class ImageSource:
         self,
         block: Given,
         change: Change | None,
+        learnt: Depths | None,
     ) -> list[Loaded | Deep]:
         return [
             outcome
             if isinstance(outcome, Deep) and self._depth.is_by_order
-            else self._change(outcome, change)
+            else self._change(outcome, change, learnt)
             for outcome in block.load()
         ]
 
-    def _change(self, outcome: Outcome | Deep, change: Change | None) -> Loaded:
-        settled = settle(outcome, self._depth)
+    def _change(
+        self, outcome: Outcome | Deep, change: Change | None, learnt: Depths | None
+    ) -> Loaded:
+        settled = settle(outcome, self._depth, learnt)
         if isinstance(settled, Unusable):
             return settled
         pixels, kind = settled
@@ -546,7 +560,8 @@ def open_images(
         - Image file, or collection or iterator of image files: the id is the path as given.
         - Array (n, H, W, C) or (H, W, C), C in {1, 3, 4}, or (H, W) for one grey image; or a
           collection or iterator of single images of any sizes. uint8; integers of 16 bits and more
-          are scaled to 8 bits, floats must lie in [0, 1]. The id is ``image_000000`` and so on.
+          are scaled to 8 bits, floats lie in [0, 1] or are those of 8 to 16 bits. The id is
+          ``image_000000`` and so on.
           Arrays of other libraries in CPU memory come through DLPack or the buffer protocol,
           without a copy where rows are contiguous. Anything with numpy's ``shape``, ``dtype`` and
           slices or iteration over the first axis works and is read image by image, or in its

@@ -294,6 +294,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 patch_size=settings["patch_size"],
                 n_patches=settings["n_patches"],
                 random_state=given["random_state"],
+                depths=None if model is None else model.depths,
             )
             psd = self._psd(index, settings["n_signatures"])
             with self._patches(source, drawn, client, threads) as patches:
@@ -328,6 +329,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             history=[psd.history_ for psd in self.psd_],
             normaliser=normaliser,
             instrument=instrument,
+            depths=_deeper(source.depths, {} if model is None else model.depths or {}) or None,
         )
         return self
 
@@ -526,6 +528,10 @@ def _learnt_with(model: Model) -> dict[str, Any]:
     stacks = zip(told.get("stack") or made["stack"], made["stack"], strict=True)
     made["stack"] = [{**layer, **of_layer} for layer, of_layer in stacks]
     return {name: told[name] for name in _OF_LEARNING if name in told} | made
+
+
+def _deeper(some: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
+    return {kind: max(some.get(kind, 0), others.get(kind, 0)) for kind in {*some, *others}}
 
 
 def _is_auto(value: Any) -> bool:
