@@ -649,7 +649,20 @@ static void encode_image(const wbc_encode_pool *job, const walk *w, const buffer
 enum {
     ALIGNMENT = 64,       /* bytes */
     LONG_IMAGE = 1 << 14, /* strips times signatures: some tenths of a second for one thread */
+    FEW_PRODUCTS = 1 << 27, /* some milliseconds of one thread */
 };
+
+/* No more threads than have work of FEW_PRODUCTS, or an image of their own: on busy cores threads
+ * wait for one another for tens of milliseconds. */
+static int useful_threads(const wbc_encode_pool *job, const walk *w, int n_threads)
+{
+    const double products = (double)w->n_strips * w->strip_tiles * w->points * w->points *
+                            job->n_features * job->n_signatures;
+    const double useful = 1 + products / FEW_PRODUCTS;
+    if (job->n_images >= n_threads || useful >= n_threads)
+        return n_threads;
+    return useful > job->n_images ? (int)useful : job->n_images;
+}
 
 /* One image at a time by all threads; or each thread takes images, inside a team of one, where the
  * loops of encode_image are not shared. Teams of more would be started anew for every image. Long
@@ -658,6 +671,7 @@ enum {
 static int encode_pool(const wbc_encode_pool *job, int n_threads, wbc_interrupted interrupted)
 {
     const walk w = plan_walk(job);
+    n_threads = useful_threads(job, &w, n_threads);
     const int takes_long = (size_t)w.n_strips * job->n_signatures > LONG_IMAGE;
     const int one_by_one = takes_long || job->n_images < n_threads;
     const int n_teams = one_by_one ? 1 : n_threads;

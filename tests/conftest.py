@@ -1,13 +1,22 @@
 """Shared by the tests: generated cells, a small model, where real images are, instruction sets."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before NumPy is loaded: each worker has one core, where threads of a BLAS, and those of OpenMP
+    # that spin, would wait for those of the others. Tests ask for the threads that they are about.
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
 from crops import crops_of
 
 import wbcprof
-from wbcprof import _core
+from wbcprof import _core, threads
 from wbcprof.datasets import make_leukocytes, make_smear
+
+threads._most_threads = lambda: 16  # results are the same for any number of threads, on any machine
 
 REAL_IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "pbc"
 

@@ -92,6 +92,7 @@ def test_classify_names_types_with_probabilities(model_file, folder, capsys):
     assert len(rows) == 48
     correct = sum(row["image"].startswith(row["type"]) for row in rows)
     assert correct > 24
+    assert all(row["image"].split("/")[0] == row["given"] for row in rows)
     for row in rows:
         total = sum(float(v) for k, v in row.items() if k.startswith("probability_"))
         assert total == pytest.approx(1, abs=1e-3)

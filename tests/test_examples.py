@@ -25,6 +25,7 @@ MADE_BY = {
     "wbcprof.analysis.ClassifiedShards": "wbcprof.analysis.classify_to_shards",
     "wbcprof.analysis.Flag": "wbcprof.analysis.Monitor",
     "wbcprof.analysis.Evaluation": "wbcprof.evaluate",
+    "wbcprof.analysis.ExternalEvaluation": "wbcprof.analysis.evaluate_external",
     "wbcprof.analysis.compare.Association": "wbcprof.analysis.compare.associate",
     "wbcprof.analysis.compare.BlandAltman": "wbcprof.analysis.compare.bland_altman",
     "wbcprof.analysis.compare.Concordance": "wbcprof.analysis.compare.concordance",

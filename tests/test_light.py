@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import http.client
+import io
 import json
+import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 import numpy as np
 import pytest
+from crops import crops_of
+from PIL import Image
 
 import wbcprof
+from wbcprof.analysis import name_cells
+from wbcprof.datasets import make_smear
 from wbcprof.model import layer as layer_module
 from wbcprof.model.encoder import Encoder
 
+SERVER = Path(__file__).parents[1] / "docs" / "serve.py"
 PROFILE = """
 import json, sys
 import numpy as np
@@ -102,3 +112,49 @@ def test_naming_types_needs_no_scikit_learn(classifying, cells, tmp_path):
         check=True,
     )
     assert "classifier" in code and json.loads(run.stdout)[0] == []
+
+
+@pytest.fixture(scope="module")
+def server(smear_model, tmp_path_factory):
+    """Connection to docs/serve.py with a model that has a memory."""
+    path = tmp_path_factory.mktemp("server") / "m.wbcprof"
+    smear_model.save(path)
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, SERVER, path, str(port)])
+    try:
+        for _ in range(300):
+            try:
+                connection = http.client.HTTPConnection("localhost", port, timeout=60)
+                connection.connect()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield connection
+        connection.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_example_server_names_cells(server, smear_model):
+    smear = make_smear(1, pixel_size=0.2, n_leukocytes=4, random_state=1)
+    crop = crops_of(smear)[0][0]
+    file = io.BytesIO()
+    Image.fromarray(crop).save(file, "PNG")
+    server.request("POST", "/", file.getvalue())
+    answer = json.loads(server.getresponse().read())
+    expected = name_cells(smear_model, smear_model.profile(crop))
+    assert answer["call"] == expected.calls[0]
+    assert answer["novelty_p"] == pytest.approx(expected.novelty_p[0])
+    assert list(answer["probabilities"]) == expected.types.tolist()
+
+
+@pytest.mark.parametrize(
+    "body, says", [(b"no image", "which are no image file"), (b"", "expected an image of 1 to")]
+)
+def test_the_example_server_refuses_what_is_no_cell(server, body, says):
+    server.request("POST", "/", body)
+    response = server.getresponse()
+    assert response.status == 400 and says in json.loads(response.read())["error"]

@@ -29,7 +29,7 @@ RESULTS = {
     "Association", "DifferentialCount", "Differences", "Evaluation", "Leukocytes",
     "ShardedProfiles", "StainNormaliser", "CanonicalForm", "Instrument", "Chart", "Flag",
     "Smear", "Field", "FieldSource", "NamedCell", "SeenField", "SmearCount", "SmearResult",
-    "FieldCells", "SmearCell", "FoundCells", "ClassifiedShards",
+    "FieldCells", "SmearCell", "FoundCells", "ClassifiedShards", "ExternalEvaluation",
     "BlandAltman", "Concordance", "CorrectedCount", "CountAgreement", "PassingBablok",
 }  # fmt: skip
 STORED = Path(__file__).parent / "public_api.txt"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 from wbcprof.threads import _available_cpus, _cpu_quotas, resolve_threads
@@ -176,6 +179,90 @@ def test_default_heeds_the_quota_and_what_is_asked_for_does_not(monkeypatch):
     monkeypatch.setattr("wbcprof.threads._cpu_quotas", lambda _: (9, 5))
     assert resolve_threads() == 5
     assert resolve_threads(7) == 7
+
+
+def test_no_more_than_there_are_cpus(monkeypatch):
+    monkeypatch.setattr("wbcprof.threads._most_threads", lambda: 3)
+    assert resolve_threads(3_000_000_000) == 3
+    monkeypatch.setenv("WBCPROF_NUM_THREADS", "2000")
+    assert resolve_threads() == 3
+
+
+SHORT_OF_THREADS = """
+import resource, sys, threading
+import numpy as np
+import wbcprof, wbcprof.threads
+wbcprof.threads._most_threads = lambda: 64
+model = wbcprof.load(sys.argv[1])
+images = np.load(sys.argv[2])
+expected = model.profile(images, n_threads=1).values
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + (40 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+n = wbcprof.threads.resolve_threads(64)
+np.testing.assert_array_equal(model.profile(images, n_threads=64).values, expected)
+print(n)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc")
+def test_threads_that_cannot_be_started_are_done_without(model, cells, tmp_path):
+    """OpenMP would end the interpreter."""
+    model.save(tmp_path / "m.wbcprof")
+    np.save(tmp_path / "images.npy", cells.images[:8])
+    run = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_THREADS, tmp_path / "m.wbcprof", tmp_path / "images.npy"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) == 1
+
+
+PROFILES_IN_A_HANDLER = """
+import os, signal, sys, threading, time
+import numpy as np
+import wbcprof
+from wbcprof.model.encoder import Encoder
+images = np.load(sys.argv[2])
+expected = wbcprof.load(sys.argv[1]).profile(images, n_threads=1).values
+model = wbcprof.load(sys.argv[1])
+transform = Encoder._transform_filters
+sent, found = [], []
+
+def slowly(self, form):
+    if sys.argv[3] == "signal" and not sent:
+        sent.append(True)
+        os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0.2)
+    return transform(self, form)
+
+Encoder._transform_filters = slowly
+signal.signal(signal.SIGUSR1, lambda *_: found.append(model.profile(images).values))
+if sys.argv[3] == "signal":
+    np.testing.assert_array_equal(model.profile(images).values, expected)
+    np.testing.assert_array_equal(found[0], expected)
+else:
+    thread = threading.Thread(target=model.profile, args=(images,))
+    thread.start()
+    time.sleep(0.1)
+    if child := os.fork():
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    np.testing.assert_array_equal(model.profile(images).values, expected)
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("what", ["signal", "fork"])
+def test_a_handler_or_a_child_that_profiles_does_not_wait_for_ever(what, model, cells, tmp_path):
+    model.save(tmp_path / "m.wbcprof")
+    np.save(tmp_path / "images.npy", cells.images[:2])
+    words = [tmp_path / "m.wbcprof", tmp_path / "images.npy", what]
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROFILES_IN_A_HANDLER, *words],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
 
 
 def test_threads_from_the_environment(monkeypatch):

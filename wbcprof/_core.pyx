@@ -170,6 +170,13 @@ cdef int check(int status, str kernel) except -1:
     return -1 if status == WBC_INTERRUPTED else 0
 
 
+cdef int must_fit(bint fits, str kernel) except -1:
+    """Arrays of other shapes than a kernel takes would be read, or written, past their ends."""
+    if not fits:
+        raise ValueError(f"shapes of the arrays given to {kernel} do not fit")
+    return 0
+
+
 def instruction_set():
     """Name of the instruction set in use."""
     return wbc_active().name.decode()
@@ -308,6 +315,10 @@ def correlate(
 ):
     """Product of every patch with every signature; see correlate.c."""
     cdef int status, n = <int>patches.shape[0], m = <int>patches.shape[1]
+    must_fit(
+        signatures.shape[1] == m and signatures.shape[2] == WBC_SIGNATURE_BLOCK
+        and out.shape[0] == n and out.shape[1] == signatures.shape[0] * WBC_SIGNATURE_BLOCK,
+        "correlate")
     if n == 0 or m == 0 or signatures.shape[0] == 0:
         return
     with nogil:
@@ -341,6 +352,13 @@ def sparse_code(
     """Codes of one tile of signals; see sparse_code.c."""
     cdef int status, n = <int>linear.shape[0]
     cdef wbc_lasso lasso
+    cdef Py_ssize_t h = problem.gram.shape[0]
+    must_fit(
+        linear.shape[1] == problem.gram.shape[1] and h <= problem.gram.shape[1]
+        and index.shape[0] >= n and index.shape[1] == h
+        and value.shape[0] >= n and value.shape[1] == h
+        and energy.shape[0] == n and count.shape[0] == n and gap.shape[0] == n,
+        "sparse_code")
     if n == 0:
         return
     lasso.gram = &problem.gram[0, 0]
@@ -368,8 +386,14 @@ def pack_rows(
 ):
     """The first count[i] entries of each row, one row after the other."""
     cdef Py_ssize_t i, at = 0
-    if packed_index.shape[0] == 0:
+    must_fit(index.shape[0] >= count.shape[0] and value.shape[0] >= count.shape[0], "pack_rows")
+    for i in range(count.shape[0]):
+        must_fit(0 <= count[i] <= min(index.shape[1], value.shape[1]), "pack_rows")
+        at += count[i]
+    must_fit(at == packed_index.shape[0] == packed_value.shape[0], "pack_rows")
+    if at == 0:
         return
+    at = 0
     with nogil:
         for i in range(count.shape[0]):
             if count[i] > 0:
@@ -385,6 +409,7 @@ def find_leukocyte(
     its density (3,), area of others; see leukocyte.c."""
     cdef wbc_leukocyte found
     cdef int status
+    must_fit(image.shape[0] > 0 and image.shape[1] > 0 and image.shape[2] == 3, "find_leukocyte")
     with nogil:
         status = wbc_active().find_leukocyte(
             &image[0, 0, 0], <int>image.shape[0], <int>image.shape[1], &found)
@@ -414,6 +439,12 @@ def resample_square(
 ):
     """The square about a point at another scale, through tables; see leukocyte.c."""
     cdef wbc_square job
+    must_fit(
+        image.shape[0] > 0 and image.shape[1] > 0 and image.shape[2] == 3
+        and background.shape[0] == 3 and tables.shape[0] == 3 and tables.shape[1] == 256
+        and out.shape[0] == out.shape[1] == fade.shape[0] == fade.shape[1]
+        and out.shape[0] > 0 and out.shape[2] == 3,
+        "resample_square")
     job.image = &image[0, 0, 0]
     job.height, job.width = <int>image.shape[0], <int>image.shape[1]
     job.y, job.x, job.scale = y, x, scale
@@ -436,6 +467,10 @@ def match_focus(
 ):
     """Blurs a cell that is sharper than wanted; returns how blurred it was. See leukocyte.c."""
     cdef wbc_focus job
+    must_fit(
+        cell.shape[0] > 0 and cell.shape[1] > 0 and cell.shape[2] == 3
+        and fade.shape[0] == cell.shape[0] and fade.shape[1] == cell.shape[1],
+        "match_focus")
     job.cell = &cell[0, 0, 0]
     job.height, job.width = <int>cell.shape[0], <int>cell.shape[1]
     job.fade = &fade[0, 0]
@@ -448,8 +483,13 @@ def match_focus(
 
 
 cdef wbc_tile tile_of(const uint8_t[:, :, :] field, int factor, int top, int left,
-                      int height, int width) noexcept:
+                      int height, int width) except *:
     cdef wbc_tile tile
+    must_fit(
+        factor > 0 and top >= 0 and left >= 0 and height > 0 and width > 0 and field.shape[2] == 3
+        and (top + height) * <Py_ssize_t>factor <= field.shape[0]
+        and (left + width) * <Py_ssize_t>factor <= field.shape[1],
+        "a tile")
     tile.image = &field[top * factor, left * factor, 0]
     tile.stride = <size_t>field.strides[0]
     tile.factor, tile.height, tile.width = factor, height, width
@@ -466,6 +506,7 @@ def measure_light(
 ):
     """Light of parts of a field that lie beside one another; see finder.c."""
     cdef int status, n_parts = <int>light.shape[0]
+    must_fit(n_parts > 0 and lefts.shape[0] == n_parts + 1 and light.shape[1] == 3, "measure_light")
     cdef wbc_tile tile = tile_of(field, factor, top, 0, bottom - top, lefts[n_parts])
     with nogil:
         status = wbc_active().measure_light(&tile, n_parts, &lefts[0], &light[0, 0])
@@ -488,6 +529,13 @@ def stain_field(
     cdef wbc_light lit
     cdef wbc_tile tile = tile_of(
         field, factor, top, left, <int>stained.shape[0], <int>stained.shape[1])
+    must_fit(
+        density.shape[0] == 3
+        and density.shape[1] == down.shape[1] == stained.shape[0]
+        and density.shape[2] == across.shape[1] == stained.shape[1]
+        and down.shape[0] == across.shape[0] == 2
+        and light.shape[0] > 0 and light.shape[1] > 0 and light.shape[2] == 3,
+        "stain_field")
     lit.rows, lit.columns = <int>light.shape[0], <int>light.shape[1]
     lit.parts = &light[0, 0, 0]
     lit.row, lit.row_weight = &down[0, 0], &down[1, 0]
@@ -517,6 +565,13 @@ def find_leukocytes(
     finder.c."""
     cdef int status, n_found = 0
     cdef wbc_finder job
+    must_fit(
+        density.shape[0] == 3
+        and density.shape[1] == nuclei.shape[0] == cells.shape[0] == stained.shape[0]
+        and density.shape[2] == nuclei.shape[1] == cells.shape[1] == stained.shape[1]
+        and stained.shape[0] > 0 and stained.shape[1] > 0
+        and found.shape[0] > 0 and found.shape[1] * sizeof(double) == sizeof(wbc_found),
+        "find_leukocytes")
     job.height, job.width = <int>stained.shape[0], <int>stained.shape[1]
     job.density, job.stained = &density[0, 0, 0], &stained[0, 0]
     job.unit, job.foreground = unit, foreground

@@ -340,6 +340,11 @@ def label_names(labels: Iterable[Any] | None, n: int | None = None) -> list[str]
     return [UNLABELLED if name is None else name for name in known_labels(labels, n)]
 
 
+def plain_name(name: str) -> str:
+    """A type's name as others may write it: lower case, singular, words joined by underscores."""
+    return "_".join(name.lower().replace("-", " ").replace("_", " ").split()).removesuffix("s")
+
+
 def sorted_types(names: Iterable[str]) -> list[str]:
     """Distinct names in alphabetical order, ``"unlabelled"`` last."""
     return sorted(set(names), key=lambda name: (name == UNLABELLED, name))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from wbcprof.analysis.scores import Scores
     from wbcprof.images.source import ImageSource, SkippedImage
     from wbcprof.model.model import Model
     from wbcprof.model.settings import Coding, LayerSettings
@@ -186,16 +187,26 @@ def _adapt_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", metavar="IMAGES", help="folder with one sub-folder per type")
+    parser.add_argument(
+        "images", metavar="IMAGES", nargs="?", help="folder with one sub-folder per type"
+    )
+    parser.add_argument(
+        "--test",
+        metavar="LABELLED",
+        help="in place of IMAGES: score the types that --model names on this folder, with limits; "
+        "any number of images a type",
+    )
     parser.add_argument(
         "--model",
         metavar="M",
         help="use this model's signatures; by default signatures are learnt from the training "
         "half of each repeat",
     )
-    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="default 10")
+    parser.add_argument("--repeats", type=int, metavar="N", help="default 10")
     _add_groups(parser, "of a split")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--csv", metavar="FILE", help="write the table of types as CSV")
+    parser.add_argument("--latex", metavar="FILE", help="write the table of types in LaTeX")
     _add_learning(parser)
     _add_choice(parser)
 
@@ -950,34 +961,78 @@ def _adapt(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from wbcprof.analysis.evaluation import evaluate
-    from wbcprof.files import JSON, check_output
+    from wbcprof.files import CSV, JSON, check_output, replacing
 
+    outputs = {"json": JSON, "csv": CSV, "latex": _LATEX}
+    for name, suffixes in outputs.items():
+        if (path := getattr(options, name)) is not None:
+            check_output(path, suffixes)
+    if (options.images is None) == (options.test is None):
+        raise ValueError(
+            "expected IMAGES, of which half is learnt from, or --test LABELLED with --model; "
+            f"got {'neither' if options.test is None else 'both'}"
+        )
+    found = _evaluate_halves(options) if options.test is None else _evaluate_external(options)
     if options.json is not None:
-        check_output(options.json, JSON)
+        found.to_json(options.json)
+    if options.csv is not None:
+        found.to_csv(options.csv)
+    if options.latex is not None:
+        with replacing(options.latex, _LATEX) as temporary:
+            temporary.write_text(found.to_latex(), encoding="utf-8")
+    print(found.to_text())
+
+
+_LATEX = (".tex",)
+
+
+def _evaluate_halves(options: argparse.Namespace) -> Scores:
+    from wbcprof.analysis.evaluation import evaluate
+
     parameters = _learning_parameters(options)
     if options.model is not None:
         from wbcprof.model.model import load
 
-        without_effect = sorted(parameters.keys() - {"preset", "n_threads"})
-        if without_effect or options.preset != "default":
-            raise ValueError(
-                "with --model nothing is learnt, so settings of learning would have no effect; "
-                f"leave out {', '.join(without_effect) or 'the preset'}"
-            )
+        _refuse_learning(parameters, options)
         parameters = {"model": load(options.model), "n_threads": options.threads}
     images = _images(options, types=True)
-    evaluation = evaluate(
+    return evaluate(
         images,
         groups=_groups(options, images),
-        repeats=options.repeats,
         seed=options.seed,
         progress=_Progress("repeats"),
         **parameters,
+        **_given(options, ["repeats"]),
     )
-    print(evaluation.to_text())
-    if options.json is not None:
-        evaluation.to_json(options.json)
+
+
+def _evaluate_external(options: argparse.Namespace) -> Scores:
+    from wbcprof.analysis.external import evaluate_external
+    from wbcprof.model.model import load
+
+    if options.model is None:
+        raise ValueError("--test scores a model: name it with --model")
+    _refuse_learning(_learning_parameters(options) | _given(options, ["repeats"]), options)
+    options.images = options.test
+    images = _images(options, types=True)
+    return evaluate_external(
+        load(options.model),
+        images,
+        groups=_groups(options, images),
+        n_threads=options.threads,
+        progress=_Progress("profiling"),
+    )
+
+
+def _refuse_learning(parameters: dict[str, Any], options: argparse.Namespace) -> None:
+    """Settings of learning have no effect where a model is given."""
+    without_effect = sorted(parameters.keys() - {"preset", "n_threads"})
+    if without_effect or options.preset != "default":
+        raise ValueError(
+            f"with {'--model' if options.test is None else '--test'} nothing is learnt, so "
+            "settings of learning would have no effect; "
+            f"leave out {', '.join(without_effect) or 'the preset'}"
+        )
 
 
 def _report(options: argparse.Namespace) -> None:

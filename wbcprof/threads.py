@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -26,10 +27,10 @@ def resolve_threads(n_threads: int | None = None) -> int:
     Parameters
     ----------
     n_threads : int or None
-        At least 1. None takes the environment variable ``WBCPROF_NUM_THREADS`` or, where that is
-        unset, every CPU that this process may use: those of its affinity mask, and no more than
-        the CPU quota of its control groups allows (``docker run --cpus``), rounded up. The quota
-        is read once per process.
+        At least 1. No more are taken than this process has CPUs (of its affinity mask), nor than
+        can be started now. None takes the environment variable ``WBCPROF_NUM_THREADS`` or, where
+        that is unset, as many as the CPU quota of its control groups allows (``docker run
+        --cpus``), rounded up. The quota is read once per process.
 
     Returns
     -------
@@ -56,8 +57,45 @@ def resolve_threads(n_threads: int | None = None) -> int:
         raise ValueError(f"{source} must be a positive integer, got {value!r}")
     if _forked:
         return 1
+    count = _startable(min(count, _most_threads()))
     _asked_for_several = _asked_for_several or count > 1
     return count
+
+
+_started = threading.local()
+
+
+def _startable(count: int) -> int:
+    """`count` if so many threads, the calling one included, can be started, else 1: where one
+    cannot, OpenMP ends the process, and memory is short of what the others would work in. Asked
+    once of each thread that calls, since each has a team of its own."""
+    if count <= getattr(_started, "count", 1):
+        return count
+    ended, threads = threading.Event(), []
+    try:
+        for _ in range(count - 1):
+            thread = threading.Thread(target=ended.wait, daemon=True)
+            thread.start()
+            threads.append(thread)
+        _started.count = count
+    except (RuntimeError, MemoryError):
+        count = 1
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    return count
+
+
+_preparing = threading.RLock()
+
+
+@contextmanager
+def preparing() -> Iterator[None]:
+    """Held while what all threads share is made. A signal handler may come in; a child that is
+    forked meanwhile has a lock of its own, so nothing is shared but what is whole."""
+    with _preparing:
+        yield
 
 
 @contextmanager
@@ -91,12 +129,18 @@ def _blas_controller() -> Any:
     return ThreadpoolController()
 
 
-def _available_cpus(root: Path = Path("/")) -> int:
+def _cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
-        cpus = len(os.sched_getaffinity(0))
-    else:
-        cpus = os.cpu_count() or 1
-    return min([cpus, *_cpu_quotas(root)])
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _most_threads() -> int:
+    return _cpus()
+
+
+def _available_cpus(root: Path = Path("/")) -> int:
+    return min([_cpus(), *_cpu_quotas(root)])
 
 
 @lru_cache(maxsize=1)
@@ -145,7 +189,8 @@ def _read(path: Path) -> str:
 
 
 def _note_fork() -> None:
-    global _forked, _is_fork_server
+    global _forked, _is_fork_server, _preparing
+    _preparing = threading.RLock()
     _forked = _forked or _asked_for_several or not _is_fork_server
     _is_fork_server = False
 

@@ -121,6 +121,15 @@ def test_same_bits_for_any_threads_batch_and_order(instruction_set, form):
     np.testing.assert_array_equal(encoder.encode_pool(images[::-1], **run), expected[::-1])
 
 
+def test_one_image_is_shared_where_there_is_work_for_several_threads():
+    arguments, options = random_encoder(3, 20, 3, 1024, "sigmoid", step=5, contrast_epsilon=0.01)
+    encoder = Encoder(*arguments, **options)
+    image = random_images(4, 1, 260, 250, 3)
+    expected = encoder.encode_pool(image, n_threads=1)
+    for n_threads in (2, 3, 8):
+        np.testing.assert_array_equal(encoder.encode_pool(image, n_threads=n_threads), expected)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_uniform_images_have_no_variance(instruction_set, dtype):
     arguments, options = random_encoder(5, 20, 3, 64, "tanh", step=5, contrast_epsilon=0.01)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.embedding import embed as embed
     from wbcprof.analysis.evaluation import Evaluation as Evaluation
     from wbcprof.analysis.evaluation import evaluate as evaluate
+    from wbcprof.analysis.external import ExternalEvaluation as ExternalEvaluation
+    from wbcprof.analysis.external import evaluate_external as evaluate_external
     from wbcprof.analysis.monitoring import Flag as Flag
     from wbcprof.analysis.monitoring import Monitor as Monitor
     from wbcprof.analysis.monitoring import SlideSummary as SlideSummary
@@ -46,6 +48,7 @@ __getattr__, __dir__, __all__ = attach(
         "compare": ["compare"],
         "embedding": ["embed"],
         "evaluation": ["Evaluation", "evaluate"],
+        "external": ["ExternalEvaluation", "evaluate_external"],
         "figures": ["figures"],
         "monitoring": ["Flag", "Monitor", "SlideSummary", "summarise"],
         "naming": ["ClassifiedShards", "classify_to_shards"],

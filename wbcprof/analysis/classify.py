@@ -306,7 +306,7 @@ class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ign
         places, distance = gaussians.places(scaled), np.zeros(len(scaled))
         for train, test in folds:
             learnt = Gaussians.at(places[train], codes[train], gaussians.basis)
-            distance[test] = learnt.nearest(places[test])
+            distance[test] = learnt.nearest(scaled[test])
         return float(np.quantile(distance, _REACH))
 
     def _learn_gaussians(self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split]) -> None:

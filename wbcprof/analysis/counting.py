@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wbcprof.checks import UNLABELLED, Real, label_names, sorted_types
+from wbcprof.checks import UNLABELLED, Real, label_names, plain_name, sorted_types
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -316,8 +316,4 @@ def members(found: list[str], given: Sequence[str] | None, known: list[str]) -> 
     """Types that are `given`, or else whose plain name is `known`."""
     if given is not None:
         return [name for name in found if name in set(given)]
-
-    def plain(name: str) -> str:
-        return "_".join(name.lower().replace("-", " ").replace("_", " ").split()).removesuffix("s")
-
-    return [name for name in found if plain(name) in known]
+    return [name for name in found if plain_name(name) in known]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, r
 
 from wbcprof.analysis.classify import TypeClassifier, jittered_profiles, of_types_with
 from wbcprof.analysis.folds import draw_half, groups_per_type, together_by
+from wbcprof.analysis.scores import Scores, aligned, figure
 from wbcprof.checks import Integer, one_known_label_each
-from wbcprof.files import JSON, replacing
 from wbcprof.images.copies import number_copies, number_files, thumbnail, warn_of_copies
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import open_images
@@ -169,7 +167,7 @@ def colour_histograms(images: Iterable[np.ndarray]) -> np.ndarray:
 
 
 @dataclass
-class Evaluation:
+class Evaluation(Scores):
     """Result of `evaluate`; means are over repeats, deviations are sample standard deviations.
 
     Attributes
@@ -218,30 +216,30 @@ class Evaluation:
     baseline: dict[str, Any] | None
     parameters: dict[str, Any]
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, as a new dict."""
-        return asdict(self)
-
-    def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write `to_dict` as JSON; the file is whole or absent."""
-        text = json.dumps(self.to_dict(), indent=2, default=_plain, allow_nan=False)
-        with replacing(path, JSON) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    def _rows(self) -> list[dict[str, Any]]:
+        """Rows of the table: types, their average, and that of the baseline."""
+        rows = [{"type": name, **row} for name, row in self.per_type.items()]
+        scores = {"average": vars(self)}
+        if self.baseline is not None and "failed" not in self.baseline:
+            scores[f"baseline: {BASELINE}"] = self.baseline
+        for name, score in scores.items():
+            averages = {
+                "f1": score["macro_f1"],
+                "f1_std": score["macro_f1_std"],
+                "sensitivity": score["sensitivity"],
+                "specificity": score["specificity"],
+            }
+            rows.append({"type": name, **averages, "n_images": self.n_images})
+        return rows
 
     def to_text(self) -> str:
         """A report for a terminal."""
         types = self.confusion["types"]
         rows = [["", "F1", "std", "sensitivity", "specificity", "images"]]
-        for name, row in self.per_type.items():
-            figures = (row["f1"], row["f1_std"], row["sensitivity"], row["specificity"])
-            rows.append([name, *(f"{v:.3f}" for v in figures), str(row["n_images"])])
-        scores = {"average": asdict(self)}
+        for row in self._rows():
+            figures = [figure(row[k]) for k in ("f1", "f1_std", "sensitivity", "specificity")]
+            rows.append([str(row["type"]), *figures, str(row["n_images"])])
         failed = (self.baseline or {}).get("failed")
-        if self.baseline is not None and failed is None:
-            scores[f"baseline: {BASELINE}"] = self.baseline
-        for name, score in scores.items():
-            keys = ("macro_f1", "macro_f1_std", "sensitivity", "specificity")
-            rows.append([name, *(f"{score[key]:.3f}" for key in keys), str(self.n_images)])
 
         counts = [["true \\ predicted", *types]]
         shares = [["true \\ predicted", *types]]
@@ -256,13 +254,13 @@ class Evaluation:
                 f"training, {self.repeats} repeats, seed {self.seed}",
                 f"Signatures: {self.signatures}",
                 "",
-                *_table(rows),
+                *aligned(rows),
                 "",
                 "Confusion, mean counts of test images per repeat",
-                *_table(counts),
+                *aligned(counts),
                 "",
                 "Confusion, share of each true type",
-                *_table(shares),
+                *aligned(shares),
                 "",
                 *self._sides(),
                 *([f"No baseline, {BASELINE}: {failed}"] if failed else []),
@@ -367,10 +365,15 @@ def evaluate(
     ['f1', 'f1_std', 'n_images', 'sensitivity', 'specificity']
     >>> evaluation.to_dict()["seed"]
     0
+    >>> evaluation.to_pandas().columns.tolist()
+    ['f1', 'f1_std', 'sensitivity', 'specificity', 'n_images']
+    >>> print(evaluation.to_latex().splitlines()[0])
+    \\begin{tabular}{lrrrrr}
     >>> import json, pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "evaluation.json")
     ...     evaluation.to_json(path)
+    ...     evaluation.to_csv(path.with_suffix(".csv"))
     ...     json.loads(path.read_text())["repeats"]
     2
     """
@@ -516,17 +519,3 @@ def _summary(
         },
         "runs": [run["macro_f1"] for run in runs],
     }
-
-
-def _plain(value: Any) -> Any:
-    """What JSON does not know: numpy values as lists and numbers, the rest as text."""
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
-
-
-def _table(rows: list[list[str]]) -> list[str]:
-    """Aligned lines: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-        for row in rows
-    ]

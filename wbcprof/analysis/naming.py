@@ -48,7 +48,7 @@ class ClassifiedShards(NamedTuple):
 def type_columns(model: Model) -> list[str]:
     assert model.classifier is not None
     types = (f"probability_{name}" for name in model.classifier.classes_)
-    return ["image", "type", "call", "novelty_p", "flags", *types]
+    return ["image", "given", "type", "call", "novelty_p", "flags", *types]
 
 
 def type_rows(
@@ -62,12 +62,13 @@ def type_rows(
     """A row for each profile, of `type_columns`; probabilities to four places."""
     cells = name_cells(model, profiles, false_alarms=false_alarms, reject_below=reject_below)
     columns = type_columns(model)
-    for image_id, name, call, p, own, row in zip(
-        cells.ids, cells.named, cells.calls, cells.novelty_p, flags, cells.probabilities,
+    given = profiles.labels or [None] * len(profiles)
+    for image_id, label, name, call, p, own, row in zip(
+        cells.ids, given, cells.named, cells.calls, cells.novelty_p, flags, cells.probabilities,
         strict=True,
     ):  # fmt: skip
         numbers = [rounded(value, 4) for value in row]
-        said = [image_id, str(name), str(call), rounded(p, 4), "; ".join(own) or None]
+        said = [image_id, label, str(name), str(call), rounded(p, 4), "; ".join(own) or None]
         yield dict(zip(columns, [*said, *numbers], strict=True))
 
 

@@ -36,7 +36,7 @@ from wbcprof.analysis.novelty import (
     why_blind,
 )
 from wbcprof.analysis.quality import flag_images
-from wbcprof.checks import Real
+from wbcprof.checks import Real, plain_name
 from wbcprof.files import rounded, write_rows
 from wbcprof.images.boxes import read_boxes
 from wbcprof.images.fields import open_fields
@@ -568,8 +568,8 @@ def _name(
 
 def _as_known(label: str | None, types: list[str]) -> str | None:
     """A label as the model spells it."""
-    spelt = {name.lower(): name for name in types}
-    return None if label is None else spelt.get(label.lower(), label)
+    spelt = {plain_name(name): name for name in types}
+    return None if label is None else spelt.get(plain_name(label), label)
 
 
 def _count(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from wbcprof import _core
 from wbcprof.checks import Choice, Integer
 from wbcprof.model.forms import Approximation, Form, cook_toom_matrices, list_forms
 from wbcprof.model.pooling import STATISTICS, Pooling
-from wbcprof.threads import resolve_threads
+from wbcprof.threads import preparing, resolve_threads
 
 NONLINEARITIES = tuple(_core.NONLINEARITIES)
 
@@ -135,12 +134,9 @@ class Encoder:
     def _forget_prepared(self) -> None:
         self._prepared: dict[Form, _core.Filters] = {}
         self._chosen: dict[tuple[int, int], Form] = {}
-        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
-        return {
-            k: v for k, v in self.__dict__.items() if k not in ("_prepared", "_chosen", "_lock")
-        }
+        return {k: v for k, v in self.__dict__.items() if k not in ("_prepared", "_chosen")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -287,7 +283,7 @@ class Encoder:
         self._prepare(self.choose_form(height, width))
 
     def _prepare(self, form: Form) -> _core.Filters:
-        with self._lock:
+        with preparing():
             if form not in self._prepared:
                 self._prepared[form] = self._transform_filters(form)
             return self._prepared[form]

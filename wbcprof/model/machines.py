@@ -20,7 +20,7 @@ import numpy as np
 
 from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, shown
 from wbcprof.model.arrays import check_arrays, prefixed, under
-from wbcprof.model.discriminant import Gaussians, shares
+from wbcprof.model.discriminant import Gaussians, products, shares
 from wbcprof.model.memory import FIELDS, Memory, Strangeness, between_types
 
 RULES = {"C": NamedOr("auto", Real(above=0)), "kernel": Choice(("discriminant", "rbf", "linear"))}
@@ -69,8 +69,13 @@ class TypeMachines:
 
     def _logits(self, X: Any) -> np.ndarray:
         scaled = self.standardise(X)
-        logits = self._near_logits(scaled)
-        if self.far_ is not None and (far := self.foreign_ | self._is_beyond(scaled)).any():
+        if self.far_ is None:
+            return self._near_logits(scaled)
+        far = self.foreign_ | self._is_beyond(scaled)
+        logits = np.empty((len(scaled), len(self.classes_)))
+        if not far.all():
+            logits[~far] = self._near_logits(scaled[~far])
+        if far.any():
             logits[far] = self.far_._logits(np.asarray(X)[far])
         return logits
 
@@ -79,7 +84,7 @@ class TypeMachines:
             columns = kernel_columns(
                 scaled, self.support_vectors_ if self.gamma_ else None, self.gamma_
             )
-            pairs = self.slope_ * (columns @ self.coef_.T + self.intercept_)
+            pairs = self.slope_ * (products(columns, self.coef_) + self.intercept_)
         if not np.isfinite(pairs).all():
             raise ValueError(
                 "the classifier's decisions overflow; the profiles or the model file may be damaged"
@@ -138,8 +143,7 @@ class TypeMachines:
     def _directions(self, scaled: np.ndarray, memory: Memory) -> np.ndarray:
         """Leading directions of standardised profiles, which a memory reads."""
         assert self.gaussians_ is not None
-        result: np.ndarray = scaled @ self.gaussians_.directions[:, : memory.n_directions]
-        return result
+        return self.gaussians_.places(scaled, memory.n_directions)
 
     @property
     def confusion(self) -> np.ndarray | None:
@@ -168,8 +172,7 @@ class TypeMachines:
         """Which standardised profiles are beyond `reach_` of every type, (n_images,) bool."""
         if self.far_ is None or self.gaussians_ is None:
             return np.zeros(len(scaled), dtype=bool)
-        distance = self.gaussians_.nearest(self.gaussians_.places(scaled))
-        result: np.ndarray = distance > self.reach_
+        result: np.ndarray = ~(self.gaussians_.nearest(scaled) <= self.reach_)
         return result
 
     def adapted(

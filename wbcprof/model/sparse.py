@@ -84,7 +84,7 @@ def sparse_encode(
     tol : float
         Stop when the duality gap, divided by the objective reached, is at most `tol`: the
         objective then is within a factor 1 + tol of the best one. Rounding in float32 sets a
-        floor of about 1e-7 max |x b_j| / alpha.
+        floor, at most 1e-7 / alpha times the largest sum over k of |b_j b_k' z_k|.
     max_iter : int
         Most fresh gradients per patch.
     n_threads : int, optional
@@ -231,7 +231,7 @@ def sparse_code(
     threads = resolve_threads(n_threads)
     components = np.ascontiguousarray(_rows(components, "components"), np.float32)
     signals = _Signals(_rows(patches, "patches"), components, kappa, prediction, products)
-    gram = gram_matrix(components, kappa) if gram is None else _check_gram(gram, len(components))
+    gram = gram_matrix(components, kappa) if gram is None else _check_gram(gram, components, kappa)
     problem = _core.Lasso(
         gram,
         given["alpha"],
@@ -331,7 +331,8 @@ def _check_components(components: np.ndarray, m: int) -> None:
         )
 
 
-def _check_gram(gram: np.ndarray, h: int) -> np.ndarray:
+def _check_gram(gram: np.ndarray, components: np.ndarray, kappa: float) -> np.ndarray:
+    h = len(components)
     if gram.shape != (h, _padded(h)) or gram.dtype != np.float32:
         raise ValueError(
             f"gram must be float32 of shape {(h, _padded(h))}, as gram_matrix makes it, "
@@ -339,6 +340,11 @@ def _check_gram(gram: np.ndarray, h: int) -> np.ndarray:
         )
     if not np.isfinite(gram).all():
         raise ValueError("gram must be finite, got NaN or infinity")
+    own = np.einsum("ij,ij->i", components, components, dtype=np.float64) + kappa
+    if (np.abs(np.diagonal(gram) - own) > 1e-3 * own).any():
+        raise ValueError(
+            "gram must be that of these components and kappa, as gram_matrix makes it, got another"
+        )
     return gram
 
 
