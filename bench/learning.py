@@ -36,7 +36,7 @@ from cells import PBC, training_cells
 from sparse_code import PATCH
 from threadpoolctl import threadpool_limits
 
-from wbcprof.learning.profiler import PRESETS, make_profiler
+from wbcprof.learning.profiler import PRESETS
 from wbcprof.learning.psd import PSD
 from wbcprof.learning.sample import PatchRows, PatchStream, crop_centre, sample_patches
 from wbcprof.model.encoder import NONLINEARITIES
@@ -240,16 +240,17 @@ def compare_encoders(options) -> None:
     n_held_out = len(cells) // 5
     print(f"{'preset':8} {'encoder':15} {'codes':9} {'seconds':>7} {'optimal':>8} {'inferred':>8}")
     for preset, encoder in itertools.product(PRESETS, NONLINEARITIES):
-        settings = make_profiler(preset)
-        crops = [crop_centre(cell, settings.learn_centre, settings.patch_size) for cell in cells]
+        settings = PRESETS[preset]
+        size = settings["patch_size"]
+        crops = [crop_centre(cell, settings["learn_centre"], size) for cell in cells]
         train, test = (
-            sample_patches(part, len(part), settings.patch_size, n, random_state=0)
+            sample_patches(part, len(part), size, n, random_state=0)
             for part, n in ((crops[n_held_out:], 50_000), (crops[:n_held_out], 5000))
         )
         positive = encoder in ("sigmoid", "rectified")
         started = time.perf_counter()
         psd = PSD(
-            settings.layer_settings().n_components, nonlinearity=encoder, positive=positive,
+            settings["n_components"], nonlinearity=encoder, positive=positive,
             random_state=0, n_threads=options.threads,
         ).fit(PatchRows(train, TABLE))  # fmt: skip
         seconds = time.perf_counter() - started

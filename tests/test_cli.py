@@ -4,11 +4,11 @@ import csv
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
 import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -21,7 +21,7 @@ from wbcprof import PSD, Profiler
 from wbcprof.cli import main
 from wbcprof.datasets import make_leukocytes, write_folder
 from wbcprof.images.source import open_images
-from wbcprof.learning.profiler import DEFAULT_SIGNATURES
+from wbcprof.learning.profiler import PRESETS
 
 LEARN = ["--signatures", "12", "--patch-size", "8", "--patches", "1500", "--max-iter", "2"]
 
@@ -49,7 +49,7 @@ def test_fit_normalises_as_told(folder, model_file, tmp_path, capsys):
         assert main(["info", str(path)]) == 0
         return capsys.readouterr().out.split("images are made: ")[1].split()[0]
 
-    assert normaliser(model_file) == Profiler().normalise
+    assert normaliser(model_file) == PRESETS["default"]["normalise"]
     for options, expected in (
         (["--normalise", "none"], "no"),
         (["--preset", "paper", "--normalise", "macenko"], "macenko"),
@@ -177,7 +177,7 @@ def test_groups_reach_fit_evaluate_and_report(folder, model_file, tmp_path, monk
     )
     arguments = ["fit", folder, "-o", tmp_path / "m", *LEARN, "--groups"]
     assert main([str(a) for a in [*arguments, table]]) == 0
-    n_copies = Profiler().augment
+    n_copies = PRESETS["default"]["augment"]
     patients = [f"p{n % 4}" for n in range(48)]
     assert given == [patients, patients * (1 + n_copies)]  # of images alone, and with their copies
     assert main([str(a) for a in [*arguments, "folder:1"]]) == 0
@@ -332,9 +332,11 @@ def test_help_states_the_defaults_of_learning(capsys):
     defaults = {names.get(option, option.replace("-", "_")): default for option, default in told}
     assert len(defaults) == 9
     parameters = {**inspect.signature(PSD).parameters, **inspect.signature(Profiler).parameters}
-    parameters["n_signatures"] = SimpleNamespace(default=DEFAULT_SIGNATURES)
+    expect = {name: parameter.default for name, parameter in parameters.items()}
+    expect |= PRESETS["default"]
+    expect["n_signatures"] = expect["n_components"]
     for name, default in defaults.items():
-        expected = parameters[name].default
+        expected = expect[name]
         assert default == (",".join(expected) if name == "pools" else str(expected)), name
 
 
@@ -583,6 +585,57 @@ def test_a_strange_set_is_warned_of_and_strict_makes_it_an_error(of_three_types,
         error = complain([*command, "--strict"], capsys)
         assert "not from the world that the model knows: background red -60%" in error
     assert not list(tmp_path.iterdir())
+
+
+def test_classify_into_a_folder_gives_the_same_types_and_goes_on(of_three_types, tmp_path, capsys):
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    model, out, table = str(of_three_types / "m"), tmp_path / "types", tmp_path / "t.csv"
+    images = tmp_path / "new"
+    shutil.copytree(of_three_types / "new", images)
+    (images / "bad.png").write_bytes(b"no image")
+    last = (images / "14.png").read_bytes()
+    (images / "14.png").unlink()
+    classify = ["classify", model, str(images), "-o"]
+    into = [*classify, str(out), "--shard-size", "6"]
+    assert main(into) == 0
+    assert "16 images classified" in capsys.readouterr().err
+    first = {path.name: path.read_bytes() for path in out.glob("part-*")}
+    (images / "14.png").write_bytes(last)
+    assert main([*into, "--strict"]) == 3
+    assert "1 images could not be read; " in capsys.readouterr().err
+    assert {name: (out / name).read_bytes() for name in first} == first and len(first) == 6
+    assert main([*classify, str(table)]) == 0
+    found = pd.concat(map(pd.read_parquet, sorted(out.glob("*.parquet"))))
+    expected = pd.read_csv(table)
+    both = [frame.sort_values("image", ignore_index=True) for frame in (found, expected)]
+    both[0]["flags"] = both[1]["flags"] = None  # duplicates are those of a shard
+    pd.testing.assert_frame_equal(*both, check_dtype=False)
+    assert "bad.png" in (out / "skipped.csv").read_text()
+    capsys.readouterr()
+    assert "drop was [], now it is ['no cell']" in complain([*into, "--drop", "no cell"], capsys)
+    other = wbcprof.load(model)
+    other.classifier = other.classifier.adapted(
+        *(lambda p: (p.values, np.full(len(p), -1), p.measures))(other.profile(images))
+    )[0]
+    other.save(tmp_path / "other")
+    assert "types was " in complain(["classify", tmp_path / "other", *into[2:]], capsys)
+
+
+def test_classify_into_a_folder_tells_of_strange_shards_and_lists_dropped(
+    of_three_types, tmp_path, capsys
+):
+    pytest.importorskip("pyarrow")
+    arguments = [of_three_types / "m", of_three_types / "dim", "-o", tmp_path / "types"]
+    error = complain(["classify", *arguments, "--strict"], capsys)
+    assert "1 of 1 shards; of the first of these: these cells are not from the world" in error
+    out = tmp_path / "dropped"
+    arguments = [of_three_types / "m", of_three_types / "new", "-o", out, "--drop", "all"]
+    assert main([str(a) for a in ["classify", *arguments]]) == 0
+    assert "empty.png,no cell" in (out / "dropped.csv").read_text()
+    assert "--shard-size is for a folder" in complain(
+        ["classify", *arguments[:2], "--shard-size", "5"], capsys
+    )
 
 
 def test_suggest_lists_cells_to_label_for_adapt(of_three_types, tmp_path, capsys):

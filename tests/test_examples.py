@@ -22,6 +22,7 @@ PUBLIC = (Path(__file__).parent / "public_api.txt").read_text(encoding="utf-8").
 # What only a function returns has its example there.
 MADE_BY = {
     "wbcprof.analysis.Chart": "wbcprof.analysis.Monitor",
+    "wbcprof.analysis.ClassifiedShards": "wbcprof.analysis.classify_to_shards",
     "wbcprof.analysis.Flag": "wbcprof.analysis.Monitor",
     "wbcprof.analysis.Evaluation": "wbcprof.evaluate",
     "wbcprof.analysis.ExternalEvaluation": "wbcprof.analysis.evaluate_external",

@@ -9,7 +9,7 @@ import pytest
 from wbcprof.analysis import Monitor
 from wbcprof.cli import main
 from wbcprof.datasets import make_leukocytes, write_folder
-from wbcprof.files import CSV, HTML, JSON, TABLES, check_output, write_rows
+from wbcprof.files import CSV, HTML, JSON, TABLES, check_output, open_table, write_rows
 from wbcprof.report import write_monitor, write_report, write_smear
 
 ROWS = [{"name": "=a", "p": 0.5}, {"name": None, "p": None}]
@@ -17,7 +17,7 @@ ROWS = [{"name": "=a", "p": 0.5}, {"name": None, "p": None}]
 
 @pytest.mark.parametrize(
     ("suffixes", "name"),
-    [(CSV, "t.parquet"), (CSV, "t.xlsx"), (TABLES, "t.xlsx"), (TABLES, "t.html"), (HTML, "r.pdf"),
+    [(CSV, "t.parquet"), (CSV, "t.xlsx"), (TABLES, "t.xls"), (TABLES, "t.html"), (HTML, "r.pdf"),
      (HTML, "r.csv"), (JSON, "s.csv")],
 )  # fmt: skip
 def test_other_suffixes_are_refused(tmp_path, suffixes, name):
@@ -37,6 +37,7 @@ def test_a_folder_is_no_output(tmp_path):
 
 def test_rows_are_written_as_the_suffix_says(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
+    openpyxl = pytest.importorskip("openpyxl")
     for suffix in TABLES:
         write_rows(tmp_path / f"t{suffix}", ["name", "p"], iter(ROWS))
     with open(tmp_path / "t.csv", newline="") as stream:
@@ -44,12 +45,24 @@ def test_rows_are_written_as_the_suffix_says(tmp_path):
     lines = (tmp_path / "t.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == ROWS
     assert parquet.read_table(tmp_path / "t.parquet").to_pylist() == ROWS
+    sheet = openpyxl.load_workbook(tmp_path / "t.xlsx").active
+    assert list(sheet.values) == [("name", "p"), ("=a", 0.5)]  # and an empty row
+    assert sheet["A2"].data_type == "s"  # no formula
+    with open_table(tmp_path / "t.xlsx") as rows:
+        assert list(rows) == [(1, ["name", "p"]), (2, ["=a", "0.5"])]
+
+
+def test_a_workbook_without_openpyxl_is_refused_before_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("wbcprof.files.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs openpyxl: pip install 'wbcprof\[xlsx\]'"):
+        check_output(tmp_path / "t.xlsx", TABLES)
 
 
 def test_names_that_are_no_text_are_written(tmp_path):
     pytest.importorskip("pyarrow")
+    pytest.importorskip("openpyxl")
     for suffix in TABLES:
-        write_rows(tmp_path / f"t{suffix}", ["name"], [{"name": "a\udcff"}])
+        write_rows(tmp_path / f"t{suffix}", ["name"], [{"name": "a\udcff\x01"}])
 
 
 def test_pages_are_html(model, tmp_path):
@@ -68,15 +81,15 @@ def test_pages_are_html(model, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    [["classify", "no.model", "no-images", "-o", "types.xlsx"],
-     ["classify", "no.model", "no-images", "-o", "types/"],
+    [["classify", "no.model", "no-images", "-o", "types.xls"],
+     ["suggest", "no.model", "no-images", "-o", "types/"],
      ["suggest", "no.model", "no-images", "-o", "s.html"],
      ["evaluate", "no-images", "--json", "e.csv"],
      ["monitor", "no.model", "no-slides", "-o", "m.pdf"],
      ["monitor", "no.model", "no-slides", "-o", "m.html", "--csv", "m.parquet"],
      ["monitor", "no.model", "no-slides", "-o", "m.html", "--state", "m.csv"],
      ["smear", "no.model", "no-fields", "-o", "s.pdf"],
-     ["smear", "no.model", "no-fields", "-o", "s.html", "--cells", "c.xlsx"]],
+     ["smear", "no.model", "no-fields", "-o", "s.html", "--cells", "c.xls"]],
 )  # fmt: skip
 def test_commands_refuse_before_they_read(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)

@@ -22,14 +22,14 @@ MACHINERY = {
     "Pooling.to_json", "StainNormaliser.to_json", "CanonicalForm.to_json", "Instrument.to_json",
     "standardise", "TypeClassifier.adapted", "TypeClassifier.unadapted", "is_far", "change",
     "least_side", "stated_pixel_size", "end_pass", "self_contained", "whole_images",
-    "FieldSource.part", "FieldSource.digest", "Model.adapted_to", "quietly",
+    "FieldSource.part", "FieldSource.digest", "Model.adapted_to", "quietly", "fit_from",
 }  # fmt: skip
 # What functions return: attributes are promised, how they are made is not.
 RESULTS = {
     "Association", "DifferentialCount", "Differences", "Evaluation", "Leukocytes",
     "ShardedProfiles", "StainNormaliser", "CanonicalForm", "Instrument", "Chart", "Flag",
     "Smear", "Field", "FieldSource", "NamedCell", "SeenField", "SmearCount", "SmearResult",
-    "FieldCells", "SmearCell", "FoundCells", "ExternalEvaluation",
+    "FieldCells", "SmearCell", "FoundCells", "ClassifiedShards", "ExternalEvaluation",
     "BlandAltman", "Concordance", "CorrectedCount", "CountAgreement", "PassingBablok",
 }  # fmt: skip
 STORED = Path(__file__).parent / "public_api.txt"

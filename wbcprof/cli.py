@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from wbcprof.analysis.scores import Scores
     from wbcprof.images.source import ImageSource, SkippedImage
+    from wbcprof.model.model import Model
     from wbcprof.model.settings import Coding, LayerSettings
 
 
@@ -92,6 +93,11 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the state of learning in this file; where it exists, go on from it",
     )
+    parser.add_argument(
+        "--model",
+        metavar="OLD",
+        help="go on learning the signatures of this model, at its settings; its types are not kept",
+    )
     _add_groups(parser, "where the classifier is tuned and calibrated")
     _add_dask(parser, "learn signatures on the workers of this Dask scheduler")
     _add_learning(parser)
@@ -112,12 +118,7 @@ def _profile_options(parser: argparse.ArgumentParser) -> None:
         "parquet shards, written as they fill; the same command again goes on after an "
         "interruption",
     )
-    parser.add_argument(
-        "--shard-size",
-        type=int,
-        metavar="N",
-        help="images for each shard of a folder; default 1000",
-    )
+    _add_shard_size(parser)
     _add_dask(parser, "profile into a folder on the workers of this Dask scheduler")
     _add_strict(parser)
     _add_settings(parser, Coding)
@@ -132,8 +133,10 @@ def _classify_options(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help=".csv, .parquet or .jsonl file to write (default: print CSV)",
+        help=".csv, .xlsx, .parquet or .jsonl file to write (default: print CSV); or a folder, for "
+        "any number of images: parquet shards, as of profile",
     )
+    _add_shard_size(parser)
     parser.add_argument(
         "--reject-below",
         type=float,
@@ -163,7 +166,7 @@ def _suggest_options(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help=".csv, .parquet or .jsonl file to write (default: print CSV)",
+        help=".csv, .xlsx, .parquet or .jsonl file to write (default: print CSV)",
     )
     _add_threads(parser)
     _add_choice(parser)
@@ -290,9 +293,7 @@ def _find_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parquet", action="store_true", help="write tables of the parts as parquet too"
     )
-    parser.add_argument(
-        "--shard-size", type=int, metavar="N", help="fields for each part; default 50"
-    )
+    _add_shard_size(parser, "fields for each part; default 50")
     _add_dask(parser, "find on the workers of this Dask scheduler")
     _add_threads(parser)
 
@@ -370,6 +371,12 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         help="the folder below IMAGES that is the type, 2 where train and test or patients lie "
         "above; the first unless given",
     )
+    parser.add_argument(
+        "--planes",
+        action="store_true",
+        help="take every depth and time of a TIFF stack as an image, in place of the middle and "
+        "the first",
+    )
     for option, what in (("--only", "use only"), ("--exclude", "leave out")):
         parser.add_argument(
             option,
@@ -386,6 +393,12 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="leave out types of fewer images than this",
     )
+
+
+def _add_shard_size(
+    parser: argparse.ArgumentParser, what: str = "images for each shard of a folder; default 1000"
+) -> None:
+    parser.add_argument("--shard-size", type=int, metavar="N", help=what)
 
 
 def _add_pixel_size(parser: argparse.ArgumentParser) -> None:
@@ -462,7 +475,7 @@ def _add_settings(parser: argparse.ArgumentParser, settings: type[LayerSettings 
         parser.add_argument("--" + name.replace("_", "-"), **told)
 
 
-# Option, parameter of `Profiler`, its default, which importing it only for this help would be slow.
+# Option, parameter of `fit`, its default, which importing it only for this help would be slow.
 _LEARNING_NUMBERS = (
     ("--signatures", "n_signatures", 512, "N"),
     ("--patch-size", "patch_size", 6, "PX"),
@@ -531,7 +544,7 @@ def _images(options: argparse.Namespace, *, types: bool = False) -> ImageSource:
     look as if they were none are refused."""
     from wbcprof.images.source import open_images
 
-    source = open_images(options.images, level=options.level)
+    source = open_images(options.images, level=options.level, planes=options.planes)
     if types and options.level is None and source.listing and (odd := source.listing.oddity()):
         raise ValueError(f"{odd}; or --level 1 if they are types after all")
     source = source.choose(options.only, options.exclude, options.min_per_type)
@@ -614,6 +627,11 @@ def _fit(options: argparse.Namespace) -> None:
     from wbcprof.learning.profiler import fit
 
     check_output(options.output)
+    model = None
+    if options.model is not None:
+        from wbcprof.model.model import load
+
+        model = load(options.model)
     images = _images(options, types=True)
     groups = _groups(options, images)
     _say(f"learning signatures from {options.images}")
@@ -621,6 +639,7 @@ def _fit(options: argparse.Namespace) -> None:
         model = fit(
             images,
             client=client,
+            model=model,
             random_state=options.seed,
             verbose=True,
             checkpoint=options.checkpoint,
@@ -667,7 +686,7 @@ def _profile(options: argparse.Namespace) -> None:
     from wbcprof.model.model import load
     from wbcprof.model.profiles import check_table
 
-    if not Path(options.output).suffix or Path(options.output).is_dir():
+    if _is_folder(options.output):
         _profile_to_shards(options)
         return
     if options.dask is not None or options.shard_size is not None:
@@ -712,6 +731,11 @@ def _profile_to_shards(options: argparse.Namespace) -> None:
             **_coding(options),
         )
     _say(f"{made.n_profiles} profiles in {made.n_shards} shards: {made.folder}")
+    _check_all_read(options, made.n_skipped, f"{made.folder}/skipped.csv")
+
+
+def _is_folder(output: str) -> bool:
+    return not Path(output).suffix or Path(output).is_dir()
 
 
 def _cluster(options: argparse.Namespace) -> AbstractContextManager[Any]:
@@ -726,7 +750,8 @@ def _cluster(options: argparse.Namespace) -> AbstractContextManager[Any]:
 def _classify(options: argparse.Namespace) -> None:
     import numpy as np
 
-    from wbcprof.analysis.novelty import RATE, check_set, name_cells, warn_of_set
+    from wbcprof.analysis.naming import type_columns, type_rows
+    from wbcprof.analysis.novelty import RATE, UNLIKE, UNSURE, check_set, warn_of_set
     from wbcprof.analysis.quality import flag_images, warn_of_fields
     from wbcprof.checks import Real
     from wbcprof.files import TABLES, check_output
@@ -734,8 +759,11 @@ def _classify(options: argparse.Namespace) -> None:
 
     Real(least=0, most=1).check("--reject-below", options.reject_below)
     RATE.check("--false-alarms", options.false_alarms)
-    if options.output is not None:
+    to_shards = options.output is not None and _is_folder(options.output)
+    if options.output is not None and not to_shards:
         check_output(options.output, TABLES)
+    if options.shard_size is not None and not to_shards:
+        raise ValueError("--shard-size is for a folder of shards; name one with --output")
     model = load(options.model)
     if model.classifier is None:
         raise ValueError(
@@ -743,7 +771,11 @@ def _classify(options: argparse.Namespace) -> None:
             "one sub-folder per type"
         )
     drop = _flags_to_drop(options)
+    rates = {"false_alarms": options.false_alarms, "reject_below": options.reject_below}
     images = _images(options)
+    if to_shards:
+        _classify_to_shards(options, model, images, drop, rates)
+        return
     profiles = model.profile(images, n_threads=options.threads, progress=_Progress("profiling"))
     warn_of_fields(profiles)
     flags = flag_images(model, profiles, images)
@@ -755,36 +787,41 @@ def _classify(options: argparse.Namespace) -> None:
     warn_of_set(
         check_set(model, profiles, false_alarms=options.false_alarms), strict=options.strict
     )
-    cells = name_cells(
-        model, profiles, false_alarms=options.false_alarms, reject_below=options.reject_below
-    )
     own_flags = [own for own, stays in zip(flags, kept, strict=True) if stays]
-
-    given = profiles.labels or [None] * len(profiles)
-    columns = ["image", "given", "type", "call", "novelty_p", "flags"]
-    columns += [f"probability_{name}" for name in cells.types]
-    rows = (
-        dict(
-            zip(
-                columns,
-                [
-                    image_id, label, str(name), str(call), float(p), "; ".join(own) or None,
-                    *row.tolist(),
-                ],
-                strict=True,
-            )
-        )
-        for image_id, label, name, call, p, own, row in zip(
-            cells.ids, given, cells.named, cells.calls, cells.novelty_p, own_flags,
-            cells.probabilities, strict=True,
-        )
-    )  # fmt: skip
-    _write_table(options.output, columns, rows)
+    rows = list(type_rows(model, profiles, own_flags, **rates))
+    _write_table(options.output, type_columns(model), rows)
     if options.output is not None:
-        n_strange = sum(call in ("unsure", "unlike") for call in cells.calls)
+        n_strange = sum(row["call"] in (UNSURE, UNLIKE) for row in rows)
         _say(f"{len(profiles)} images classified, {n_strange} unsure or unlike: {options.output}")
     _write_dropped(options, flags, kept, ids)
     _list_skipped(options, skipped)
+
+
+def _classify_to_shards(
+    options: argparse.Namespace,
+    model: Model,
+    images: ImageSource,
+    drop: set[str],
+    rates: dict[str, Any],
+) -> None:
+    from wbcprof.analysis.naming import classify_to_shards
+
+    made = classify_to_shards(
+        model,
+        images,
+        options.output,
+        drop=drop,
+        strict=options.strict,
+        n_threads=options.threads,
+        progress=_Progress("classifying"),
+        **rates,
+        **_given(options, ["shard_size"]),
+    )
+    _say(
+        f"{made.n_classified} images classified, {made.n_strange} unsure or unlike, in "
+        f"{made.n_shards} shards: {made.folder}"
+    )
+    _check_all_read(options, made.n_skipped, f"{made.folder}/skipped.csv")
 
 
 def _flags_to_drop(options: argparse.Namespace) -> set[str]:
@@ -838,9 +875,13 @@ def _list_skipped(options: argparse.Namespace, skipped: Sequence[SkippedImage]) 
         where = f"{options.output}.skipped.csv"
         rows = ({"image": lost.image_id, "reason": lost.reason} for lost in skipped)
         write_rows(where, ("image", "reason"), rows)
-    if options.strict:
+    _check_all_read(options, len(skipped), where)
+
+
+def _check_all_read(options: argparse.Namespace, n_skipped: int, where: str) -> None:
+    if options.strict and n_skipped:
         told = f"; {where} lists them" if where else ""
-        raise _Incomplete(f"{len(skipped)} images could not be read{told}")
+        raise _Incomplete(f"{n_skipped} images could not be read{told}")
 
 
 def _write_table(path: str | None, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
@@ -853,7 +894,7 @@ def _write_table(path: str | None, columns: Sequence[str], rows: Iterable[dict[s
             return value
         return None if value != value else f"{value:.4f}" if is_csv else round(value, 4)
 
-    is_csv = path is None or Path(path).suffix.lower() not in (".parquet", ".jsonl")
+    is_csv = path is None or Path(path).suffix.lower() in ("", ".csv")
     shown = ({name: cell(value) for name, value in row.items()} for row in rows)
     if path is not None:
         write_rows(path, columns, shown)
@@ -897,7 +938,7 @@ def _adapt(options: argparse.Namespace) -> None:
     if options.labels is not None:
         from wbcprof.images.tables import LABEL_COLUMNS, read_by_image
 
-        known = read_by_image(options.labels, LABEL_COLUMNS)
+        known = read_by_image(options.labels, LABEL_COLUMNS, ids)
         strange = sorted(known.keys() - set(ids))
         if strange:
             raise ValueError(
@@ -1000,12 +1041,12 @@ def _report(options: argparse.Namespace) -> None:
     from wbcprof.report.page import write_report
 
     check_output(options.output, HTML)
+    images = _images(options)
     samples = None
     if options.samples is not None:
         from wbcprof.images.tables import SAMPLE_COLUMNS, read_by_image
 
-        samples = read_by_image(options.samples, SAMPLE_COLUMNS)
-    images = _images(options)
+        samples = read_by_image(options.samples, SAMPLE_COLUMNS, images.ids())
     write_report(
         load(options.model),
         images,

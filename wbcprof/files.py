@@ -4,11 +4,13 @@ CSV and JSON files, whatever it is."""
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -50,21 +52,52 @@ def tell(text: str, stream: TextIO | None, end: str = "\n") -> None:
         stream.flush()
 
 
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d*(?:[eE][-+]?\d+)?")
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+")
+
+
+def to_number(text: str) -> float:
+    """The number that a cell of a table states, with a decimal point or a decimal comma.
+
+    Raises
+    ------
+    ValueError
+        It is none, or its comma may part thousands.
+    """
+    text = text.strip()
+    if _THOUSANDS.fullmatch(text):
+        raise ValueError(f"{text!r}, whose comma may part thousands; write a decimal point")
+    return float(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
+
+
 _DELIMITERS = ",;\t"
+_OLD_WORKBOOK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_LARGEST_WORKBOOK = 1 << 30  # bytes, unpacked
+_MOST_LINES = 1 << 20  # of a sheet
 
 
 @contextmanager
 def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[tuple[int, list[str]]]]:
-    """Rows of a CSV file as people save them, with their line numbers, empty ones left out.
+    """Rows of a table as people save them, with their line numbers, empty ones left out.
 
-    Commas, semicolons or tabs, whichever the first line has most of; UTF-8, UTF-16 as spreadsheets
-    mark it, or else Windows-1252, which a warning says.
+    CSV: commas, semicolons or tabs, whichever the first line has most of; UTF-8, UTF-16 as
+    spreadsheets mark it, or else Windows-1252, which a warning says. A workbook (.xlsx): its first
+    sheet, as text; a warning says where there are others.
 
     Raises
     ------
     ValueError
         It is no such file; or what is made of its rows raises csv.Error.
+    ImportError
+        It is a workbook, and openpyxl is not installed.
     """
+    with open(path, "rb") as file:
+        start = file.read(len(_OLD_WORKBOOK))
+    if start.startswith(b"PK\3\4"):
+        yield _workbook_rows(path)
+        return
+    if start == _OLD_WORKBOOK:
+        raise ValueError(f"'{os.fspath(path)}' is a workbook of old, .xls; save it as .xlsx or CSV")
     encoding = _encoding(path)
     with open(path, newline="", encoding=encoding) as stream:
         first = next((line for line in stream if line.strip()), "")
@@ -76,6 +109,54 @@ def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[tuple[int, lis
             yield ((rows.line_num, row) for row in rows if any(map(str.strip, row)))
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"'{os.fspath(path)}' is not a readable CSV file: {error}") from error
+
+
+def _workbook_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
+    """Rows of the first sheet of a workbook, each cell as the text that a CSV file would have."""
+    need_openpyxl()
+    import openpyxl
+
+    name = os.fspath(path)
+    try:
+        with zipfile.ZipFile(path) as unpacked:
+            size = sum(part.file_size for part in unpacked.infolist())
+        if size > _LARGEST_WORKBOOK:
+            raise ValueError(f"it unpacks to {size} bytes, more than {_LARGEST_WORKBOOK}")
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        try:
+            sheet = book.worksheets[0]
+            found = [
+                (line, cells)
+                for line, row in enumerate(sheet.iter_rows(), start=1)
+                if any(cells := [_cell_text(cell) for cell in row])
+            ]
+            others = len(book.worksheets) - 1
+        finally:
+            book.close()
+    except Exception as error:  # openpyxl raises almost any kind on damaged files
+        raise ValueError(f"'{name}' is not a readable workbook: {error}") from error
+    if others:
+        warnings.warn(
+            f"'{name}' has {others + 1} sheets, of which the first, {sheet.title!r}, is read",
+            TableWarning,
+            stacklevel=5,
+        )
+    return iter(found)
+
+
+def _cell_text(cell: Any) -> str:
+    value = cell.value
+    if value is None or cell.data_type == "e":  # #N/A and its like
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value).strip()
+
+
+def need_openpyxl() -> None:
+    """Refuse what needs openpyxl where that is not installed."""
+    if find_spec("openpyxl") is None:
+        raise ImportError(".xlsx needs openpyxl: pip install 'wbcprof[xlsx]'; or use .csv")
 
 
 def _encoding(path: str | os.PathLike[str]) -> str:
@@ -115,8 +196,18 @@ def rounded(value: float, digits: int) -> float | None:
     return round(float(value), digits) if math.isfinite(value) else None
 
 
+def file_digest(path: Path) -> str:
+    """Of what a file holds, hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 CSV, HTML, JSON = (".csv",), (".html", ".htm"), (".json",)
-TABLES = (".csv", ".parquet", ".jsonl")
+TABLES = (".csv", ".xlsx", ".parquet", ".jsonl")
+"""What tables are written as."""
+
+SHEETS = (".csv", ".xlsx")
+"""What tables of people are, by their names."""
 
 
 def write_rows(
@@ -128,6 +219,9 @@ def write_rows(
         suffix = temporary.suffix.lower()
         if suffix == ".parquet":
             _write_parquet(temporary, columns, rows)
+            return
+        if suffix == ".xlsx":
+            _write_workbook(temporary, columns, rows)
             return
         with open(
             temporary, "w", newline="", encoding="utf-8", errors="backslashreplace"
@@ -161,6 +255,36 @@ def _write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Mapping[st
     parquet.write_table(pa.Table.from_arrays(arrays, list(columns)), path)
 
 
+def _write_workbook(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    import openpyxl
+    from openpyxl.cell import WriteOnlyCell
+
+    book = openpyxl.Workbook(write_only=True)
+    sheet = book.create_sheet()
+    sheet.append(list(columns))
+    for line, row in enumerate(rows, start=2):
+        if line > _MOST_LINES:
+            raise ValueError(f".xlsx holds {_MOST_LINES} lines at most; write .csv or .parquet")
+        cells = []
+        for value in (row[column] for column in columns):
+            if isinstance(value, str):
+                text = value.encode("utf-8", "backslashreplace").decode()
+                cell = WriteOnlyCell(sheet, _CONTROL.sub(_escaped, text))
+                cell.data_type = "s"  # never a formula
+                cells.append(cell)
+            else:
+                cells.append(value.item() if isinstance(value, np.generic) else value)
+        sheet.append(cells)
+    book.save(path)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # what XML cannot hold
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\x{ord(found[0]):02x}"
+
+
 def json_value(value: Any) -> Any:
     """What JSON holds of a value that it does not know, for ``json.dumps(default=...)``."""
     if isinstance(value, np.generic | np.ndarray):
@@ -191,7 +315,7 @@ def check_output(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> 
     Raises
     ------
     ImportError
-        The suffix is ``.parquet``, and pyarrow is not installed.
+        The suffix is ``.parquet`` or ``.xlsx``, and pyarrow or openpyxl is not installed.
     FileNotFoundError
         The folder of `path` does not exist.
     PermissionError
@@ -209,6 +333,8 @@ def check_output(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> 
         )
     if suffixes and suffix == ".parquet" and find_spec("pyarrow") is None:
         raise ImportError(".parquet needs pyarrow: pip install 'wbcprof[tables]'")
+    if suffixes and suffix == ".xlsx":
+        need_openpyxl()
     if os.fspath(path).endswith(("/", os.sep)):
         raise ValueError(f"the output {os.fspath(path)!r} is a folder; name a file in it")
     if not target.parent.is_dir():

@@ -517,9 +517,9 @@ def test_an_image_has_one_mask(images, tmp_path):
 def test_sources_of_another_kind(images, tmp_path):
     with pytest.raises(FileNotFoundError, match="boxes come from a CSV file"):
         read_boxes(tmp_path / "nothing.csv", images)
-    (tmp_path / "boxes.xlsx").write_text("")
+    (tmp_path / "boxes.ods").write_text("")
     (tmp_path / "empty").mkdir()
-    for name in ("boxes.xlsx", "empty"):
+    for name in ("boxes.ods", "empty"):
         with pytest.raises(ValueError, match=f"expected a CSV file, .*, got '.*{name}'"):
             read_boxes(tmp_path / name, images)
     as_yolo(tmp_path / "both" / "one.txt", [])

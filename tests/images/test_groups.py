@@ -62,7 +62,7 @@ def test_csv_errors(folder, tmp_path):
     table = tmp_path / "g.csv"
     with pytest.raises(FileNotFoundError, match=r"No such file: .*; groups come from a CSV file"):
         read_groups(table, folder)
-    table.write_text(f"image,group\n{IDS[0]},1\nb.png,2\n{IDS[2]},nan\n{IDS[1]},\n")
+    table.write_text(f"image,group\n{IDS[0]},1\nq/b.png,2\n{IDS[2]},nan\n{IDS[1]},\n")
     with pytest.raises(
         ValueError, match=r"no group for 1 of 3 images, first 'neutrophil/p2/b.png'"
     ):

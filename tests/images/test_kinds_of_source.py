@@ -443,9 +443,9 @@ def test_parts_are_slices(source):
 def test_part_decodes_no_other_image(folder, monkeypatch):
     read, names = images_module.read_file, []
 
-    def note(path, pages):
+    def note(path, *which):
         names.append(path.name)
-        return read(path, pages)
+        return read(path, *which)
 
     monkeypatch.setattr(images_module, "read_file", note)
     assert len(list(open_images(folder).part(2, 4))) == 2
@@ -482,10 +482,10 @@ def reads(monkeypatch):
     """Name of the thread that reads each file; the first of a few files takes the longest."""
     read, threads = images_module.read_file, []
 
-    def slowly(path, pages):
+    def slowly(path, *which):
         threads.append(threading.current_thread().name)
         time.sleep(0.004 * (5 - len(threads) % 5))
-        return read(path, pages)
+        return read(path, *which)
 
     monkeypatch.setattr(images_module, "read_file", slowly)
     return threads

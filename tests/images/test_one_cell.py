@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 
 import wbcprof
 from wbcprof.datasets import make_leukocytes
-from wbcprof.images import ImageWarning, open_images
+from wbcprof.images import ImageWarning, open_images, read_groups
+from wbcprof.images.copies import number_files
 
 tifffile = pytest.importorskip("tifffile")
 imagecodecs = pytest.importorskip("imagecodecs")
@@ -463,6 +464,55 @@ def test_full_range_is_not_looked_up(cell, monkeypatch):
     assert texts == ["2 images were converted to 8-bit RGB: 2 16-bit RGB"]
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_of_every_depth_are_read_and_said(cell, bits, dtype):
+    white = (1 << bits) - 1
+    if dtype == np.float16 and bits == 16:
+        pytest.skip("which are infinite")
+    images = [(cell * (white / 255) / k).astype(dtype) for k in (8, 1)]  # dark ones too
+    pixels, texts = told(open_images(images))
+    for found, k in zip(pixels, (8, 1), strict=True):
+        np.testing.assert_allclose(found, cell / k, atol=0.6)
+    assert texts == [
+        f"2 images were converted to 8-bit RGB: 2 float RGB (white is {white} by the largest value)"
+    ]
+    over = images[1].astype(np.float32)
+    over[0, 0] = 1.015 * white  # as resampling leaves it
+    np.testing.assert_allclose(told(open_images(over))[0][0][1:], cell[1:], atol=0.6)
+    alpha = np.dstack([images[1], np.full(cell.shape[:2], white, dtype)])
+    np.testing.assert_allclose(told(open_images(alpha))[0][0], cell, atol=0.6)
+
+
+def test_floats_of_no_range_are_refused(cell):
+    unit = cell / cell.max()
+    for image, n in ((unit * 1.5, "1.5"), (unit * 76500, "76500"), (unit - 0.1, "0.9")):
+        with pytest.raises(ValueError, match=f"or be those of 8 to 16 bits, got .* to {n}"):
+            list(open_images(image))
+
+
+def test_a_model_reads_single_images_by_the_range_of_those_learnt_from(cell, tmp_path):
+    small = {"n_signatures": 4, "patch_size": 8, "n_patches": 300, "max_iter": 1, "augment": 0}
+    cells = make_leukocytes(2, size=48, types=["neutrophil", "lymphocyte"]).images
+    for make, kind in ((lambda c: of_bits(c, 12), "integer"), (lambda c: c * 16.0, "float")):
+        model = wbcprof.fit([make(c) for c in cells], normalise=None, **small)
+        assert model.depths == {kind: 12}
+        model.save(tmp_path / "m")
+        loaded = wbcprof.load(tmp_path / "m")
+        assert loaded.depths == model.depths and loaded.fingerprint == model.fingerprint
+        dark = make(cell // 8)
+        with pytest.warns(ImageWarning, match="white is 4095 as of the images learnt from"):
+            found = loaded.profile([dark]).values
+        with pytest.warns(ImageWarning, match="white is 4095 by the largest value"):
+            together = model.profile([dark, make(cell)]).values
+        np.testing.assert_array_equal(found[0], together[0])
+        np.testing.assert_allclose(found, model.profile([cell // 8]).values, atol=0.02)
+        with pytest.warns(ImageWarning, match="as of the images learnt from"):
+            further = wbcprof.fit([dark], model=model)
+        assert further.depths == {kind: 12}
+    assert wbcprof.fit(cells, normalise=None, **small).depths is None
+
+
 STATED = {
     "SMaxSampleValue": {"extratags": [(341, "H", 3, (4095,) * 3, True)]},
     "MaxSampleValue": {"extratags": [(281, "H", 3, (4095,) * 3, True)]},
@@ -542,7 +592,36 @@ def test_depths_and_times_are_one_image_and_said_to_be(tmp_path, cell):
     WAYS["OME of depths and times"](tmp_path, cell)
     _, text = read(tmp_path)
     assert "first of several times" in text and "middle of several depths" in text
-    assert "save each as a file" in text
+    assert "planes=True, --planes take all" in text
+
+
+@pytest.mark.parametrize("kind", ["OME of depths and times", "ImageJ hyperstack",
+                                  "ImageJ hyperstack of one page"])  # fmt: skip
+def test_depths_and_times_are_taken_apart_when_asked_for(tmp_path, cell, kind):
+    path = WAYS[kind](tmp_path, cell)
+    source = open_images(tmp_path, planes=True)
+    assert source.ids() == [f"{path.name}#{k:04d}" for k in range(6)]
+    with pytest.warns(ImageWarning) as caught:
+        found = {one.image_id[-1]: one.pixels for one in source}
+    said = " ".join(str(one.message) for one in caught)
+    assert "several" not in said and "of one colour" in said  # the first depth is black
+    assert set(found) == ({"1", "2", "5"} if "OME" in kind else {"1", "2", "4", "5"})
+    np.testing.assert_array_equal(found["1"], cell)
+    np.testing.assert_array_equal(found["5"], cell // 2)
+    alone = open_images(path, planes=True)
+    assert len(alone.ids()) == 6 and alone.part(1, 2).ids()[0].endswith("#0001")
+    assert len(set(number_files(source.ids()))) == 1  # on one side of every split
+    table = tmp_path / "patients.csv"
+    table.write_text(f"image,patient\n{path.name},A\n")
+    assert read_groups(table, source) == dict.fromkeys(source.ids(), "A")
+    table.write_text(f"image,patient\n{path.name},A\n{path.name}#0002,B\n")
+    assert read_groups(table, source) == dict(zip(source.ids(), "AABAAA", strict=True))
+
+
+def test_planes_of_what_has_none_are_refused(tmp_path, cell):
+    for given in (cell, [tmp_path / "a.tif"], tmp_path / "t.csv", open_images(cell)):
+        with pytest.raises(ValueError, match="planes are taken apart of TIFFs in a folder"):
+            open_images(given, planes=True)
 
 
 def test_positions_are_images_of_one_file(tmp_path, cell):
@@ -777,7 +856,8 @@ def test_objects_travel_and_have_digests(cell):
     source = open_images([encoded(cell, "PNG"), Image.fromarray(cell)])
     there = pickle.loads(pickle.dumps(source.self_contained()))
     np.testing.assert_array_equal([one.pixels for one in there], [cell, cell])
-    assert source.digests() != open_images([encoded(cell // 2, "PNG")] * 2).digests()
+    other = open_images([encoded(cell // 2, "PNG")] * 2).digests()
+    assert len(set(source.digests() + other)) == 3 and other[0] == other[1]
     fields = wbcprof.images.open_fields([encoded(cell, "PNG"), Image.fromarray(cell)])
     np.testing.assert_array_equal([field.pixels for field in fields.self_contained()], [cell] * 2)
     assert len(fields.digest()) == 32

@@ -524,8 +524,8 @@ def test_decompression_bombs_are_skipped(tmp_path, monkeypatch):
     [
         (np.full((8, 8, 3), np.nan), "must be finite"),
         (np.full((8, 8, 3), np.inf), "must be finite"),
-        (np.full((8, 8, 3), 255.0), r"must lie in \[0, 1\], got 0 to 255"),
-        (np.full((8, 8, 3), -0.25), r"must lie in \[0, 1\], got -0.25 to 0"),
+        (np.full((8, 8, 3), 70000.0), r"in \[0, 1\], .* of 8 to 16 bits, got 0 to 70000"),
+        (np.full((8, 8, 3), -0.25), r"must lie in \[0, 1\], .*, got -0.25 to 0"),
         (np.zeros((8, 8, 3), bool), "dtype bool"),
         (np.full((8, 8, 3), -3), "must not be below 0, got -3"),
         (np.full((8, 8, 3), 7), "of one colour: 0 of 255 grey levels"),
@@ -811,6 +811,10 @@ def test_float_tiff_follows_the_rule_of_arrays(tmp_path):
     pixels, kind = only(open_images(tmp_path))
     assert kind == "float grey" and (pixels == grey[..., None]).all()
     tifffile.imwrite(tmp_path / "a.tif", grey.astype(np.float32))
+    pixels, kind = only(open_images(tmp_path))
+    assert kind == "float grey (white is 255 by the largest value)"
+    assert (pixels == grey[..., None]).all()
+    tifffile.imwrite(tmp_path / "a.tif", -grey.astype(np.float32))
     (reason,) = reasons(open_images(tmp_path))
     assert "[0, 1]" in reason
 

@@ -1,14 +1,16 @@
 """Tables of people: delimiters, encodings, names of columns, gaps and contradictions."""
 
 import warnings
+from datetime import date
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from wbcprof import Profiles
 from wbcprof.analysis.slides import read_slides
 from wbcprof.files import TableWarning
-from wbcprof.images import open_images, read_boxes, read_groups
+from wbcprof.images import open_fields, open_images, read_boxes, read_groups
 from wbcprof.images.tables import column_name, read_by_image, read_table, tell_of_gaps
 
 IDS = ["x/a.png", "y/b.png"]
@@ -37,6 +39,102 @@ def test_tables_of_spreadsheets(folder, delimiter, encoding, end):
     rows = ["image,label", "x/a.png,Zelle \u00e4", "y/b.png,B", ",", ""]
     text = end.join(rows).replace(",", delimiter)
     assert labels_of(folder, text, encoding) == {"x/a.png": "Zelle \u00e4", "y/b.png": "B"}
+
+
+def workbook(path, *sheets):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for rows in sheets:
+        sheet = book.create_sheet()
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+    return path
+
+
+def test_workbooks_are_read_as_text(folder):
+    rows = [["Image", "cell type", "patient", "date"], [], ["x/a.png", 3.0, 7, date(2024, 5, 1)],
+            ["y/b.png", "#N/A", 0.5, True]]  # fmt: skip
+    path = workbook(folder / "t.xlsx", rows)
+    source = open_images(path)
+    assert source.ids() == IDS and source.labels == ["3", None]
+    assert read_groups("column:patient", path) == dict(zip(IDS, ["7", "0.5"], strict=True))
+    table = read_table(path)
+    assert [line for line, _ in table.rows] == [3, 4]
+    assert table.rows[0][1]["date"].startswith("2024-05-01")
+    path = workbook(folder / "two.xlsx", rows, [["notes"]])
+    with pytest.warns(TableWarning, match="has 2 sheets, of which the first, 'Sheet', is read"):
+        read_table(path)
+
+
+def test_what_is_no_workbook_is_one_error(folder, monkeypatch):
+    path = workbook(folder / "t.xlsx", [["image", "label"], ["x/a.png", "A"]])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"t.xlsx' is not a readable workbook: "):
+        read_table(path)
+    path.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99))
+    with pytest.raises(ValueError, match=r"a workbook of old, .xls; save it as .xlsx or CSV"):
+        read_table(path)
+    path.write_bytes(whole)
+    monkeypatch.setattr("wbcprof.files._LARGEST_WORKBOOK", 100)
+    with pytest.raises(ValueError, match=r"it unpacks to .* bytes, more than 100"):
+        read_table(path)
+    monkeypatch.setattr("wbcprof.files.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'wbcprof\[xlsx\]'"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("{root}/x/a.png", "{root}/y/b.png"), ("a.png", "b.png"), ("C:\\cells\\x\\a.png", "y\\b.png"),
+     ("train/x/a.png", "./b.png")],
+)  # fmt: skip
+def test_images_are_found_by_more_or_less_of_their_paths(folder, names):
+    table = folder / "t.csv"
+    rows = [name.format(root=folder) + f",{i}\n" for i, name in enumerate(names)]
+    table.write_text("".join(["image,slide\n", *rows, "other/a.png,9\n"]))
+    assert read_groups(table, folder) == dict(zip(IDS, "01", strict=True))
+    assert read_by_image(table, ("slide",), IDS)["other/a.png"] == "9"
+    fields = open_fields(folder, slides=table)
+    assert {field.slide for field in fields} == {"0", "1"}
+
+
+def test_a_name_that_may_mean_two_images_is_an_error_with_its_line(folder):
+    table = folder / "t.csv"
+    table.write_text("image,patient\nx/a.png,1\na.png,2\n")
+    with pytest.raises(ValueError, match=r"t.csv', line 3: 'a.png' may be the image 'x/a.png' or"):
+        read_by_image(table, ("patient",), [*IDS, "z/a.png"])
+    with pytest.raises(ValueError, match=r"line 3: 'x/a.png' is of patient '2' here and of '1' in"):
+        read_by_image(table, ("patient",), IDS)
+    table.write_text("image,patient\na.png,1\nx/a.png,2\n")
+    assert read_by_image(table, ("patient",), ["a.png", *IDS]) == {"a.png": "1", "x/a.png": "2"}
+
+
+def test_rows_that_repeat_others_are_counted(folder):
+    table = folder / "t.csv"
+    table.write_text("image,label\nx/a.png,A\ny/b.png,B\nx/a.png,A\nx/a.png,A\n")
+    with pytest.warns(TableWarning, match="2 of 4 rows say again what is said above, first line 4"):
+        read_by_image(table, ("label",))
+    with pytest.warns(TableWarning, match="2 of 4 rows name an image again, which is taken again"):
+        assert len(open_images(table).ids()) == 4
+
+
+def test_decimal_commas_are_numbers(folder):
+    table = folder / "boxes.csv"
+    table.write_text("image;x;y;width;height\na.png;1,5;2;10,25;8\n")
+    (box,) = read_boxes(table, folder)["x/a.png"]
+    assert (box.left, box.top, box.right, box.bottom) == (1.5, 2, 11.75, 10)
+    table.write_text("image;x;y;width;height\na.png;1,500;2;10;8\n")
+    with pytest.raises(ValueError, match=r"line 2: .*'1,500', whose comma may part thousands"):
+        read_boxes(table, folder)
+    table.write_text("Metadata_ImageId;A;B;Metadata_Age\na;0,5;1,250;63,5\nb;3;-1,5e-3;4\n")
+    profiles = Profiles.load(table)
+    np.testing.assert_array_equal(profiles.values, np.float32([[0.5, 1.25], [3, -0.0015]]))
+    table.write_text('Metadata_ImageId,A\na,"1,250"\n')
+    with pytest.raises(ValueError, match=r"line 2: '1,250', whose comma may part thousands"):
+        Profiles.load(table)
 
 
 def test_other_delimiters_in_cells_are_text(folder):

@@ -367,7 +367,6 @@ def test_a_folder_of_shards_is_one_table(profiles, tmp_path):
             profiles.labels[part],
             METADATA,
         ).save(tmp_path / f"part-{i:06d}.parquet")
-    (tmp_path / "manifest.json").write_text("{}")
     assert_same(Profiles.load(tmp_path), profiles)
 
 

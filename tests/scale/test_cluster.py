@@ -162,6 +162,14 @@ def test_the_model_does_not_depend_on_how_many_workers_there_are_or_die(
     assert whole.provenance["n_images"] == 47 and whole.provenance["n_patches"] < 3000
 
 
+def test_learning_goes_on_on_a_cluster(client, model, cells, small_blocks):
+    deep = cells.images.astype(np.uint16) * 16
+    further = wbcprof.fit(deep, model=model, client=client, n_patches=2000, max_iter=2)
+    before, after = model.history[0], further.history[0]
+    assert after[-1]["objective"] < before[-1]["objective"] and len(after) == len(before) + 2
+    assert further.depths == {"integer": 12}
+
+
 def objective(layer, patches):
     """That of optimal codes, per unit of the patches' energy, and the encoder's error."""
     rows = layer.preprocessing.apply(patches)[0]

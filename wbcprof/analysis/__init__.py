@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.monitoring import Monitor as Monitor
     from wbcprof.analysis.monitoring import SlideSummary as SlideSummary
     from wbcprof.analysis.monitoring import summarise as summarise
+    from wbcprof.analysis.naming import ClassifiedShards as ClassifiedShards
+    from wbcprof.analysis.naming import classify_to_shards as classify_to_shards
     from wbcprof.analysis.novelty import NamedCells as NamedCells
     from wbcprof.analysis.novelty import SetCheck as SetCheck
     from wbcprof.analysis.novelty import StrangeCellsWarning as StrangeCellsWarning
@@ -49,6 +51,7 @@ __getattr__, __dir__, __all__ = attach(
         "external": ["ExternalEvaluation", "evaluate_external"],
         "figures": ["figures"],
         "monitoring": ["Flag", "Monitor", "SlideSummary", "summarise"],
+        "naming": ["ClassifiedShards", "classify_to_shards"],
         "novelty": ["NamedCells", "SetCheck", "StrangeCellsWarning", "check_set", "name_cells"],
         "quality": ["flag_images"],
         "slides": ["read_slides"],

@@ -511,7 +511,9 @@ def model_identity(model: Model) -> str:
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
         digest.update(array.tobytes())
-    for part in ("layers", "pooling", "normaliser", "classifier"):
+    for part in ("layers", "pooling", "normaliser", "classifier", "depths"):
+        if part not in document:  # where nothing depends on it
+            continue
         digest.update(json.dumps(document[part], sort_keys=True, default=json_value).encode())
     return digest.hexdigest()
 

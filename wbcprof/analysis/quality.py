@@ -89,16 +89,24 @@ def flag_images(model: Model, profiles: Profiles, images: Any = None) -> list[li
 
 def warn_of_fields(profiles: Profiles) -> None:
     """Say once where images that are taken for single cells show several, as fields do."""
-    if profiles.measures is None or len(profiles) == 0:
-        return
-    several = profiles.measures[:, MEASURES.index("Others")] > OTHERS
-    if several.mean() > _MOST_FIELDS:
+    tell_of_fields(n_of_fields(profiles), len(profiles), stacklevel=4)
+
+
+def n_of_fields(profiles: Profiles) -> int:
+    """How many images show several leukocytes."""
+    if profiles.measures is None:
+        return 0
+    return int((profiles.measures[:, MEASURES.index("Others")] > OTHERS).sum())
+
+
+def tell_of_fields(several: int, n: int, stacklevel: int = 3) -> None:
+    """`warn_of_fields` of `n` images of which several show several."""
+    if n and several / n > _MOST_FIELDS:
         warnings.warn(
-            f"{int(several.sum())} of {len(profiles)} images show several leukocytes, as fields "
-            "do, and are taken for one cell each; 'wbcprof smear' and 'wbcprof find' look at every "
-            "cell of a field",
+            f"{several} of {n} images show several leukocytes, as fields do, and are taken for one "
+            "cell each; 'wbcprof smear' and 'wbcprof find' look at every cell of a field",
             SmearWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from wbcprof.analysis.monitoring import SlideSummary, summarise
-from wbcprof.files import from_csv_text, open_table
+from wbcprof.files import SHEETS, from_csv_text, open_table
 from wbcprof.images.folders import is_users
 from wbcprof.images.source import ImageWarning, open_images
 from wbcprof.images.tables import SLIDE_COLUMNS, TIME_COLUMNS, read_by_image, read_table
@@ -120,7 +120,7 @@ def _find(
     """What reads each slide, by its name."""
     if not source.exists():
         raise FileNotFoundError(f"No such file or folder: {str(source)!r}")
-    is_images = source.suffix.lower() == ".csv" and not _holds_profiles(source)
+    is_images = source.suffix.lower() in SHEETS and not _holds_profiles(source)
     if slides is not None and (source.is_dir() or is_images):
         raise ValueError(
             f"a table of slides is for one table of profiles, but {str(source)!r} says itself "
@@ -166,7 +166,7 @@ def _of_images(model: Model, table: Path, n_threads: int | None) -> dict[str, _R
 def _of_profiles(
     profiles: Profiles, table: Path, slides: str | os.PathLike[str] | None
 ) -> dict[str, _Read]:
-    groups = None if slides is None else read_by_image(slides, SLIDE_COLUMNS)
+    groups = None if slides is None else read_by_image(slides, SLIDE_COLUMNS, profiles.ids)
     rows: dict[str, list[int]] = {}
     for row, image in enumerate(profiles.ids):
         folder = PurePosixPath(image.lstrip("/")).parts[:-1]

@@ -245,7 +245,7 @@ class SmearResult:
         return "\n".join(lines)
 
     def write_counts(self, path: str | os.PathLike[str]) -> None:
-        """Write the rows of `to_pandas` as the suffix says, ``.csv``, ``.parquet`` or ``.jsonl``;
+        """Write the rows of `to_pandas` as the suffix says, one of `wbcprof.files.TABLES`;
         the file is whole or absent."""
         rows = list(self._count_rows())
         write_rows(path, list(rows[0]), rows)

@@ -7,11 +7,10 @@ import math
 import os
 import re
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
@@ -19,12 +18,12 @@ from xml.parsers import expat
 import numpy as np
 
 from wbcprof.checks import known_label, shown
-from wbcprof.files import from_csv_text, naming
+from wbcprof.files import SHEETS, from_csv_text, naming, to_number
 from wbcprof.images.decode import open_picture, reasons, stated_shape
 from wbcprof.images.fields import IMAGES_AND_SLIDES, FieldSource
 from wbcprof.images.folders import MASK_ENDINGS, is_users
 from wbcprof.images.source import SUFFIXES, ImageWarning, open_images
-from wbcprof.images.tables import IMAGE_COLUMNS, LABEL_COLUMNS, read_table
+from wbcprof.images.tables import IMAGE_COLUMNS, LABEL_COLUMNS, Names, read_table
 
 __all__ = ["Box", "read_boxes"]
 
@@ -222,7 +221,7 @@ def _reader(path: Path) -> Callable[[Path, _Images], _Found]:
             return _from_voc if kinds == {".xml"} else _from_yolo
         if _files(path, SUFFIXES):
             return _from_masks
-    readers = {".csv": _from_csv, ".json": _from_coco, ".xml": _from_voc}
+    readers = {**dict.fromkeys(SHEETS, _from_csv), ".json": _from_coco, ".xml": _from_voc}
     readers |= dict.fromkeys(SUFFIXES, _from_masks)
     if path.is_dir() or path.suffix.lower() not in readers:
         raise ValueError(f"expected {ACCEPTED}, got '{path}'")
@@ -296,9 +295,10 @@ def _word(name: str) -> str:
 
 def _number(text: Any) -> float:
     try:
-        return float(text)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"a box must be of numbers, got {shown(text)}") from None
+        return to_number(text) if isinstance(text, str) else float(text)
+    except (TypeError, ValueError, OverflowError) as error:
+        why = str(error) if isinstance(text, str) and "," in text else shown(text)
+        raise ValueError(f"a box must be of numbers, got {why}") from None
 
 
 # --- images by the names that others give them -------------------------------------------------
@@ -322,29 +322,13 @@ class _Images:
 
     def __init__(self, shapes: dict[str, tuple[int, int] | None]):
         self.shapes = shapes
-        self._by_stem: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)
-        for image_id in self.shapes:
-            parts = _parts(image_id)
-            self._by_stem[_stem(parts[0])].append((image_id, parts))
+        self._names = Names(shapes, IMAGES_AND_SLIDES)
 
     def find(self, *names: str) -> str:
         """Id of the image that the first of these names means that means one."""
         for name in names:
-            parts = _parts(name)
-            near = [
-                (image_id, there)
-                for image_id, there in self._by_stem.get(_stem(parts[0]), ())
-                if all(a == b for a, b in zip(parts[1:], there[1:], strict=False))
-            ]
-            near = [pair for pair in near if pair[1][0] == parts[0]] or near
-            near = [pair for pair in near if pair[1] == parts] or near
-            if len(near) > 1:
-                raise ValueError(
-                    f"{name!r} may be the image {near[0][0]!r} or {near[1][0]!r}; name it by more "
-                    "of its path"
-                )
-            if near:
-                return near[0][0]
+            if (image_id := self._names.find(name)) is not None:
+                return image_id
         raise ValueError(
             f"no image is named {names[0]!r}, the first of {len(self.shapes)} is "
             f"{next(iter(self.shapes))!r}; give all images that boxes are of, or take these out"
@@ -364,17 +348,6 @@ class _Images:
                 f"expected the size of the image {image_id!r}, {columns} x {rows} px, got "
                 f"{shown(width)} x {shown(height)}; give the image that this was made of"
             )
-
-
-def _parts(name: str) -> list[str]:
-    """Parts of a path, the last first."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts[::-1]
-    return [part for part in parts if part not in ("/", "..")] or [""]
-
-
-def _stem(name: str) -> str:
-    path = PurePosixPath(name)
-    return path.stem if path.suffix.lower() in IMAGES_AND_SLIDES else name
 
 
 # --- formats -----------------------------------------------------------------------------------

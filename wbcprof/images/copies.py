@@ -14,7 +14,6 @@ these means are all that can be near-identical.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from wbcprof.images.source import open_images
+from wbcprof.images.tables import PAGE
 
 __all__ = ["DuplicateWarning", "find_copies"]
 
@@ -30,7 +30,6 @@ _MOST = 0.1265  # squared: 2 (1 - 0.992)
 _LEVELS = 64.0  # of the mean colour that count as much as the norm of all the rest
 _MAIN = 12  # directions that neighbours are looked for in
 _BLOCK = 1_000  # pairs compared at once
-_PAGE = re.compile(r"#\d{4,}$")  # at the end of the id of a page
 _NAMED = 3  # pairs that the warning names
 
 
@@ -136,7 +135,7 @@ def number_copies(thumbnails: Sequence[np.ndarray]) -> np.ndarray:
 def number_files(ids: Sequence[str]) -> np.ndarray | None:
     """A number for each image, (n,) int: the same for pages of one file, as their ids say; None
     where no two are."""
-    files = [_PAGE.sub("", image_id) for image_id in ids]
+    files = [PAGE.sub("", image_id) for image_id in ids]
     numbers = np.unique(files, return_inverse=True)[1]
     return numbers if len(files) and numbers.max() + 1 < len(files) else None
 

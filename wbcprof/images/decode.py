@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 
 from wbcprof.images import tiff
-from wbcprof.images.depth import DEPTHS, Deep, Depth, Outcome, Unusable, bits_for
+from wbcprof.images.depth import (
+    DEPTHS,
+    Deep,
+    Depth,
+    Depths,
+    Outcome,
+    Unusable,
+    bits_for,
+    highest_of_floats,
+)
 
 _PHYSICAL_SIZE = re.compile(r'PhysicalSizeX="([0-9.eE+-]+)"')
 _PHYSICAL_UNIT = re.compile(r'PhysicalSizeXUnit="([^"]+)"')
@@ -58,19 +67,24 @@ def read_picture(image: Any) -> Outcome | Deep:
         return error
 
 
-def read_file(source: Path | bytes, pages: Sequence[int | None] = (None,)) -> list[Outcome | Deep]:
-    """The image in a file, or these images of a TIFF; None takes the first of several frames."""
+def read_file(
+    source: Path | bytes, pages: Sequence[int | None] = (None,), planes: bool = False
+) -> list[Outcome | Deep]:
+    """The image in a file, or these of a TIFF (see `wbcprof.images.tiff.pictures`); None takes the
+    first of several frames."""
     outcomes: list[Outcome | Deep] = []
     try:
         with reasons():
-            for outcome in _read(source, pages):
+            for outcome in _read(source, pages, planes):
                 outcomes.append(outcome)
     except Unusable as error:
         outcomes += [error] * (len(pages) - len(outcomes))
     return outcomes
 
 
-def _read(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Outcome | Deep]:
+def _read(
+    source: Path | bytes, pages: Sequence[int | None], planes: bool
+) -> Iterator[Outcome | Deep]:
     from PIL import Image
 
     if isinstance(source, Path):
@@ -89,7 +103,7 @@ def _read(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Outcome
     except Exception:  # what Pillow does not know: others may
         start = _start(source, 6)
         if start.startswith(tiff.MAGIC):
-            yield from _read_tiff(source, pages)
+            yield from _read_tiff(source, pages, planes)
         elif start == b"\x93NUMPY":
             name = source if isinstance(source, Path) else io.BytesIO(source)
             yield read_array(np.load(name, allow_pickle=False))
@@ -98,7 +112,7 @@ def _read(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Outcome
         return
     with opened as image:
         if image.format == "TIFF" and _is_for_tifffile(image, pages):
-            yield from _read_tiff(source, pages)
+            yield from _read_tiff(source, pages, planes)
             return
         for page in pages:
             yield _read_page(image, source, page)
@@ -169,11 +183,13 @@ def _numbers(value: Any) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _read_tiff(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Outcome | Deep]:
+def _read_tiff(
+    source: Path | bytes, pages: Sequence[int | None], planes: bool
+) -> Iterator[Outcome | Deep]:
     try:
         opened = tiff.opened(source)
         with opened as file:
-            found = tiff.pictures(file)
+            found = tiff.pictures(file, planes)
             for page in pages:
                 try:
                     with reasons():
@@ -186,9 +202,10 @@ def _read_tiff(source: Path | bytes, pages: Sequence[int | None]) -> Iterator[Ou
         raise Unusable("TIFF of such samples needs the package tifffile") from error
 
 
-def count_pages(path: Path) -> tuple[int, int]:
-    """Images in a TIFF, and the pixels of one; 1, 0 where it has one, a file of unlike pages
-    (thumbnails, masks) among them, and for a file that cannot be read."""
+def count_pages(path: Path, planes: bool = False) -> tuple[int, int]:
+    """Images in a TIFF (see `wbcprof.images.tiff.pictures`), and the pixels of one; 1, 0 where it
+    has one, a file of unlike pages (thumbnails, masks) among them, and for a file that cannot be
+    read."""
     from PIL import ImageSequence
     from PIL.TiffImagePlugin import TiffImageFile
 
@@ -207,18 +224,18 @@ def count_pages(path: Path) -> tuple[int, int]:
                 return (len(pages), math.prod(pages[0][0])) if len(set(pages)) == 1 else (1, 0)
     except Exception:  # nothing that Pillow knows
         pass
-    shapes = _shapes(path)
+    shapes = _shapes(path, planes)
     return (len(shapes), math.prod(shapes[0])) if len(shapes) > 1 else (1, 0)
 
 
-def _shapes(path: Path) -> list[tuple[int, int]]:
+def _shapes(path: Path, planes: bool = False) -> list[tuple[int, int]]:
     """Rows and columns of the images of a TIFF, by tifffile; none where it cannot be read, nor of
     one that is too large to be."""
     from PIL import Image
 
     try:
         with tiff.opened(path) as file:
-            shapes = [picture.shape for picture in tiff.pictures(file)]
+            shapes = [picture.shape for picture in tiff.pictures(file, planes)]
     except Exception:  # said when the file is read
         return []
     largest, limit = max(map(math.prod, shapes), default=0), Image.MAX_IMAGE_PIXELS
@@ -391,13 +408,18 @@ def to_rgb8(
     if pixels.dtype.kind == "f":
         if not np.isfinite(pixels).all():
             raise Unusable("float values must be finite, got NaN or infinity")
+        colours = pixels if pixels.ndim == 2 else pixels[..., :3]
         low, high = pixels.min(initial=0), pixels.max(initial=0)
         white = stated if stated is not None and 1 < high <= stated else 1
-        if low < 0 or high > white:
+        highest = highest_of_floats(float(colours.max(initial=0)))
+        if low < 0 or (high > white and highest is None):
             raise Unusable(
-                f"float values must lie in [0, 1], got {low:g} to {high:g}; rescale or give uint8"
+                "float values must lie in [0, 1], or be those of 8 to 16 bits, got "
+                f"{low:g} to {high:g}; rescale or give uint8"
             )
         pixels = pixels.astype(np.float32, copy=False)
+        if high > white and highest is not None:
+            return Deep(pixels, highest, kinds)
         pixels = np.rint(pixels * np.float32(255 / white)).astype(np.uint8)
         return _to_rgb(pixels, [*kinds, "float"])
     raise Unusable(
@@ -416,29 +438,36 @@ def _by_statement(deep: Deep, stated: int | None) -> tuple[np.ndarray, str] | De
     return Deep(deep.pixels, stated, deep.kinds)
 
 
-def settle(outcome: Outcome | Deep, depth: Depth) -> Outcome:
-    """8-bit RGB of what was read, by the depth of the set that it is of."""
-    return _of_bits(outcome, *depth.bits(outcome)) if isinstance(outcome, Deep) else outcome
+def settle(outcome: Outcome | Deep, depth: Depth, learnt: Depths | None = None) -> Outcome:
+    """8-bit RGB of what was read, by the depth of the set that it is of; see `Depth.bits`."""
+    return _of_bits(outcome, *depth.bits(outcome, learnt)) if isinstance(outcome, Deep) else outcome
 
 
 def _of_bits(deep: Deep, bits: int, by: str) -> tuple[np.ndarray, str]:
     pixels = deep.pixels
     eight = _scaled(pixels, bits)
+    is_float = pixels.dtype.kind == "f"
     if pixels.ndim == 3 and pixels.shape[2] == 4:
-        highest = int(pixels[..., 3].max(initial=0))
-        eight[..., 3] = _scaled(pixels[..., 3], max(bits, bits_for(highest, pixels.dtype)))
-    rgb, kind = _to_rgb(eight, [*deep.kinds, f"{bits}-bit"])
+        alpha = pixels[..., 3]
+        highest = alpha.max(initial=0)
+        if is_float:
+            of_alpha = 1 if highest <= 1 else bits
+        else:
+            of_alpha = max(bits, bits_for(int(highest), pixels.dtype))
+        eight[..., 3] = _scaled(alpha, of_alpha)
+    rgb, kind = _to_rgb(eight, [*deep.kinds, "float" if is_float else f"{bits}-bit"])
     return rgb, f"{kind} ({by})" if by else kind
 
 
 def _scaled(pixels: np.ndarray, bits: int) -> np.ndarray:
     """To uint8, to the nearest: 0 to 0, the largest of so many bits to 255."""
     white = (1 << bits) - 1
-    if bits > 16:
-        scaled = np.rint(pixels * (255 / white))
+    if bits > 16 or pixels.dtype.kind == "f":
+        scaled = np.rint(np.minimum(pixels, white) * (255 / white))
     else:
         scaled = (np.minimum(pixels, white).astype(np.uint32) * 255 + white // 2) // white
-    return scaled.astype(np.uint8)
+    eight: np.ndarray = scaled.astype(np.uint8)
+    return eight
 
 
 def _to_rgb(pixels: np.ndarray, kinds: list[str]) -> tuple[np.ndarray, str]:

@@ -725,7 +725,8 @@ def _names(
     if slides is None:
         return _by_folder(given, folder)
     if isinstance(slides, str | os.PathLike):
-        return _by_text(os.fspath(slides))
+        ids = [] if given is None else [i for block in given.blocks() for i in block.ids]
+        return _by_text(os.fspath(slides), ids)
     if isinstance(slides, Mapping):
         return _by_table(slides, "slides")
     if not isinstance(slides, Sequence | np.ndarray):
@@ -775,7 +776,7 @@ def _by_folder(given: Listed[Given] | None, folder: Path | None) -> _Name:
     return name
 
 
-def _by_text(how: str) -> _Name:
+def _by_text(how: str, ids: Sequence[str]) -> _Name:
     kind, _, value = how.partition(":")
     if kind == "folder":
         return lambda image_id, *_: groups_in_folders(value, [image_id])[image_id]
@@ -784,7 +785,7 @@ def _by_text(how: str) -> _Name:
             raise FileNotFoundError(
                 f"No such file: {how!r}; slides come from a CSV file, folder:2 or pattern:REGEX"
             )
-        return _by_table(read_by_image(how, SLIDE_COLUMNS), repr(how))
+        return _by_table(read_by_image(how, SLIDE_COLUMNS, ids), repr(how))
     try:
         pattern = re.compile(value)
     except re.error as error:

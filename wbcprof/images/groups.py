@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from wbcprof.checks import known_label, one_known_label_each
+from wbcprof.files import SHEETS
 from wbcprof.images.source import open_images
 from wbcprof.images.tables import GROUP_COLUMNS, column_name, read_by_image
 
@@ -28,7 +29,9 @@ def read_groups(how: str | os.PathLike[str], images: Any) -> dict[str, str]:
         - ``"column:slide"``: this column of the CSV file that `images` names.
         - CSV file: its first line names a column ``image`` (or ``path``, ``file``, ``filename``
           ...), the ids, and a column ``group`` (or ``patient``, ``slide`` ...; the first of these);
-          see `wbcprof.images.tables`. Images that are not asked for may stand in it too.
+          see `wbcprof.images.tables`. An image may be called by more or less of its path, such as
+          the file name alone, where one only can be meant. Images that are not asked for may stand
+          in it too.
     images
         As `wbcprof.images.open_images` takes them; none is decoded.
 
@@ -66,7 +69,7 @@ def read_groups(how: str | os.PathLike[str], images: Any) -> dict[str, str]:
     if kind == "folder":
         return groups_in_folders(value, ids)
     if kind == "column":
-        if not isinstance(images, str | os.PathLike) or Path(images).suffix.lower() != ".csv":
+        if not isinstance(images, str | os.PathLike) or Path(images).suffix.lower() not in SHEETS:
             raise ValueError(
                 f"{name!r} is a column of the CSV file that lists the images, but they are given "
                 "as something else; name a CSV file with the columns image and group instead"
@@ -77,7 +80,7 @@ def read_groups(how: str | os.PathLike[str], images: Any) -> dict[str, str]:
             raise FileNotFoundError(
                 f"No such file: {name!r}; groups come from a CSV file, folder:2 or column:NAME"
             )
-        known = read_by_image(how, GROUP_COLUMNS)
+        known = read_by_image(how, GROUP_COLUMNS, ids)
     without = [image_id for image_id in ids if image_id not in known]
     if without:
         raise ValueError(

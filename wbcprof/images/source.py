@@ -8,17 +8,19 @@ CMYK, alpha (on white),
 float in [0, 1],
 several frames (the first)
 integers of 16 bits and    converted to 8-bit RGB. White is what the file says (sBIT of PNG,
-more                       MaxSampleValue of TIFF, SignificantBits of OME, BitDepth of
+more, floats beyond 1      MaxSampleValue of TIFF, SignificantBits of OME, BitDepth of
                            Micro-Manager, the display range of ImageJ), if that is 2^n - 1 and
                            no value is above it; else what 8, 10, 12, 14 or 16 bits hold, the
                            fewest that hold the largest value of all images of the set; of those
-                           that an iterator gave so far
+                           that an iterator gave so far; what a model reads has the bits of those
+                           that it was learnt from at least
 alpha of 0 everywhere      ignored, and counted with the conversions
 turned by EXIF, XMP or     turned as a viewer shows it, whatever its depth and kind
 TIFF orientation
 TIFF of channels, depths   channels are put together: three as red, green and blue, in the order
 and times (OME, ImageJ,    that their names or colours say, or that they have; of depths the middle
-MetaMorph, LSM)            is taken, of times the first. Series of one size are images each
+MetaMorph, LSM)            is taken, of times the first, unless `planes` are asked for. Series of
+                           one size are images each
 other TIFF of several      each page is an image, ``name.tif#0000`` and so on, if the file is given
 pages of one size, kind    by itself, by a glob or in a folder; elsewhere the first, and in TIFFs of
                            unlike pages (thumbnails, masks) the largest
@@ -34,7 +36,6 @@ from __future__ import annotations
 
 import glob
 import io
-import json
 import math
 import os
 import sys
@@ -53,7 +54,8 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
-from wbcprof.checks import Choice, Integer, known_label, known_labels, listed, unmasked
+from wbcprof.checks import Choice, Flag, Integer, known_label, known_labels, listed, shown, unmasked
+from wbcprof.files import SHEETS
 from wbcprof.images.decode import (
     count_pages,
     is_of_the_system,
@@ -65,10 +67,16 @@ from wbcprof.images.decode import (
     stated_pixel_size,
     stated_shape,
 )
-from wbcprof.images.depth import Deep, Depth, Outcome, Unusable
+from wbcprof.images.depth import Deep, Depth, Depths, Outcome, Unusable
 from wbcprof.images.folders import Listing, describe, is_users, list_folder
 from wbcprof.images.stored import StoredArray
-from wbcprof.images.tables import IMAGE_COLUMNS, LABEL_COLUMNS, image_name, read_table
+from wbcprof.images.tables import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    image_name,
+    read_table,
+    tell_of_repeated,
+)
 from wbcprof.threads import resolve_threads
 
 __all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
@@ -206,6 +214,7 @@ class ImageSource:
         self,
         n_threads: int | None = None,
         change: Change | None = None,
+        learnt: Depths | None = None,
     ) -> Iterator[Cell]:
         """One pass, in which background threads decode a few images ahead.
 
@@ -218,16 +227,20 @@ class ImageSource:
             What the threads also do to the RGB pixels of each image: they become the first of what
             it returns; the second says what it lacked, such as "no background", or is empty; the
             third is kept with the cell as its measures.
+        learnt : mapping, optional
+            See `wbcprof.images.depth.Depth.bits`.
         """
         skipped: list[SkippedImage] = []
         converted: Counter[str] = Counter()
         n = 0
         n_threads = 1 if self.n_hint == 1 else resolve_threads(n_threads)
-        load = partial(self._load, change=change)
+        load = partial(self._load, change=change, learnt=learnt)
         with closing(in_order(self._blocks(), load, n_threads, change is not None)) as outcomes:
             for index, (image_id, loaded) in enumerate(outcomes):
                 n += 1
-                outcome = self._change(loaded, change) if isinstance(loaded, Deep) else loaded
+                outcome = loaded
+                if isinstance(outcome, Deep):
+                    outcome = self._change(outcome, change, learnt)
                 if isinstance(outcome, Unusable):
                     if self.on_error == "raise":
                         raise ValueError(f"Image '{image_id}': {outcome}") from outcome
@@ -249,7 +262,7 @@ class ImageSource:
         for block in self._blocks():
             chosen += [block.part(i, i + 1) for i in range(-n % every, len(block), every)]
             n += len(block)
-        load = partial(self._load, change=None)
+        load = partial(self._load, change=None, learnt=None)
         with closing(in_order(iter(chosen), load, resolve_threads(n_threads), False)) as outcomes:
             for _, outcome in outcomes:
                 if not isinstance(outcome, Unusable | Deep):  # only iterators leave them deep
@@ -289,6 +302,11 @@ class ImageSource:
         if self.labels is not None:
             _check_n_labels(self.labels, n)
         tell_of_pass(n, skipped, converted, self._is_quiet)
+
+    @property
+    def depths(self) -> dict[str, int]:
+        """Bits of its images, by kind, where they were told by the largest values so far."""
+        return dict(self._depth.found)
 
     def quietly(self) -> ImageSource:
         """The same images as a source, and parts of it, whose passes are noted and not warned of,
@@ -441,17 +459,18 @@ class ImageSource:
         """Rows and columns of the images offered, none decoded; None where a file does not say."""
         return [shape for block in self.images.blocks() for shape in block.shapes()]
 
-    def digests(self) -> dict[str, str]:
-        """Hexadecimal digests of ``"images"`` (ids of all, content of arrays but not of files) and
-        of ``"labels"``."""
-        images = blake2b(digest_size=16)
+    def digests(self) -> list[str | None]:
+        """Hexadecimal digests of the content of the images offered; None of those in files."""
+        digests: list[str | None] = []
         for block in self.images.blocks():
-            images.update(json.dumps(block.ids).encode())
-            for pixels in () if isinstance(block, File) else block.arrays():
-                images.update(f"{pixels.dtype} {pixels.shape}".encode())
-                images.update(np.ascontiguousarray(pixels).data)
-        labels = blake2b(json.dumps(self.labels).encode(), digest_size=16)
-        return {"images": images.hexdigest(), "labels": labels.hexdigest()}
+            if isinstance(block, File):
+                digests += [None] * len(block)
+                continue
+            for pixels in block.arrays():
+                digest = blake2b(f"{pixels.dtype} {pixels.shape}".encode(), digest_size=8)
+                digest.update(np.ascontiguousarray(pixels).data)
+                digests.append(digest.hexdigest())
+        return digests
 
     def _with(self, images: Listed[Given] | Stream, labels: list[str | None] | None) -> ImageSource:
         return ImageSource(
@@ -471,16 +490,19 @@ class ImageSource:
         self,
         block: Given,
         change: Change | None,
+        learnt: Depths | None,
     ) -> list[Loaded | Deep]:
         return [
             outcome
             if isinstance(outcome, Deep) and self._depth.is_by_order
-            else self._change(outcome, change)
+            else self._change(outcome, change, learnt)
             for outcome in block.load()
         ]
 
-    def _change(self, outcome: Outcome | Deep, change: Change | None) -> Loaded:
-        settled = settle(outcome, self._depth)
+    def _change(
+        self, outcome: Outcome | Deep, change: Change | None, learnt: Depths | None
+    ) -> Loaded:
+        settled = settle(outcome, self._depth, learnt)
         if isinstance(settled, Unusable):
             return settled
         pixels, kind = settled
@@ -520,6 +542,7 @@ def open_images(
     min_size: int = 1,
     on_error: Literal["skip", "raise"] = "skip",
     level: int | None = None,
+    planes: bool = False,
 ) -> ImageSource:
     """Turn whatever holds images into a stream of RGB uint8 cells.
 
@@ -532,14 +555,16 @@ def open_images(
           ``masks``, are left out, and so are other suffixes than those in `SUFFIXES`. Links to type
           folders are followed, links to folders further down are not.
         - Glob, such as ``cells/**/*.jpg``: all files that it matches, sorted; the id is the path.
-        - CSV file, its first line naming a column ``path`` (or ``image``, ``file``, ``filename``
-          ...) and, for labels, a column ``label`` (or ``type``, ``class``, ``cell type`` ...); see
-          `wbcprof.images.tables`. Paths are relative to the folder of the CSV file; the id is the
-          path as written there, backslashes turned where there is no such file.
+        - CSV file or .xlsx workbook, its first line naming a column ``path`` (or ``image``,
+          ``file``, ``filename`` ...) and, for labels, a column ``label`` (or ``type``, ``class``,
+          ``cell type`` ...); see `wbcprof.images.tables`. Paths are relative to the folder of
+          the file; the id is the path as written there, backslashes turned where there is no such
+          file.
         - Image file, or collection or iterator of image files: the id is the path as given.
         - Array (n, H, W, C) or (H, W, C), C in {1, 3, 4}, or (H, W) for one grey image; or a
           collection or iterator of single images of any sizes. uint8; integers of 16 bits and more
-          are scaled to 8 bits, floats must lie in [0, 1]. The id is ``image_000000`` and so on.
+          are scaled to 8 bits, floats lie in [0, 1] or are those of 8 to 16 bits. The id is
+          ``image_000000`` and so on.
           Arrays of other libraries in CPU memory come through DLPack or the buffer protocol,
           without a copy where rows are contiguous. Anything with numpy's ``shape``, ``dtype`` and
           slices or iteration over the first axis works and is read image by image, or in its
@@ -564,6 +589,10 @@ def open_images(
     level : int, optional
         Of a folder: which sub-folder on the path of an image is its label, 2 where ``train/`` and
         ``test/`` or patients lie above the types. The first by default.
+    planes : bool
+        Of TIFFs in a folder, by a glob or given by themselves: whether every depth and time of a
+        stack is an image of its own, rather than the middle and the first alone. Those of one file
+        stay on one side of every split.
 
     Returns
     -------
@@ -607,6 +636,11 @@ def open_images(
     """
     min_size = Integer().check("min_size", min_size)
     Choice(("skip", "raise")).check("on_error", on_error)
+    if Flag().check("planes", planes) and not _may_hold_stacks(images):
+        raise ValueError(
+            "planes are taken apart of TIFFs in a folder, by a glob, or given by themselves; got "
+            f"{shown(images)}"
+        )
     names = None if labels is None else known_labels(labels)
 
     if isinstance(images, ImageSource):
@@ -621,7 +655,10 @@ def open_images(
         listing = None
         if os.path.isdir(images) and Path(images).suffix.lower() != ".zarr":
             listing = _listing(Path(images), SUFFIXES, level)
-        found, own = _from_path(images) if listing is None else from_listing(listing)
+        if listing is None:
+            found, own = _from_path(images, planes)
+        else:
+            found, own = from_listing(listing, planes)
         source = ImageSource(found, own if names is None else names, min_size, on_error)
         source.listing = listing
         return source
@@ -658,6 +695,12 @@ def open_images(
     return ImageSource(Stream(images), names, min_size, on_error)
 
 
+def _may_hold_stacks(images: Any) -> bool:
+    if not isinstance(images, str | os.PathLike):
+        return False
+    return Path(images).suffix.lower() not in (*SHEETS, ".npy", ".zarr")
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """The image in a file, or pages of a TIFF, of which so many are read in one go."""
@@ -666,6 +709,7 @@ class File:
     name: str
     pages: range | None = None
     block_pages: int = 1
+    planes: bool = False
 
     def __len__(self) -> int:
         return 1 if self.pages is None else len(self.pages)
@@ -691,7 +735,8 @@ class File:
         return [stated_shape(self.path)] * len(self)  # pages are of one size
 
     def load(self) -> list[Outcome | Deep]:
-        return read_file(self.path, (None,) if self.pages is None else self.pages)
+        pages = (None,) if self.pages is None else self.pages
+        return read_file(self.path, pages, self.planes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -1181,31 +1226,31 @@ def _from_array(array: Any) -> Listed[Given] | Stream:
 
 
 def _from_path(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str], planes: bool
 ) -> tuple[Listed[Given] | Stream, list[str | None] | None]:
     """Images, and labels if there are any, of a zarr folder, a file or a glob."""
     suffix = Path(path).suffix.lower()
     if os.path.isdir(path):
         return _open_zarr(Path(path))
     if os.path.exists(path):
-        if suffix == ".csv":
+        if suffix in SHEETS:
             return _from_csv(Path(path))
         if suffix == ".npy":
             return _open_npy(Path(path))
     elif glob.has_magic(os.fspath(path)):
-        return _from_glob(Path(path))
-    return Listed([with_pages(_file(path))]), None
+        return _from_glob(Path(path), planes)
+    return Listed([with_pages(_file(path), planes)]), None
 
 
-def with_pages(file: File) -> File:
-    """The file, with its pages if it is a TIFF of several."""
+def with_pages(file: File, planes: bool = False) -> File:
+    """The file, with its pages if it is a TIFF of several; with `planes`, depths and times too."""
     if file.path.suffix.lower() not in _OF_PAGES:
         return file
-    n, pixels = count_pages(file.path)
+    n, pixels = count_pages(file.path, planes)
     if n == 1:
         return file
     block_pages = max(1, min(_BLOCK_PAGES, _BLOCK_BYTES // (3 * pixels)))
-    return replace(file, pages=range(n), block_pages=block_pages)
+    return replace(file, pages=range(n), block_pages=block_pages, planes=planes)
 
 
 def from_folder(folder: Path, suffixes: Sequence[str]) -> Listed[Given] | Stream:
@@ -1224,13 +1269,15 @@ def _listing(folder: Path, suffixes: Sequence[str], level: int | None) -> Listin
     return listing
 
 
-def from_listing(listing: Listing) -> tuple[Listed[Given] | Stream, list[str | None] | None]:
-    files = [with_pages(File(listing.folder / name, name)) for name in listing.names]
+def from_listing(
+    listing: Listing, planes: bool = False
+) -> tuple[Listed[Given] | Stream, list[str | None] | None]:
+    files = [with_pages(File(listing.folder / name, name), planes) for name in listing.names]
     labels = [listing.label(file.name) for file in files for _ in file.ids]
     return Listed(files), labels if any(labels) else None
 
 
-def _from_glob(pattern: Path) -> tuple[Listed[Given], None]:
+def _from_glob(pattern: Path, planes: bool) -> tuple[Listed[Given], None]:
     fixed = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
     root = Path(*pattern.parts[:fixed])
     # Path.glob, unlike glob.glob, does not follow links down "**", which may lead back up.
@@ -1241,7 +1288,7 @@ def _from_glob(pattern: Path) -> tuple[Listed[Given], None]:
     )
     if not found:
         raise FileNotFoundError(f"No file matches '{pattern}'")
-    return Listed([with_pages(File(Path(name), name)) for name in found]), None
+    return Listed([with_pages(File(Path(name), name), planes) for name in found]), None
 
 
 def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
@@ -1254,6 +1301,8 @@ def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
     files, missing = [], []
     labels: list[str | None] = []
     said: dict[str, tuple[str, int]] = {}
+    named: set[str] = set()
+    repeated: list[int] = []
     for line, cells in table.rows:
         name = os.path.join(*(cells[table.header[at]] for at in columns))
         if not name:
@@ -1265,6 +1314,9 @@ def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
             missing.append(name)
         label = known_label(cells[label_column]) if label_column else None
         labels.append(label)
+        if name in named:
+            repeated.append(line)
+        named.add(name)
         if label is not None:
             before, above = said.setdefault(name, (label, line))
             if before != label:
@@ -1278,6 +1330,7 @@ def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
             f"{len(missing)} of the {len(files)} files named in '{path}' do not exist in "
             f"'{path.parent}': {shown}"
         )
+    tell_of_repeated(table, repeated, "name an image again, which is taken again")
     return Listed(files), labels if any(labels) else None
 
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from wbcprof.checks import known_label
-from wbcprof.files import TableWarning, from_csv_text, open_table
+from wbcprof.files import TableWarning, from_csv_text, naming, open_table
 
 IMAGE_COLUMNS = (
     "path", "image", "file", "filename", "file_name", "image_path", "file_path", "filepath",
@@ -27,6 +29,10 @@ GROUP_COLUMNS = (
 SAMPLE_COLUMNS = ("sample", "sample_id", "sample_name", "specimen", "patient", "slide")
 SLIDE_COLUMNS = ("slide", "slide_id", "slide_name")
 TIME_COLUMNS = ("time", "date", "datetime", "date_time", "timestamp")
+
+
+PAGE = re.compile(r"#\d{4,}$")
+"""What the id of a page of a TIFF has behind that of the file."""
 
 
 @dataclass(frozen=True)
@@ -98,32 +104,107 @@ def image_name(text: str) -> str:
     return re.sub(r"^(\./)+", "", text.replace("\\", "/"))
 
 
-def read_by_image(path: str | os.PathLike[str], columns: Sequence[str]) -> dict[str, str]:
+class Names:
+    """Ids of images, found by what others call them: by more of their path, such as from the root,
+    by less, such as the file name alone, and without a suffix of these."""
+
+    def __init__(self, ids: Iterable[str], suffixes: Collection[str] = ()) -> None:
+        self._suffixes = suffixes
+        self._by_stem: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)
+        for image_id in ids:
+            parts = _parts(image_id)
+            self._by_stem[self._stem(parts[0])].append((image_id, parts))
+
+    def find(self, name: str) -> str | None:
+        """The id that a name means, or None.
+
+        Raises
+        ------
+        ValueError
+            It may mean two.
+        """
+        parts = _parts(name)
+        near = [
+            (image_id, there)
+            for image_id, there in self._by_stem.get(self._stem(parts[0]), ())
+            if all(a == b for a, b in zip(parts[1:], there[1:], strict=False))
+        ]
+        near = [pair for pair in near if pair[1][0] == parts[0]] or near
+        near = [pair for pair in near if pair[1] == parts] or near
+        found = list(dict.fromkeys(image_id for image_id, _ in near))
+        if len(found) > 1:
+            raise ValueError(
+                f"{name!r} may be the image {found[0]!r} or {found[1]!r}; name it by more of its "
+                "path"
+            )
+        return found[0] if found else None
+
+    def _stem(self, name: str) -> str:
+        path = PurePosixPath(name)
+        return path.stem if path.suffix.lower() in self._suffixes else name
+
+
+def _parts(name: str) -> list[str]:
+    """Parts of a path, the last first."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts[::-1]
+    return [part for part in parts if part not in ("/", "..")] or [""]
+
+
+def read_by_image(
+    path: str | os.PathLike[str], columns: Sequence[str], ids: Iterable[str] = ()
+) -> dict[str, str]:
     """What the first of these columns that is there says of each image; rows that lack either are
-    left out.
+    left out. Images are called by those of `ids` that their names mean, see `Names`; a file means
+    all of its pages that are not named themselves.
 
     Raises
     ------
     ValueError
-        There is no such column, or two rows say different things of an image.
+        There is no such column, two rows say different things of an image, or a name may mean two.
+
+    Warns
+    -----
+    TableWarning
+        Rows say again what one above said.
     """
+    files = {image_id: PAGE.sub("", image_id) for image_id in ids}
+    names = Names([*files, *files.values()])
     table = read_table(path)
     image, column = table.need(IMAGE_COLUMNS, columns)
     if not table.rows:
         raise ValueError(f"'{path}': expected rows below the first line, got none")
     found: dict[str, tuple[str, int]] = {}
+    repeated: list[int] = []
     for line, cells in table.rows:
         name = image_name(from_csv_text(cells[image]) or "")
         value = known_label(from_csv_text(cells[column]))
         if not name or value is None:
             continue
+        with naming(table.at(line)):
+            name = names.find(name) or name
         before, above = found.setdefault(name, (value, line))
+        if above != line:
+            repeated.append(line)
         if before != value:
             raise ValueError(
                 f"{table.at(line)}: {name!r} is of {column} {value!r} here and of {before!r} in "
                 f"line {above}; leave one"
             )
-    return {name: value for name, (value, _) in found.items()}
+    tell_of_repeated(table, repeated, "say again what is said above")
+    told = {name: value for name, (value, _) in found.items()}
+    of_pages = {name: told[file] for name, file in files.items() if file in told}
+    whole = {files[name] for name in of_pages} - files.keys()
+    return of_pages | {name: value for name, value in told.items() if name not in whole}
+
+
+def tell_of_repeated(table: Table, lines: Sequence[int], what: str) -> None:
+    """Warn of rows that are there again."""
+    if lines:
+        warnings.warn(
+            f"'{table.path}': {len(lines)} of {len(table.rows)} rows {what}, first line {lines[0]}",
+            TableWarning,
+            stacklevel=4,
+        )
 
 
 def tell_of_gaps(known: Mapping[str, object], ids: Collection[str], what: str) -> None:

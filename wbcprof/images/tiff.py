@@ -127,8 +127,8 @@ def opened(source: Path | bytes) -> Iterator[Any]:
         yield tiff
 
 
-def pictures(tiff: Any) -> list[Picture]:
-    """The images of an open TIFF."""
+def pictures(tiff: Any, planes: bool = False) -> list[Picture]:
+    """The images of an open TIFF; with `planes`, each of its depths and times is one."""
     pages = [page.aspage() for page in tiff.pages] if len(tiff.pages) < 2 else list(tiff.pages)
     first = tiff.pages[0].aspage()
     tags = first.tags.valueof
@@ -140,7 +140,7 @@ def pictures(tiff: Any) -> list[Picture]:
             picture
             for index, one in enumerate(series)
             if one.keyframe.imagelength * one.keyframe.imagewidth == area
-            for picture in _of_series(tiff, one, texts[index] if index < len(texts) else "")
+            for picture in _of_series(tiff, one, texts[index] if index < len(texts) else "", planes)
         ]
     pages = [page.aspage() for page in pages]
     if not pages[0].dataoffsets:
@@ -157,7 +157,7 @@ def pictures(tiff: Any) -> list[Picture]:
     return [Picture([page], page, ("multi-frame",))]
 
 
-def _of_series(tiff: Any, series: Any, description: str) -> list[Picture]:
+def _of_series(tiff: Any, series: Any, description: str, planes: bool) -> list[Picture]:
     key = series.keyframe.aspage()
     n_own = len(key.axes)
     axes, shape = series.axes[:-n_own], series.shape[:-n_own]
@@ -169,11 +169,11 @@ def _of_series(tiff: Any, series: Any, description: str) -> list[Picture]:
     numbers = np.arange(n).reshape(shape)
     kinds = []
     for name, what, where in (("T", "times", "first"), ("Z", "depths", "middle")):
-        if name in axes:
+        if name in axes and not planes:
             at = axes.index(name)
             place = 0 if where == "first" else numbers.shape[at] // 2
             if numbers.shape[at] > 1:
-                kinds.append(f"{where} of several {what} (to use more, save each as a file)")
+                kinds.append(f"{where} of several {what} (planes=True, --planes take all)")
             numbers = np.take(numbers, place, axis=at)
             axes = axes.replace(name, "", 1)
     n_channels = 1
@@ -193,11 +193,11 @@ def _of_series(tiff: Any, series: Any, description: str) -> list[Picture]:
     for row in numbers.reshape(-1, n_channels):
         of_row = [int(row[channel]) for channel in chosen]
         if one_page:
-            planes = [(series.dataoffset or 0) + number * key.nbytes for number in of_row]
+            parts = [(series.dataoffset or 0) + number * key.nbytes for number in of_row]
         else:
-            planes = [series.pages[number] for number in of_row]
-        if all(plane is not None for plane in planes):  # elsewhere, in another file of its set
-            found.append(Picture(planes, key, tuple(kinds), reason))
+            parts = [series.pages[number] for number in of_row]
+        if all(part is not None for part in parts):  # elsewhere, in another file of its set
+            found.append(Picture(parts, key, tuple(kinds), reason))
     return found
 
 

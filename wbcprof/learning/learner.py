@@ -27,7 +27,7 @@ from scipy.sparse import csr_array
 from wbcprof import _learn
 from wbcprof.learning.sample import PatchRows
 from wbcprof.model.arrays import prefixed, under
-from wbcprof.model.layer import activate
+from wbcprof.model.layer import Layer, activate
 from wbcprof.model.preprocessing import Preprocessing
 from wbcprof.model.settings import LayerSettings
 from wbcprof.model.sparse import LARGEST_NORM, gram_matrix, sparse_code
@@ -346,8 +346,28 @@ class Learner(Coder):
         self._regress(rows)
         self._adam = _Adam(self.encoder)
 
-    def _whiten(self, rows: np.ndarray) -> None:
-        """u = (x - mean) whitener: the encoder's problem is well conditioned, and small, in u."""
+    def start_from(self, layer: Layer, rows: np.ndarray) -> None:
+        """Take signatures and encoder of a layer; their statistics are those of these rows."""
+        self.signatures = layer.signatures.copy()
+        self._whiten(rows, whole=True)  # so that the encoder is the layer's, to the last bits
+        whitener, weights = (a.astype(np.float64) for a in (self.whitener, layer.weights))
+        encoder = {
+            "weights": np.linalg.solve(whitener, weights.T).T,
+            "bias": layer.bias + weights @ self.mean,
+            "gain": layer.gain,
+        }
+        if layer.threshold is not None:
+            encoder["threshold"] = layer.threshold
+        self.encoder = {name: np.array(a, np.float32, order="C") for name, a in encoder.items()}
+        self._adam = _Adam(self.encoder)
+        size = self.settings.batch_size
+        for start in range(0, len(rows), size):
+            self.statistics.forget()
+            self.measure(rows[start : start + size], self.statistics)
+
+    def _whiten(self, rows: np.ndarray, whole: bool = False) -> None:
+        """u = (x - mean) whitener: the encoder's problem is well conditioned, and, unless `whole`,
+        small in u."""
         floor = 0.1  # of the mean eigenvalue
         kept = 0.999  # of the energy, in its leading directions
         self.mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -357,7 +377,7 @@ class Learner(Coder):
         floor *= max(values.mean(), np.finfo(np.float32).tiny)
         root = np.sqrt(np.maximum(values, 0) + floor)
         energy = np.cumsum(np.maximum(values[::-1], 0))
-        k = 1 + int(np.searchsorted(energy, kept * energy[-1]))
+        k = len(values) if whole else 1 + int(np.searchsorted(energy, kept * energy[-1]))
         self.whitener = np.ascontiguousarray((vectors / root)[:, ::-1][:, :k], np.float32)
 
     def _regress(self, rows: np.ndarray) -> None:

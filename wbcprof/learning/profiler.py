@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -51,13 +52,22 @@ _STACKED = {
     "region": 4,
     "n_patches": 20_000,
 }
-DEFAULT_SIGNATURES = 512
-"""Of a `Profiler` without a `psd`."""
-
+_OF_LAYER = ("n_signatures", "patch_size", "step", "region")
+AUTO = "auto"
 _REFERENCE_IMAGES = 500  # that the form is learnt from, at most
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "default": {
+        "n_components": 512,
+        "patch_size": 6,
+        "step": 2,
+        "pools": ("sqrt", "std", "max"),
+        "levels": (),
+        "centres": (0.33, 0.66),
+        "learn_centre": 0.67,
+        "normalise": "canonical",
+        "augment": 3,
+    },
     "paper": {
         "n_components": 1024,
         "patch_size": 20,
@@ -70,7 +80,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment": 0,
     },
 }
-"""Named settings of `Profiler` and its `PSD`: the defaults, and what the paper states."""
+"""What "auto" means to `Profiler`, and how many signatures it learns without a `psd`: the defaults,
+and what the paper states."""
+
+_FREE = ("learning_rate", "batch_size", "max_iter", "tol")
+"""Settings of a layer that may be others where learning goes on from it."""
+
+_OF_LEARNING = ("n_patches", "learn_centre", "augment", "memory_budget", "random_state")
 
 
 class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -78,32 +94,34 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    patch_size : int, default=6
-        Side of a patch, px.
-    step : int, default=2
-        Distance between the windows of a profile, px.
-    pools, levels, centres : default=("sqrt", "std", "max"), () and (0.33, 0.66)
-        What a profile pools, and over which regions; see `wbcprof.model.Pooling`. Discs suit images
-        cut out around one cell each.
-    normalise : {"canonical", "background", "reinhard", "macenko"} or None, default="canonical"
-        "canonical" finds the leukocyte of every image and brings it to one scale, place, light and
-        stain; see `wbcprof.smear.canonical`. The others change colours alone and leave scale and
-        place; see `wbcprof.smear.stain`. None takes images as they are.
+    patch_size : int, default="auto"
+        Side of a patch, px. "auto", here and below, is 6 by default, 20 in the preset "paper".
+    step : int, default="auto"
+        Distance between the windows of a profile, px: 2, or 5.
+    pools, levels, centres : default="auto"
+        What a profile pools, and over which regions; see `wbcprof.model.Pooling`: ("sqrt", "std",
+        "max"), () and (0.33, 0.66); or ("mean",), (1,) and (). Discs suit images cut out around one
+        cell each.
+    normalise : {"canonical", "background", "reinhard", "macenko"} or None, default="auto"
+        "canonical", or None. The first finds the leukocyte of every image and brings it to one
+        scale, place, light and stain; see `wbcprof.smear.canonical`. The others change colours
+        alone and leave scale and place; see `wbcprof.smear.stain`. None takes images as they are.
     pixel_input : {"raw", "inverted", "optical_density"}, default="inverted"
         See `wbcprof.model.preprocessing.pixel_table`.
     n_patches : int, default=50_000
         Random patches that signatures are learnt on.
-    learn_centre : float, default=0.67
-        They come from the middle of the image, this fraction of its height and width.
-    augment : int, default=3
-        Jittered copies of every image (see `wbcprof.smear.jitter`) that `wbcprof.train` learns
-        types from beside the image, so that they are known in other laboratories too; where there
-        are any, half of the images that signatures are learnt from are jittered as well. 0 is none.
+    learn_centre : float, default="auto"
+        0.67, or 1.0. They come from the middle of the image, this fraction of its height and width.
+    augment : int, default="auto"
+        3, or 0. Jittered copies of every image (see `wbcprof.smear.jitter`) that `wbcprof.train`
+        learns types from beside the image, so that they are known in other laboratories too; where
+        there are any, half of the images that signatures are learnt from are jittered as well. 0 is
+        none.
     pixel_size : float, optional
         Micrometres for each pixel, for what the model says of its instrument; by default measured,
         see `wbcprof.smear.measure_instrument`.
     psd : PSD, optional
-        How signatures and encoder of every layer are learnt; by default ``PSD(512)``. Its
+        How signatures and encoder of every layer are learnt; ``PSD(512)``, or ``PSD(1024)``. Its
         `random_state`, `n_threads`, `verbose` and `checkpoint` are those of the profiler.
     stack : sequence of dict, default=()
         Further layers, each learnt on the pooled code maps of the one before, as Stacked PSD
@@ -119,6 +137,9 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ones, in rounds that fit; memory then does not grow with `n_patches`.
     checkpoint : path, optional
         See `PSD`; stacked layers add ``.layer1`` and so on to the name.
+    preset : {"default", "paper"}, default="default"
+        What "auto" means. "paper": 1024 signatures of 20 x 20 px, step 5, from whole images as
+        they are, pooled by the mean over the whole image.
 
     Attributes
     ----------
@@ -149,17 +170,17 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        patch_size: int = 6,
-        step: int = 2,
+        patch_size: int | str = AUTO,
+        step: int | str = AUTO,
         *,
-        pools: str | Sequence[str] = ("sqrt", "std", "max"),
-        levels: Sequence[int] = (),
-        centres: Sequence[float] = (0.33, 0.66),
-        normalise: str | None = "canonical",
+        pools: str | Sequence[str] = AUTO,
+        levels: str | Sequence[int] = AUTO,
+        centres: str | Sequence[float] = AUTO,
+        normalise: str | None = AUTO,
         pixel_input: str = "inverted",
         n_patches: int = 50_000,
-        learn_centre: float = 0.67,
-        augment: int = 3,
+        learn_centre: float | str = AUTO,
+        augment: int | str = AUTO,
         pixel_size: float | None = None,
         psd: PSD | None = None,
         stack: Sequence[Mapping[str, Any]] = (),
@@ -168,6 +189,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         verbose: bool = False,
         memory_budget: int = 512 << 20,
         checkpoint: str | os.PathLike[str] | None = None,
+        preset: str = "default",
     ):
         self.patch_size = patch_size
         self.step = step
@@ -187,9 +209,24 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.verbose = verbose
         self.memory_budget = memory_budget
         self.checkpoint = checkpoint
+        self.preset = preset
 
-    def fit(self, images: Any, y: object = None, client: Client | None = None) -> Profiler:
-        """Learn signatures and encoders, without labels.
+    def fit(
+        self,
+        images: Any,
+        y: object = None,
+        client: Client | None = None,
+        model: Model | None = None,
+    ) -> Profiler:
+        """Learn signatures and encoders, without labels; or go on learning those of a model.
+
+        Where learning goes on, all that gives signatures, lambda and features their meaning stays:
+        the form that images are brought to, with its reference of light and stain, the
+        preprocessing of patches, and how codes are pooled. The layers learn on in turn, from the
+        first, each from the codes of the one below as it has become. Signatures follow the images
+        given and forget those that are not: give those learnt from again, beside new ones, to
+        keep what they taught. Profiles and classifiers of the model before do not go with the one
+        after.
 
         Parameters
         ----------
@@ -201,6 +238,9 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             Learn on the workers of this Dask cluster, which hold the patches and must see image
             files at the same paths. Batches are larger than on one machine, so the model differs
             from that learnt there; it does not depend on the number of workers.
+        model : Model, optional
+            Go on from what it has learnt, for `max_iter` iterations at most, whose steps are as
+            small as if its own had just ended. `wbcprof.fit` takes its settings from it.
 
         Returns
         -------
@@ -209,7 +249,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            A parameter is out of range, or no image could be read.
+            A parameter is out of range, or not that of the `model`, or no image could be read.
 
         Examples
         --------
@@ -220,15 +260,26 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         >>> profiler = wbcprof.Profiler(patch_size=8, n_patches=400, psd=psd)
         >>> profiler.fit(cells.images).model_.signatures.shape
         (8, 8, 8, 3)
+
+        Going on from a model, whose classifier the new one does not have:
+
+        >>> model = profiler.model_
+        >>> further = profiler.fit(cells.images, model=model).model_
+        >>> len(model.history[0]), len(further.history[0])
+        (1, 2)
         """
         started = time.perf_counter()
-        pooling, stack = self._check_parameters()
+        given, pooling, stack = self._check_parameters()
+        if model is not None:
+            self._check_goes_on(model)
         threads = resolve_threads(self.n_threads)
         min_size = self.min_size
         source = open_images(images, min_size=min_size).kept(threads)
-        normaliser = None
-        if self.normalise is not None:
-            normaliser = self._learn_normaliser(source, self.normalise, threads)
+        normaliser: Normaliser | None = None
+        if model is not None:
+            normaliser = model.normaliser
+        elif given["normalise"] is not None:
+            normaliser = self._learn_normaliser(source, given["normalise"], threads)
 
         self.psd_: list[PSD] = []
         layers: list[Layer] = []
@@ -236,35 +287,49 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             drawn = LayerInput(
                 layers=tuple(layers),
                 normaliser=normaliser,
-                augment=self.augment > 0,
-                pixel_input=self.pixel_input if index == 0 else None,
+                augment=given["augment"] > 0,
+                pixel_input=given["pixel_input"] if index == 0 else None,
                 region=settings["region"],
-                centre=self.learn_centre,
+                centre=given["learn_centre"],
                 patch_size=settings["patch_size"],
                 n_patches=settings["n_patches"],
-                random_state=self.random_state,
+                random_state=given["random_state"],
+                depths=None if model is None else model.depths,
             )
             psd = self._psd(index, settings["n_signatures"])
             with self._patches(source, drawn, client, threads) as patches:
-                psd.fit(patches)
+                if model is None:
+                    psd.fit(patches)
+                else:
+                    before = (model.history[index : index + 1] or [[]])[0]
+                    psd.fit_from(patches, model.layers[index], before)
             self.psd_.append(psd)
             layers.append(
                 psd.to_layer(drawn.patch_size, settings["step"], drawn.pixel_input, drawn.region)
             )
+        provenance: dict[str, Any] = {
+            "wbcprof": __version__,
+            "learnt": datetime.now(UTC).isoformat(timespec="seconds"),
+            "n_images": source.n - len(source.skipped),
+            "n_patches": int(self.psd_[0].history_[-1]["patches"]),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        instrument = None if model is None else model.instrument
+        if model is None:
+            instrument = measure_instrument(
+                source, pixel_size=given["pixel_size"], n_threads=threads
+            )
+        else:
+            provenance["gone_on_from"] = {"model": model.fingerprint, **model.provenance}
         self.model_ = Model(
             layers,
             pooling,
             parameters=self._parameters(),
-            provenance={
-                "wbcprof": __version__,
-                "learnt": datetime.now(UTC).isoformat(timespec="seconds"),
-                "n_images": source.n - len(source.skipped),
-                "n_patches": int(self.psd_[0].history_[-1]["patches"]),
-                "seconds": round(time.perf_counter() - started, 1),
-            },
+            provenance=provenance,
             history=[psd.history_ for psd in self.psd_],
             normaliser=normaliser,
-            instrument=measure_instrument(source, pixel_size=self.pixel_size, n_threads=threads),
+            instrument=instrument,
+            depths=_deeper(source.depths, {} if model is None else model.depths or {}) or None,
         )
         return self
 
@@ -280,37 +345,62 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         >>> wbcprof.Profiler(patch_size=8, normalise=None, stack=[{}]).min_size  # sees more
         16
         """
-        _, stack = self._check_parameters()
+        given, _, stack = self._check_parameters()
         side = smallest_side(
             (settings["patch_size"], settings["step"], settings["region"]) for settings in stack
         )
-        return side if self.normalise is None else NORMALISERS[self.normalise].least_side(side)
+        form = given["normalise"]
+        return side if form is None else NORMALISERS[form].least_side(side)
 
-    def _check_parameters(self) -> tuple[Pooling, list[dict[str, Any]]]:
-        """Pooling, and the settings of every layer: the keys of `_STACKED`."""
-        given = check(RULES, **vars(self))
+    def _own(self) -> dict[str, Any]:
+        """Every parameter, with what the preset says for "auto"."""
+        Choice(tuple(PRESETS)).check("preset", self.preset)
+        preset = PRESETS[self.preset]
+        return {
+            name: preset[name] if name in preset and _is_auto(value) else value
+            for name, value in self.get_params(deep=False).items()
+        }
+
+    def _check_parameters(self) -> tuple[dict[str, Any], Pooling, list[dict[str, Any]]]:
+        """Parameters, pooling, and the settings of every layer: the keys of `_STACKED`."""
+        own = self._own()
+        given = check(RULES, **own)
         if given["step"] > given["patch_size"]:
             raise ValueError(
-                f"step must be at most the patch size ({self.patch_size} px), so that every pixel "
-                f"is seen; got {self.step}"
+                f"step must be at most the patch size ({given['patch_size']} px), so that every "
+                f"pixel is seen; got {given['step']}"
             )
         first = {name: given[name] for name in ("patch_size", "step", "n_patches")}
         settings = self._psd(0).layer_settings()
         stack = [{"n_signatures": settings.n_components, "region": None, **first}]
-        for own in self.stack:
-            unknown = own if isinstance(own, str) else set(own) - set(_STACKED)
+        for layer in self.stack:
+            unknown = layer if isinstance(layer, str) else set(layer) - set(_STACKED)
             if unknown:
                 raise ValueError(
                     f"a stacked layer takes the keys {sorted(_STACKED)}, got {sorted(unknown)}"
                 )
-            for name, value in own.items():
+            for name, value in layer.items():
                 Integer().check(f"{name} of a stacked layer", value)
-            stack.append({**_STACKED, **own})
-        return Pooling(self.pools, self.levels, self.centres), stack
+            stack.append({**_STACKED, **layer})
+        return given, Pooling(own["pools"], own["levels"], own["centres"]), stack
+
+    def _check_goes_on(self, model: Model) -> None:
+        """Refuse parameters that what the model has learnt does not go with."""
+        _, pooling, stack = self._check_parameters()
+        stacked = [{name: layer[name] for name in _OF_LAYER} for layer in stack[1:]]
+        own = {**self._parameters(), **pooling.to_json(), "stack": stacked}
+        for name, there in made_of(model).items():
+            here = own[name]
+            if name not in _FREE and here != there:
+                raise ValueError(
+                    f"{name} is {there!r} in the model to go on from, and {here!r} here; give "
+                    "the model's, or call wbcprof.fit(images, model=model), which takes it from it"
+                )
 
     def _psd(self, index: int, n_components: int | None = None) -> PSD:
         """An estimator for one layer."""
-        psd: PSD = PSD(DEFAULT_SIGNATURES) if self.psd is None else clone(self.psd)
+        default = PRESETS[self.preset]["n_components"]
+        psd: PSD = PSD(default) if self.psd is None else clone(self.psd)
         checkpoint = self.checkpoint
         if checkpoint is not None and index > 0:
             checkpoint = f"{os.fspath(checkpoint)}.layer{index}"
@@ -338,10 +428,10 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _parameters(self) -> dict[str, Any]:
         """What the model was learnt with, by the names that `fit` takes."""
-        own = self.get_params(deep=False)
-        own |= self._psd(0).get_params()
+        own = self._own() | self._psd(0).get_params()
         own["n_signatures"] = own.pop("n_components")
-        return {name: value for name, value in own.items() if name not in ("psd", "checkpoint")}
+        left_out = ("psd", "checkpoint", "preset")
+        return {name: value for name, value in own.items() if name not in left_out}
 
     def _learn_normaliser(self, source: ImageSource, method: str, n_threads: int) -> Normaliser:
         """The form of some of the images, spread over all."""
@@ -402,7 +492,6 @@ def make_profiler(preset: str = "default", **parameters: Any) -> Profiler:
     if "n_signatures" in parameters:
         n_signatures = parameters.pop("n_signatures")
         parameters["n_components"] = Integer().check("n_signatures", n_signatures)
-    parameters = {**PRESETS[preset], **parameters}
     known = Profiler().get_params(deep=False).keys()
     own = {name: value for name, value in parameters.items() if name in known}
     rest = {name: value for name, value in parameters.items() if name not in known}
@@ -414,8 +503,39 @@ def make_profiler(preset: str = "default", **parameters: Any) -> Profiler:
     if rest:
         if own.get("psd") is not None:
             raise TypeError(f"{', '.join(sorted(rest))}: give them to the psd that you give")
-        own["psd"] = PSD(**{"n_components": DEFAULT_SIGNATURES, **rest})
-    return Profiler(**own)
+        own["psd"] = PSD(**{"n_components": PRESETS[preset]["n_components"], **rest})
+    return Profiler(preset=preset, **own)
+
+
+def made_of(model: Model) -> dict[str, Any]:
+    """What a model is made of, by the names that `fit` takes."""
+    first = model.layers[0]
+    settings = asdict(first.settings)
+    settings["n_signatures"] = settings.pop("n_components")
+    stack = [{name: getattr(layer, name) for name in _OF_LAYER} for layer in model.layers[1:]]
+    return {
+        **settings,
+        **{name: getattr(first, name) for name in ("patch_size", "step", "pixel_input")},
+        **model.pooling.to_json(),
+        "normalise": None if model.normaliser is None else model.normaliser.method,
+        "stack": stack,
+    }
+
+
+def _learnt_with(model: Model) -> dict[str, Any]:
+    """What `fit` learns more of the same model with."""
+    told, made = model.parameters, made_of(model)
+    stacks = zip(told.get("stack") or made["stack"], made["stack"], strict=True)
+    made["stack"] = [{**layer, **of_layer} for layer, of_layer in stacks]
+    return {name: told[name] for name in _OF_LEARNING if name in told} | made
+
+
+def _deeper(some: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
+    return {kind: max(some.get(kind, 0), others.get(kind, 0)) for kind in {*some, *others}}
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == AUTO
 
 
 def fit(
@@ -425,9 +545,10 @@ def fit(
     *,
     preset: str = "default",
     client: Client | None = None,
+    model: Model | None = None,
     **parameters: Any,
 ) -> Model:
-    """Learn signatures and their encoder from images, without labels.
+    """Learn signatures and their encoder from images, without labels; or go on learning a model's.
 
     Parameters
     ----------
@@ -439,6 +560,8 @@ def fit(
         "paper": 1024 signatures of 20 x 20 px, step 5, pooled by the mean over the whole image.
     client : distributed.Client, optional
         Learn on the workers of this Dask cluster; see `Profiler.fit`.
+    model : Model, optional
+        Go on from this model, with its settings; see `Profiler.fit`. It stays as it is.
     **parameters
         Of `Profiler`, such as ``step``, or of `PSD`, such as ``alpha``; they go before the
         preset's.
@@ -469,7 +592,20 @@ def fit(
     >>> paper = wbcprof.fit(cells.images, preset="paper", **small)
     >>> paper.signatures.shape, paper.feature_names[0]
     ((8, 20, 20, 3), 'Cells_Mean_Signature_0001')
+
+    Going on, with more images:
+
+    >>> more = make_leukocytes(2, size=48, random_state=1)
+    >>> further = wbcprof.fit([*cells.images, *more.images], model=model)
+    >>> further.fingerprint == model.fingerprint
+    False
     """
     given = {"n_signatures": n_signatures, "patch_size": patch_size}
     parameters |= {name: value for name, value in given.items() if value is not None}
-    return make_profiler(preset, **parameters).fit(images, client=client).model_
+    if model is not None:
+        if preset != "default":
+            raise ValueError(
+                f"a preset is for a new model: going on from one keeps its settings, got {preset!r}"
+            )
+        parameters = _learnt_with(model) | parameters
+    return make_profiler(preset, **parameters).fit(images, client=client, model=model).model_

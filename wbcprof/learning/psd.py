@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -197,16 +197,30 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         >>> psd.history_[-1]["objective"] < psd.history_[0]["objective"]
         True
         """
+        return self._fit(X, None, ())
+
+    def fit_from(
+        self, X: ArrayLike | _Patches, layer: Layer, history: Sequence[dict[str, float]]
+    ) -> PSD:
+        """`fit` that starts from a layer, not anew; its preprocessing stays as it is. Iterations
+        are added to its `history`, from which their step counts on: `max_iter` more at most."""
+        return self._fit(X, layer, history)
+
+    def _fit(
+        self, X: ArrayLike | _Patches, layer: Layer | None, history: Sequence[dict[str, float]]
+    ) -> PSD:
         settings, threads = self.layer_settings(), resolve_threads(self.n_threads)
         patches = self._check_patches(X, settings, reset=True)
         path = self.checkpoint
+        self._n_before = len(history)
         with blas_threads(1):
-            identity = {} if path is None else self._identity(patches, settings)
+            identity = {} if path is None else self._identity(patches, settings, layer)
             if path is not None and os.path.exists(path):
                 self._resume(path, identity, settings, threads)
             else:
-                self._start(patches, settings, threads)
-            while len(self.history_) < settings.max_iter and not self._settled(settings.tol):
+                self._start(patches, settings, threads, layer)
+                self.history_: list[dict[str, float]] = [dict(entry) for entry in history]
+            while self._n_passes < settings.max_iter and not self._settled(settings.tol):
                 self.history_.append(self._pass(patches))
                 if self.verbose:
                     tell(_describe(len(self.history_), self.history_[-1]), sys.stdout)
@@ -324,18 +338,33 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     # ---- passes ----
 
-    def _start(self, X: _Patches, settings: LayerSettings, n_threads: int) -> None:
-        """Fit the preprocessing; start B from patches and the encoder from ridge regression."""
+    def _start(
+        self, X: _Patches, settings: LayerSettings, n_threads: int, layer: Layer | None = None
+    ) -> None:
+        """Fit the preprocessing; start B from patches and the encoder from ridge regression; or
+        take all three of a layer."""
         rng = check_random_state(self.random_state)
         first = _first_round(X)
         sample = first[np.sort(rng.permutation(len(first))[:SAMPLE_PATCHES])]
-        self.preprocessing_ = Preprocessing(settings.preprocessing, settings.whiten).fit(sample)
+        if layer is None:
+            self.preprocessing_ = Preprocessing(settings.preprocessing, settings.whiten).fit(sample)
+        else:
+            self.preprocessing_ = layer.preprocessing
         self._learner = Learner(settings, self.preprocessing_, rng, X.shape[1], n_threads)
-        self._learner.start(self.preprocessing_.apply(sample)[0])
-        self.history_: list[dict[str, float]] = []
+        rows = self.preprocessing_.apply(sample)[0]
+        if layer is None:
+            self._learner.start(rows)
+        else:
+            self._learner.start_from(layer, rows)
+        self.history_ = []
+
+    @property
+    def _n_passes(self) -> int:
+        """Of this fit, without those that it goes on from."""
+        return len(self.history_) - self._n_before
 
     def _settled(self, tol: float) -> bool:
-        last = [entry["objective"] for entry in self.history_[-3:]]
+        last = [entry["objective"] for entry in self.history_[self._n_before :][-3:]]
         return len(last) == 3 and all(a - b < tol * a for a, b in pairwise(last))
 
     def _pass(self, X: _Patches) -> dict[str, float]:
@@ -411,7 +440,9 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     # ---- checkpoints ----
 
-    def _identity(self, X: _Patches, settings: LayerSettings) -> dict[str, Any]:
+    def _identity(
+        self, X: _Patches, settings: LayerSettings, layer: Layer | None
+    ) -> dict[str, Any]:
         """What a checkpoint must agree in: parameters and patches, in JSON's types."""
         assert isinstance(self.random_state, int | np.integer)  # as a checkpoint asks for
         first = _first_round(X)
@@ -422,9 +453,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             "random_state": int(self.random_state),
             "patches": list(X.shape),
             "rounds": X.n_rounds if isinstance(X, PatchStream) else 1,
-            "content of the patches": hashlib.blake2b(
-                np.ascontiguousarray(values).data, digest_size=16
-            ).hexdigest(),
+            "signatures gone on from": None if layer is None else _digest(layer.signatures),
+            "content of the patches": _digest(values),
         }
 
     def _save(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
@@ -445,10 +475,10 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             shapes,
             lambda arrays, values: Learner.from_state(settings, arrays, values, n_threads),
         )
-        if len(self.history_) > settings.max_iter:
+        if self._n_passes > settings.max_iter:
             raise ValueError(
                 f"the checkpoint {os.fspath(path)!r} is past max_iter "
-                f"({settings.max_iter}): it holds {len(self.history_)} iterations"
+                f"({settings.max_iter}): it holds {self._n_passes} iterations"
             )
         self.preprocessing_ = self._learner.preprocessing
 
@@ -544,6 +574,10 @@ def _first_round(X: _Patches) -> np.ndarray | PatchRows:
     if isinstance(X, RemotePatches):
         return X.sample
     return next(X.rounds(0)) if isinstance(X, PatchStream) else X
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
 
 
 def _describe(iteration: int, entry: dict[str, float]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wbcprof.images.depth import Depths
 from wbcprof.images.source import ImageSource
 from wbcprof.model.layer import Layer, code_maps
 from wbcprof.model.model import read_cells
@@ -36,6 +37,8 @@ class LayerInput:
     centre : float
         Patches of pixels come from the middle of an image, this fraction of its sides.
     patch_size, n_patches, random_state : int
+    depths : mapping or None
+        Of a model that is gone on from.
     """
 
     layers: tuple[Layer, ...]
@@ -47,6 +50,7 @@ class LayerInput:
     patch_size: int
     n_patches: int
     random_state: int
+    depths: Depths | None = None
 
     @property
     def table(self) -> np.ndarray | None:
@@ -56,7 +60,7 @@ class LayerInput:
     def read(self, source: ImageSource, n_threads: int) -> Iterator[np.ndarray]:
         """Code maps, or, where there is no layer below, the middle of each image."""
         before = partial(jitter_some, seed=self.random_state) if self.augment else None
-        for cell in read_cells(source, self.normaliser, n_threads, before):
+        for cell in read_cells(source, self.normaliser, n_threads, before, learnt=self.depths):
             if self.region is None:
                 yield crop_centre(cell.pixels, self.centre, self.patch_size)
             else:

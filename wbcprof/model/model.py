@@ -15,7 +15,9 @@ from typing import Any, BinaryIO, Unpack
 
 import numpy as np
 
+from wbcprof.checks import Choice, Integer
 from wbcprof.files import json_value, naming
+from wbcprof.images.depth import Depths
 from wbcprof.images.source import Cell, ImageSource, open_images
 from wbcprof.model.approximation import approximate
 from wbcprof.model.arrays import prefixed, under
@@ -73,6 +75,9 @@ class Model:
         Per layer, the terms of the objective at each iteration.
     classifier : TypeMachines or None
         Trained on profiles of this model: a `wbcprof.TypeClassifier`, or what a file keeps of one.
+    depths : mapping from "integer" or "float" to int, optional
+        Bits of the images learnt from, where they were told by the largest values of the set: what
+        is read later, a single image of it, is taken to have these at least.
 
     Examples
     --------
@@ -96,6 +101,7 @@ class Model:
     classifier: TypeMachines | None = None
     normaliser: Normaliser | None = None
     instrument: Instrument | None = None
+    depths: Depths | None = None
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{layer.n_signatures} signatures" for layer in self.layers)
@@ -161,6 +167,7 @@ class Model:
             classifier,
             None if normaliser is None else normaliser_from_json(normaliser),
             None if instrument is None else instrument_from_json(instrument),
+            _checked_depths(document.get("depths")),
         )
         made_by = None if classifier is None else classifier.made_by_
         if made_by not in (None, model.fingerprint):
@@ -191,6 +198,7 @@ class Model:
             "provenance": self.provenance,
             "history": self.history,
             "classifier": classifier,
+            **({"depths": dict(self.depths)} if self.depths else {}),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -229,7 +237,7 @@ class Model:
 
     def for_workers(self) -> Model:
         """What profiling needs of it, without what was learnt on the way."""
-        return Model(self.layers, self.pooling, normaliser=self.normaliser)
+        return Model(self.layers, self.pooling, normaliser=self.normaliser, depths=self.depths)
 
     @property
     def min_size(self) -> int:
@@ -578,7 +586,9 @@ class Model:
         measured: bool = False,
     ) -> Iterator[Cell]:
         """Cells of a source in the form that the model reads; see `read_cells`."""
-        return read_cells(source, self.normaliser, n_threads, before, measured=measured)
+        return read_cells(
+            source, self.normaliser, n_threads, before, measured=measured, learnt=self.depths
+        )
 
     def _encoder(self, coding: Coding) -> Encoder:
         """The last layer's; a step that is given is that of the first."""
@@ -832,11 +842,13 @@ def read_cells(
     before: Callable[[np.ndarray], np.ndarray] | None = None,
     *,
     measured: bool = False,
+    learnt: Depths | None = None,
 ) -> Iterator[Cell]:
     """Cells of a source, in the form of a normaliser where there is one; `before` comes first, but
-    where it leaves less than the source's least side. `measured`: with their measures."""
+    where it leaves less than the source's least side. `measured`: with their measures; `learnt`:
+    see `ImageSource.read`."""
     if normaliser is None and before is None and not measured:
-        return source.read(n_threads)
+        return source.read(n_threads, learnt=learnt)
     form = normaliser if isinstance(normaliser, CanonicalForm) else None
 
     def change(pixels: np.ndarray) -> tuple[np.ndarray, str, np.ndarray | None]:
@@ -850,7 +862,17 @@ def read_cells(
             cell, note = (pixels, "") if normaliser is None else normaliser.change(pixels)
         return cell, note, measures
 
-    return source.read(n_threads, change)
+    return source.read(n_threads, change, learnt)
+
+
+def _checked_depths(given: Any) -> dict[str, int] | None:
+    """The `depths` of a document, which may have none."""
+    if given is None:
+        return None
+    return {
+        Choice(("float", "integer")).check("depths", kind): Integer(8, 64).check("depths", bits)
+        for kind, bits in sorted(given.items())
+    }
 
 
 def smallest_side(layers: Iterable[tuple[int, int, int | None]]) -> int:

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -22,11 +23,13 @@ from wbcprof.files import (
     TableWarning,
     check_output,
     csv_text,
+    file_digest,
     from_csv_text,
     json_value,
     naming,
     open_table,
     replacing,
+    to_number,
 )
 from wbcprof.images.source import SkippedImage
 from wbcprof.smear.measures import MEASURES
@@ -117,6 +120,21 @@ def check_table(path: str | os.PathLike[str]) -> None:
         A package that the suffix needs is not installed.
     """
     _table_suffix(check_output(path))
+
+
+def _lacking(folder: Path) -> str:
+    """What a folder that a run made lacks; "" of any other."""
+    if not (folder / "manifest.json").exists():
+        return ""
+    for name in sorted({path.stem for path in folder.glob("part-*")}):
+        record, table = folder / f"{name}.json", folder / f"{name}.parquet"
+        if not table.exists():
+            return f"{table.name} is missing"
+        with suppress(OSError, ValueError, KeyError, TypeError):  # of a record that says nothing
+            if json.loads(record.read_bytes())["table"] == file_digest(table):
+                continue
+        return f"{table.name} is not the table that {record.name} is of"
+    return "" if (folder / "skipped.csv").exists() else "the run that made them did not end"
 
 
 @dataclass(eq=False, repr=False)
@@ -256,6 +274,12 @@ class Profiles:
             File ending in ``.csv``, ``.parquet`` or ``.h5ad``; or folder of files
             ``part-*.parquet``, which are put together in the order of their names.
 
+        Warns
+        -----
+        TableWarning
+            A folder that `wbcprof.scale.profile_to_shards` made lacks a shard, holds one that is
+            not the one of its record, or its run was interrupted.
+
         Raises
         ------
         FileNotFoundError
@@ -297,6 +321,13 @@ class Profiles:
         paths = sorted(folder.glob("part-*.parquet"))
         if not paths:
             raise ValueError(f"the folder {str(folder)!r} holds no profiles part-*.parquet")
+        if lacking := _lacking(folder):
+            warnings.warn(
+                f"profiles of {str(folder)!r} are not whole: {lacking}; make them again by the "
+                "same command, which keeps what is whole",
+                TableWarning,
+                stacklevel=4,
+            )
         shards = [cls.load(path) for path in paths]
         for path, shard in zip(paths, shards, strict=True):
             for what in ("feature_names", "metadata"):
@@ -530,8 +561,8 @@ class Profiles:
                     numbers = [i for i in np.flatnonzero(~is_feature) if _is_number(row[i])]
                     _tell_of_numbers([names[i] for i in numbers])
                 with naming(f"line {line}"):
-                    values.append(np.array([row[i] for i in features], np.float32))
-                    measures.append(np.array([row[i] for i in measured], np.float32))
+                    values.append(_floats([row[i] for i in features]))
+                    measures.append(_floats([row[i] for i in measured]))
                 ids.append(from_csv_text(row[at[ID_COLUMN]]))
                 if LABEL_COLUMN in at:
                     labels.append(known_label(from_csv_text(row[at[LABEL_COLUMN]])))
@@ -700,9 +731,20 @@ class Profiles:
         return cls.from_anndata(read_h5ad(path))
 
 
+def _floats(cells: list[str]) -> np.ndarray:
+    try:
+        return np.array(cells, np.float32)
+    except ValueError:
+        # One that is surely decimal says it of all commas of the row.
+        decimal = [cell for cell in cells if "," in cell and _is_number(cell)]
+        if decimal:
+            cells = [cell.replace(",", ".") for cell in cells]
+        return np.array([to_number(cell) for cell in cells], np.float32)
+
+
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        to_number(cell)
     except ValueError:
         return False
     return True

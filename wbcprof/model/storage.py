@@ -5,7 +5,7 @@ safetensors header's metadata holds one JSON document under the key ``wbcprof``:
 
     {"format": 3, "layers": [{"patch_size": 6, "settings": {...}, "preprocessing": {...}, ...}],
      "pooling": {...}, "normaliser": {...} or null, "instrument": {...} or null,
-     "classifier": {...} or null,
+     "classifier": {...} or null, "depths": {"integer": 12} or missing,
      "parameters": {...}, "provenance": {...}, "history": [...]}
 
 What each class has there is its own affair: its ``to_arrays`` and ``from_arrays``. Every version of

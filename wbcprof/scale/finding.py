@@ -28,7 +28,12 @@ from wbcprof.images.boxes import Box, read_boxes
 from wbcprof.images.fields import FieldSource, open_fields
 from wbcprof.images.source import ImageWarning, NoUsableImage
 from wbcprof.model.profiles import check_table
-from wbcprof.scale.folders import check_manifest, claimed, read_json, record_name, write_json
+from wbcprof.scale.folders import (
+    claimed,
+    read_json,
+    record_name,
+    write_json,
+)
 from wbcprof.smear.cells import (
     CELL_COLUMNS,
     FLAGS,
@@ -183,10 +188,7 @@ def find_to_folder(
         if progress is not None:
             progress(done, n)
 
-    with claimed(folder):
-        check_manifest(folder, identity)
-        for leftover in folder.glob(".*-*"):
-            leftover.unlink()
+    with claimed(folder, identity):
         (folder / DROPPED).unlink(missing_ok=True)
         rulers = measure_slides(source, pixel_size, needed=boxes is None)
         starts = range(0, n, shard_size)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,12 +20,17 @@ from wbcprof.files import replacing
 
 MANIFEST = "manifest.json"
 
+_BEING_WRITTEN = re.compile(
+    r"\.(?:manifest|part-\d{6,}|skipped|dropped|cells|.+_\d{4,})-[a-z0-9_]{8}\.(?:json|parquet|csv|png)"
+)
+"""Temporary names of `wbcprof.files.replacing`, of files that runs write into their folders."""
+
 
 def record_name(index: int) -> str:
     return f"part-{index:06d}.json"
 
 
-def check_manifest(folder: Path, identity: dict[str, Any]) -> None:
+def _check_manifest(folder: Path, identity: dict[str, Any]) -> None:
     """Write the manifest of a new run; refuse to go on with that of another."""
     path = folder / MANIFEST
     if not path.exists():
@@ -48,6 +54,13 @@ def check_manifest(folder: Path, identity: dict[str, Any]) -> None:
         )
 
 
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what a killed run was writing."""
+    for path in folder.glob(".*-*"):
+        if _BEING_WRITTEN.fullmatch(path.name):
+            path.unlink()
+
+
 def write_json(path: Path, document: dict[str, Any]) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -64,9 +77,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Make the folder; hold it against a second run, until this process ends in whatever way."""
+def claimed(folder: Path, identity: dict[str, Any]) -> Iterator[None]:
+    """Make the folder, or go on with one of a run of this identity; hold it against a second run,
+    until this process ends in whatever way."""
     folder.mkdir(exist_ok=True)
+    with _held(folder):
+        _check_manifest(folder, identity)
+        _clear_leftovers(folder)
+        yield
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # not on Windows

@@ -1,13 +1,15 @@
 """Profiles of any number of images: shards in a folder, written as they fill, resumed after a kill.
 
-    manifest.json        what the run is: model, settings, number of images
-    part-000000.parquet  profiles of images 0 to shard_size - 1, and so on; whole or absent
-    part-000000.json     what that shard was made from, and which of its images were skipped
+    manifest.json        what the run is: model and settings
+    part-000000.parquet  profiles of the first shard_size images, and so on; whole or absent
+    part-000000.json     which images that shard was made from, which of them were skipped, and the
+                         digest of its table
     skipped.csv          all skipped images with reasons; written last: where it is, all is done
 
 Shards cut the images offered, not those that could be read, so each can be made by itself. A shard
-is finished when both of its files are there. Only the process that was asked to writes into the
-folder; workers of a cluster send their profiles to it.
+is finished when its record is there, and its table as the record has it. More images, given later,
+make shards of their own. Only the process that was asked to writes into the folder; workers of a
+cluster send their profiles to it.
 
 Examples
 --------
@@ -32,20 +34,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from wbcprof._version import __version__
 from wbcprof.checks import Integer
-from wbcprof.files import write_rows
-from wbcprof.images.source import ImageSource, ImageWarning, open_images
+from wbcprof.files import file_digest, write_rows
+from wbcprof.images.source import ImageSource, ImageWarning, Listed, open_images
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles, check_table
 from wbcprof.model.settings import Coding, CodingOptions
 from wbcprof.scale.folders import (
-    check_manifest,
     claimed,
     read_json,
     record_name,
@@ -85,8 +87,10 @@ def profile_to_shards(
     """Profile any number of images into a folder of parquet files, in constant memory.
 
     Called again after an interruption, it goes on from the finished shards, to the same files as
-    without one. Images that cannot be read are listed in ``skipped.csv``. See the module's
-    docstring for the files.
+    without one. Called again with more images, by their ids, it profiles these alone, into further
+    shards; profiles of images that are not given any more are kept, and counted in a warning.
+    Images that cannot be read are listed in ``skipped.csv``. See the module's docstring for the
+    files.
 
     Parameters
     ----------
@@ -95,8 +99,8 @@ def profile_to_shards(
         See `wbcprof.images.open_images`. An iterator is read a shard at a time, and read again
         from its start to resume, without decoding what is finished.
     folder : path
-        Made where missing. Must be empty, or hold an earlier run of the same model, settings and
-        images; files are taken to be unchanged where their names are.
+        Made where missing. Must be empty, or hold an earlier run of the same model and settings;
+        files are taken to be unchanged where their names are.
     shard_size : int
         Images of a shard; arrays of an iterator are held in memory so many at a time.
     labels, step, inference, progress
@@ -115,8 +119,14 @@ def profile_to_shards(
     Raises
     ------
     ValueError
-        The folder holds another run or something else, is in use, no image could be read, there
-        is not one label for each image, or a parameter is out of range.
+        The folder holds another run or something else, an image or label of it is now another, it
+        is in use, no image could be read, there is not one label for each image, or a parameter is
+        out of range.
+
+    Warns
+    -----
+    ImageWarning
+        Images were skipped, converted, or are not among those given any more.
 
     Examples
     --------
@@ -133,22 +143,60 @@ def profile_to_shards(
     >>> profiles.values.shape
     (12, 48)
     """
-    shard_size = Integer().check("shard_size", shard_size)
     coding = Coding(**coding_options)
     if coding.tolerance is not None:
         raise ValueError("a tolerance is for one table of profiles, not for shards")
+
+    def write(path: Path, profiles: Profiles, part: ImageSource) -> dict[str, Any]:
+        profiles.save(path)
+        return {}
+
+    source = open_images(images, labels, min_size=model.min_size)
+    records = fill_shards(
+        model, source, folder, write, coding=coding, shard_size=shard_size, n_threads=n_threads,
+        client=client, progress=progress,
+    )  # fmt: skip
+    return ShardedProfiles(
+        Path(folder),
+        sum(len(record["ids"]) for record in records),
+        sum(record["profiles"] for record in records),
+        sum(len(record["skipped"]) for record in records),
+        len(records),
+    )
+
+
+Write = Callable[[Path, Profiles, ImageSource], Mapping[str, Any]]
+"""Write the table of a shard, of these profiles of the images of a source, and give what its record
+is to say of it."""
+
+
+def fill_shards(
+    model: Model,
+    source: ImageSource,
+    folder: str | os.PathLike[str],
+    write: Write,
+    *,
+    coding: Coding,
+    shard_size: int,
+    n_threads: int | None,
+    client: Client | None,
+    progress: Callable[[int, int | None], None] | None,
+    **identity: Any,
+) -> list[dict[str, Any]]:
+    """Profile images a shard at a time and have each written as a table; the records of all shards.
+
+    Parameters are those of `profile_to_shards`, or:
+
+    Parameters
+    ----------
+    write : callable
+    **identity
+        What else a run must agree in to go on.
+    """
+    shard_size = Integer().check("shard_size", shard_size)
     threads = resolve_threads(n_threads)
     folder = Path(folder)
     _check_place(folder)
-    source = open_images(images, labels, min_size=model.min_size)
-    identity = {
-        "format": 1,
-        "wbcprof": __version__,
-        "model": model.fingerprint,
-        **coding.stated(model.layers[0].step),
-        "shard_size": shard_size,
-        "n_images": source.n_hint,
-    }
     done = 0
 
     def advance(n: int) -> None:
@@ -157,31 +205,132 @@ def profile_to_shards(
         if progress is not None:
             progress(done, source.n_hint)
 
-    with claimed(folder):
-        check_manifest(folder, identity)
-        for leftover in folder.glob(".*-*"):
-            leftover.unlink()
+    identity = {
+        "format": 2,
+        "wbcprof": __version__,
+        "model": model.fingerprint,
+        **coding.stated(model.layers[0].step),
+        "shard_size": shard_size,
+        **identity,
+    }
+    with claimed(folder, identity):
+        shards = _Shards(folder)
+        new: Iterable[ImageSource] = shards.without(source.quietly(), shard_size, advance)
+        if isinstance(source.images, Listed):  # all is compared before anything is made
+            new = list(new)
         (folder / SKIPPED).unlink(missing_ok=True)
-        metadata = model.metadata(coding)
-        total = 0
-
-        def unfinished() -> Iterator[tuple[int, ImageSource]]:
-            nonlocal total
-            # Told once, at the end.
-            for index, part in enumerate(source.quietly().parts(shard_size)):
-                total = index + 1
-                if _is_finished(folder, index, part):
-                    advance(part.n)
-                else:
-                    yield index, part
-
+        shards.clear_others()
+        numbered = zip(shards.free(), new, strict=False)
         if client is None:
-            made = _make_here(model, unfinished(), coding, threads, advance)
+            made = _make_here(model, numbered, coding, threads, advance)
         else:
-            made = _make_on_cluster(client, model, unfinished(), coding, advance)
+            made = _make_on_cluster(client, model, numbered, coding, advance)
         for index, part, profiles in made:
-            _write_shard(folder, index, part, profiles, model.feature_names, metadata)
-        return _finish(folder, total)
+            labels = None if part.labels is None else profiles.labels
+            table = Profiles(
+                profiles.values, model.feature_names, profiles.ids, labels, model.metadata(coding),
+                profiles.measures, profiles.skipped,
+            )  # fmt: skip
+            more = write(folder / _table_name(index), table, part)
+            shards.add(index, part, profiles, more)
+        return _finish(folder, shards)
+
+
+class _Shards:
+    """Finished shards of a folder, and the images that they were made from."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._done: set[int] = set()
+        self._known: dict[str, deque[tuple[int, str | None, str | None]]] = defaultdict(deque)
+        for path in sorted(folder.glob("part-*.json")):
+            record, index = read_json(path), int(path.stem.removeprefix("part-"))
+            table = folder / _table_name(index)
+            if not table.exists() or record.get("table") != file_digest(table):
+                continue
+            self._done.add(index)
+            n = len(record["ids"])
+            labels, contents = record["labels"] or [None] * n, record["contents"] or [None] * n
+            for image_id, *own in zip(record["ids"], labels, contents, strict=True):
+                self._known[image_id].append((index, *own))
+
+    def without(
+        self, source: ImageSource, size: int, advance: Callable[[int], None]
+    ) -> Iterator[ImageSource]:
+        """The images of a source that none of these has, `size` at a time."""
+        held: list[ImageSource] = []
+        for part in source.parts(size):
+            new = [i for i, is_known in enumerate(self._take(part)) if not is_known]
+            advance(part.n - len(new))
+            held += [part] if len(new) == part.n else [part.part(i, i + 1) for i in new]
+            while sum(one.n for one in held) >= size:
+                together = ImageSource.together(held)
+                yield together.part(0, size)
+                held = [together.part(size, together.n)] if together.n > size else []
+        if held:
+            yield ImageSource.together(held)
+
+    def _take(self, part: ImageSource) -> Iterator[bool]:
+        """Whether each image is of a finished shard; an error where it is another there."""
+        ids = part.ids()
+        labels = part.labels or [None] * len(ids)
+        for image_id, label, content in zip(ids, labels, part.digests(), strict=True):
+            if not self._known.get(image_id):
+                yield False
+                continue
+            index, label_there, content_there = self._known[image_id].popleft()
+            if (label, content) != (label_there, content_there):
+                what, there, now = (
+                    ("label", f" {label_there!r}", f" {label!r}")
+                    if label != label_there
+                    else ("image", "", "")
+                )
+                raise ValueError(
+                    f"{_table_name(index)} in {str(self._folder)!r} was made with another {what} "
+                    f"for {image_id!r},{there} than{now} that now given; give the same again, or "
+                    "another folder"
+                )
+            yield True
+
+    def free(self) -> Iterator[int]:
+        """Numbers of shards to be made."""
+        return (index for index in count() if index not in self._done)
+
+    def clear_others(self) -> None:
+        """Remove what is there of unfinished shards."""
+        for path in self._folder.glob("part-*"):
+            number = path.stem.removeprefix("part-")
+            is_ours = number.isdecimal() and path.name in (
+                record_name(int(number)),
+                _table_name(int(number)),
+            )
+            if is_ours and int(number) not in self._done:
+                path.unlink()
+
+    def add(
+        self, index: int, part: ImageSource, made: PartProfiles, more: Mapping[str, Any]
+    ) -> None:
+        """Note a shard, whose table is written."""
+        contents = part.digests()
+        record = {
+            "table": file_digest(self._folder / _table_name(index)),
+            "ids": part.ids(),
+            "labels": part.labels,
+            "contents": contents if any(contents) else None,
+            "profiles": len(made.ids),
+            "skipped": [(skipped.image_id, skipped.reason) for skipped in made.skipped],
+            "converted": made.converted,
+            **more,
+        }
+        write_json(self._folder / record_name(index), record)
+        self._done.add(index)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        return (read_json(self._folder / record_name(index)) for index in sorted(self._done))
+
+    def not_given(self) -> list[str]:
+        """Ids of images that were not among those given."""
+        return [image_id for image_id, left in self._known.items() for _ in left]
 
 
 _Made = Iterator[tuple[int, ImageSource, PartProfiles]]
@@ -234,82 +383,35 @@ def _make_on_cluster(
             yield index, part, join(results)
 
 
-def _write_shard(
-    folder: Path,
-    index: int,
-    part: ImageSource,
-    made: PartProfiles,
-    feature_names: list[str],
-    metadata: dict[str, Any],
-) -> None:
-    record = {
-        **part.digests(),
-        "offered": part.n_hint,
-        "profiles": len(made.ids),
-        "skipped": [(skipped.image_id, skipped.reason) for skipped in made.skipped],
-        "converted": made.converted,
-    }
-    write_json(folder / record_name(index), record)
-    labels = None if part.labels is None else made.labels
-    profiles = Profiles(made.values, feature_names, made.ids, labels, metadata, made.measures)
-    profiles.save(folder / _table_name(index))
-
-
-def _is_finished(folder: Path, index: int, part: ImageSource) -> bool:
-    """Whether a shard is there; an error where it was made of other images or labels."""
-    record_path = folder / record_name(index)
-    if not ((folder / _table_name(index)).exists() and record_path.exists()):
-        return False
-    record = read_json(record_path)
-    differing = [name for name, digest in part.digests().items() if record.get(name) != digest]
-    if differing:
-        ids = part.ids()
-        raise ValueError(
-            f"{_table_name(index)} in {str(folder)!r} was made from other {differing[0]} than "
-            f"those now given, from {ids[0]!r} to {ids[-1]!r}; give the same again, or another "
-            "folder"
-        )
-    return True
-
-
-def _finish(folder: Path, n_shards: int) -> ShardedProfiles:
-    """Check that all is there, list what was skipped, and count."""
-    n_tables = len(list(folder.glob("part-*.parquet")))
-    if n_tables > n_shards:
-        raise ValueError(
-            f"{str(folder)!r} holds {n_tables} shards, but the images now given make {n_shards}; "
-            "give the same images again, or another folder"
-        )
-    offered = profiles = n_skipped = 0
-    converted: Counter[str] = Counter()
-
-    def skipped() -> Iterator[dict[str, str]]:
-        nonlocal offered, profiles, n_skipped
-        for index in range(n_shards):
-            record = read_json(folder / record_name(index))
-            yield from ({"image": image, "reason": why} for image, why in record["skipped"])
-            offered += record["offered"]
-            profiles += record["profiles"]
-            n_skipped += len(record["skipped"])
-            converted.update(record["converted"])
-
-    write_rows(folder / SKIPPED, ("image", "reason"), skipped())
-    if offered == 0:
+def _finish(folder: Path, shards: _Shards) -> list[dict[str, Any]]:
+    """List what was skipped, say what is strange; the records of all shards."""
+    records = list(shards.records())
+    n = sum(len(record["ids"]) for record in records)
+    skipped = [lost for record in records for lost in record["skipped"]]
+    rows = ({"image": image_id, "reason": why} for image_id, why in skipped)
+    write_rows(folder / SKIPPED, ("image", "reason"), rows)
+    if n == 0:
         raise ValueError("No images given: the iterator was empty.")
-    if profiles == 0:
+    if len(skipped) == n:
         raise ValueError(
-            f"No usable image among the {offered} given; {str(folder / SKIPPED)!r} lists reasons"
+            f"No usable image among the {n} given; {str(folder / SKIPPED)!r} lists reasons"
         )
-    if n_skipped:
-        _warn(f"skipped {n_skipped} of {offered} images; {SKIPPED} lists them")
+    if gone := shards.not_given():
+        _warn(
+            f"{len(gone)} of the {n} images in {str(folder)!r} are not among those now given, "
+            f"first {gone[0]!r}; what was made of them is kept"
+        )
+    if skipped:
+        _warn(f"skipped {len(skipped)} of {n} images; {SKIPPED} lists them")
+    converted: Counter[str] = sum((Counter(record["converted"]) for record in records), Counter())
     if converted:
         kinds = ", ".join(f"{count} {kind}" for kind, count in converted.most_common())
-        _warn(f"converted {converted.total()} of {offered} images to 8-bit RGB: {kinds}")
-    return ShardedProfiles(folder, offered, profiles, n_skipped, n_shards)
+        _warn(f"converted {converted.total()} of {n} images to 8-bit RGB: {kinds}")
+    return records
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, ImageWarning, stacklevel=4)
+    warnings.warn(text, ImageWarning, stacklevel=5)
 
 
 def _table_name(index: int) -> str:
