@@ -117,6 +117,7 @@ def rounded(value: float, digits: int) -> float | None:
 
 CSV, HTML, JSON = (".csv",), (".html", ".htm"), (".json",)
 TABLES = (".csv", ".parquet", ".jsonl")
+FIGURES = (".pdf", ".svg", ".png")
 
 
 def write_rows(

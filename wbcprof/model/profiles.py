@@ -61,6 +61,13 @@ def _feature_table(names: Sequence[str]) -> dict[str, list[Any]]:
     }
 
 
+def signature_numbers(names: Sequence[str]) -> np.ndarray:
+    """Index of the signature of each feature, (n_features,) int; of features of other making, each
+    is one."""
+    found = _feature_table(names).get("signature")
+    return np.arange(len(names)) if found is None else np.array(found) - 1
+
+
 # What CellProfiler and pycytominer call features; what pandas calls the numbers of rows.
 _COMPARTMENT = re.compile(r"(Cells|Cytoplasm|Nuclei)_.+")
 _INDEX = re.compile(r"|Unnamed: \d+(_level_\d+)?|__index_level_\d+__|index|level_\d+")
@@ -583,9 +590,9 @@ class Profiles:
 
         Parameters
         ----------
-        order : array-like of shape (n_features,), optional
-            Rank the features in this order, from most to least important, as
-            `wbcprof.analysis.rank_signatures` gives it.
+        order : array-like of shape (n_signatures,), optional
+            Rank the signatures in this order, from most to least important, as
+            `wbcprof.analysis.rank_signatures` gives it; a feature has the rank of its signature.
 
         Returns
         -------
@@ -600,7 +607,7 @@ class Profiles:
         Raises
         ------
         ValueError
-            See `save`; or `order` does not hold each feature once.
+            See `save`; or `order` does not hold each signature once.
 
         Examples
         --------
@@ -626,11 +633,11 @@ class Profiles:
         obs.index = make_index_unique(pd.Index(obs[ID_COLUMN].tolist(), dtype=str))
         var = pd.DataFrame(_feature_table(self.feature_names), index=self.feature_names)
         if order is not None:
-            order = np.asarray(order)
-            if sorted(order.tolist()) != list(range(len(var))):
-                raise ValueError(f"order must hold each of the {len(var)} features once")
-            var["rank"] = 0
-            var.iloc[order, -1] = np.arange(1, len(var) + 1)
+            order, own = np.asarray(order), signature_numbers(self.feature_names)
+            n_signatures = own.max() + 1
+            if sorted(order.tolist()) != list(range(n_signatures)):
+                raise ValueError(f"order must hold each of the {n_signatures} signatures once")
+            var["rank"] = 1 + np.argsort(order)[own]
         simple: dict[str, Any] = {}
         others: dict[str, Any] = {}
         for key, value in self.metadata.items():
