@@ -448,7 +448,7 @@ def test_ranks_are_in_the_order_given_and_only_if_asked_for(model, cells):
 
 def test_ranks_that_cannot_be(profiles):
     pytest.importorskip("anndata")
-    with pytest.raises(ValueError, match="order must hold each of the 12 signatures once"):
+    with pytest.raises(ValueError, match="order must hold each of the 2 signatures once"):
         profiles.to_anndata(order=[0] * 24)
 
 
