@@ -198,6 +198,8 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
+    from wbcprof.files import FIGURE_FORMATS
+
     _add_model(parser, "model file")
     parser.add_argument("images", metavar="IMAGES", help="folder, or one sub-folder per type")
     parser.add_argument("-o", "--output", required=True, metavar="HTML", help="file to write")
@@ -211,8 +213,15 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", metavar="CSV", help="columns image and sample: a differential count of each"
     )
+    parser.add_argument("--figures", metavar="DIR", help="folder to write every figure to too")
     parser.add_argument(
-        "--figures", metavar="DIR", help="folder to write every figure to as a PDF too"
+        "--figure-format", choices=FIGURE_FORMATS, help="of the files there; default pdf"
+    )
+    parser.add_argument(
+        "--figure-width",
+        type=float,
+        metavar="MM",
+        help="of each figure there, 85 for a column of a journal; default: as it is drawn",
     )
     parser.add_argument("--title", metavar="TEXT", help="heading of the page")
     _add_strict(parser)
@@ -565,6 +574,20 @@ class _Progress:
                 tell(f"\r{line}\033[K", sys.stderr, end="\n" if done == total else "")
             else:
                 tell(line, sys.stderr)
+
+
+class _Stages:
+    """The same of a job of several stages, each with a progress of its own, and its name as it
+    begins."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, _Progress] = {}
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        if stage not in self._of:
+            self._of[stage] = _Progress(stage)
+            _say(stage)
+        self._of[stage](done, total)
 
 
 _EVERY_ON_TERMINAL, _EVERY_IN_LOG = 0.1, 30.0  # seconds
@@ -946,6 +969,8 @@ def _report(options: argparse.Namespace) -> None:
         from wbcprof.images.tables import SAMPLE_COLUMNS, read_by_image
 
         samples = read_by_image(options.samples, SAMPLE_COLUMNS)
+    if options.figures is None and _given(options, ["figure_format", "figure_width"]):
+        raise ValueError("--figure-format and --figure-width are for figures: give --figures DIR")
     images = _images(options)
     write_report(
         load(options.model),
@@ -957,8 +982,8 @@ def _report(options: argparse.Namespace) -> None:
         figure_folder=options.figures,
         strict=options.strict,
         n_threads=options.threads,
-        say=_say,
-        **_given(options, ["title"]),
+        progress=_Stages(),
+        **_given(options, ["title", "figure_format", "figure_width"]),
     )
     _say(f"report written to {options.output}; it opens in any browser, without a network")
 

@@ -118,6 +118,7 @@ def rounded(value: float, digits: int) -> float | None:
 CSV, HTML, JSON = (".csv",), (".html", ".htm"), (".json",)
 TABLES = (".csv", ".parquet", ".jsonl")
 FIGURES = (".pdf", ".svg", ".png")
+FIGURE_FORMATS = tuple(suffix.removeprefix(".") for suffix in FIGURES)
 
 
 def write_rows(

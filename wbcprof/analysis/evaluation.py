@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -48,8 +49,9 @@ def evaluation_metrics(y_true: Any, y_pred: Any, types: Sequence[Any]) -> dict[s
     Returns
     -------
     dict
-        ``f1``, ``sensitivity``, ``specificity``: arrays (n_types,), 0 where undefined;
-        ``macro_f1``, ``macro_sensitivity``, ``macro_specificity``: their means;
+        ``f1``, ``sensitivity``, ``specificity``: arrays (n_types,), NaN for a type of which there
+        is no image (specificity: of which all are); ``macro_f1``, ``macro_sensitivity``,
+        ``macro_specificity``: their means over the other types;
         ``confusion``: int array (n_types, n_types), rows are the true types.
 
     Raises
@@ -68,22 +70,28 @@ def evaluation_metrics(y_true: Any, y_pred: Any, types: Sequence[Any]) -> dict[s
     if foreign:
         raise ValueError(f"expected types among {list(types)}, got {foreign}")
 
-    _, sensitivity, f1, _ = precision_recall_fscore_support(
+    _, sensitivity, f1, n_true = precision_recall_fscore_support(
         y_true, y_pred, labels=types, zero_division=0.0
     )
+    f1, sensitivity = (np.where(n_true > 0, score, np.nan) for score in (f1, sensitivity))
     # Specificity for a type is the sensitivity for "any other type".
     specificity = np.array(
-        [recall_score(y_true != t, y_pred != t, zero_division=0.0) for t in types]
+        [recall_score(y_true != t, y_pred != t, zero_division=np.nan) for t in types]
     )
     return {
         "f1": f1,
         "sensitivity": sensitivity,
         "specificity": specificity,
-        "macro_f1": float(f1.mean()),
-        "macro_sensitivity": float(sensitivity.mean()),
-        "macro_specificity": float(specificity.mean()),
+        "macro_f1": _mean_of(f1),
+        "macro_sensitivity": _mean_of(sensitivity),
+        "macro_specificity": _mean_of(specificity),
         "confusion": confusion_matrix(y_true, y_pred, labels=types),
     }
+
+
+def _mean_of(scores: np.ndarray) -> float:
+    known = scores[np.isfinite(scores)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def half_half_splits(
