@@ -61,7 +61,8 @@ def test_fit_normalises_as_told(folder, model_file, tmp_path, capsys):
 def test_fit_goes_on_from_its_checkpoint(folder, tmp_path, capsys):
     fit = ["fit", str(folder), "-o", str(tmp_path / "m"), "--checkpoint", str(tmp_path / "state")]
     assert main([*fit, *LEARN]) == 0
-    capsys.readouterr()
+    told = capsys.readouterr().out
+    assert "iteration 1: objective" in told and "signatures replaced" not in told
     assert main([*fit, *LEARN]) == 0
     assert "iteration" not in capsys.readouterr().out
     assert main([*fit, *LEARN, "--seed", "7"]) == 1

@@ -91,6 +91,12 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the state of learning in this file; where it exists, go on from it",
     )
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="say of each iteration also how many codes are not zero, and how many signatures were "
+        "replaced",
+    )
     _add_groups(parser, "where the classifier is tuned and calibrated")
     _add_dask(parser, "learn signatures on the workers of this Dask scheduler")
     _add_learning(parser)
@@ -634,7 +640,7 @@ def _fit(options: argparse.Namespace) -> None:
             images,
             client=client,
             random_state=options.seed,
-            verbose=True,
+            verbose=2 if options.verbose else 1,
             checkpoint=options.checkpoint,
             **_learning_parameters(options),
         )

@@ -76,7 +76,7 @@ class FewImagesWarning(UserWarning):
     """A type has too few images, or is in too few groups, for cross-validation."""
 
 
-class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ignore[misc]
+class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ignore[misc]
     """Names the type of a cell from its profile, with probabilities.
 
     Parameters

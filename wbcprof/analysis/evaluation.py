@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
+from wbcprof._shown import Shown
 from wbcprof.analysis.classify import TypeClassifier, jittered_profiles, of_types_with
 from wbcprof.analysis.folds import draw_half, groups_per_type, together_by
 from wbcprof.checks import Integer, one_known_label_each
@@ -176,8 +177,8 @@ def colour_histograms(images: Iterable[np.ndarray]) -> np.ndarray:
     return np.array(rows, dtype=np.float32).reshape(-1, 512)
 
 
-@dataclass
-class Evaluation:
+@dataclass(repr=False)
+class Evaluation(Shown):
     """Result of `evaluate`; means are over repeats, deviations are sample standard deviations.
 
     Attributes
@@ -225,6 +226,19 @@ class Evaluation:
     n_copies: int
     baseline: dict[str, Any] | None
     parameters: dict[str, Any]
+
+    def _told(self) -> dict[str, Any]:
+        baseline = self.baseline or {}
+        return {
+            "F1, average of types": f"{self.macro_f1:.3f} \u00b1 {self.macro_f1_std:.3f}",
+            f"of {BASELINE}": f"{baseline['macro_f1']:.3f} \u00b1 {baseline['macro_f1_std']:.3f}"
+            if "macro_f1" in baseline
+            else None,
+            "F1": {name: f"{row['f1']:.3f}" for name, row in self.per_type.items()},
+            "images": self.n_images,
+            "repeats": self.repeats,
+            "signatures": self.signatures,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as a new dict."""

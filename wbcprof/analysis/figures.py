@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wbcprof._shown import Shown
 from wbcprof.analysis.agreement import (
     bland_altman,
     line_band,
@@ -99,12 +100,15 @@ RULES = {
 }
 
 
-@dataclass(frozen=True)
-class Panels:
+@dataclass(frozen=True, repr=False)
+class Panels(Shown):
     """A figure of several Axes: the frame they lie in, and each of them by name."""
 
     frame: Axes
     parts: dict[str, Axes]
+
+    def _told(self) -> dict[str, Any]:
+        return {"parts": list(self.parts)}
 
     @property
     def figure(self) -> Figure | SubFigure:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.checks import known_label, known_labels
 from wbcprof.files import (
     TableWarning,
@@ -127,7 +128,7 @@ def check_table(path: str | os.PathLike[str]) -> None:
 
 
 @dataclass(eq=False, repr=False)
-class Profiles:
+class Profiles(Shown):
     """Profiles of a set of cells.
 
     Parameters
@@ -176,10 +177,18 @@ class Profiles:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __repr__(self) -> str:
-        labelled = sum(label is not None for label in self.labels or ())
+    def _told(self) -> dict[str, Any]:
         n, n_features = self.values.shape
-        return f"<Profiles of {n} cells, {labelled} labelled: {n_features} features>"
+        return {
+            "cells": n,
+            "features": f"{n_features}, {self.feature_names[0]} to {self.feature_names[-1]}"
+            if n_features
+            else 0,
+            "types": dict(Counter(label for label in self.labels or () if label is not None)),
+            "unlabelled": n - sum(label is not None for label in self.labels or ()),
+            "measures": "yes" if self.measures is not None else "no",
+            "skipped": len(self.skipped) or None,
+        }
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is None:  # which NumPy 1 does not know
