@@ -198,14 +198,13 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="default 10")
     _add_groups(parser, "of a split")
-    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON")
+    _add_figures(parser)
     _add_learning(parser)
     _add_choice(parser)
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
-    from wbcprof.files import FIGURE_FORMATS
-
     _add_model(parser, "model file")
     parser.add_argument("images", metavar="IMAGES", help="folder, or one sub-folder per type")
     parser.add_argument("-o", "--output", required=True, metavar="HTML", help="file to write")
@@ -219,16 +218,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", metavar="CSV", help="columns image and sample: a differential count of each"
     )
-    parser.add_argument("--figures", metavar="DIR", help="folder to write every figure to too")
-    parser.add_argument(
-        "--figure-format", choices=FIGURE_FORMATS, help="of the files there; default pdf"
-    )
-    parser.add_argument(
-        "--figure-width",
-        type=float,
-        metavar="MM",
-        help="of each figure there, 85 for a column of a journal; default: as it is drawn",
-    )
+    _add_figures(parser)
     parser.add_argument("--title", metavar="TEXT", help="heading of the page")
     _add_strict(parser)
     _add_threads(parser)
@@ -416,6 +406,21 @@ def _add_drop(parser: argparse.ArgumentParser) -> None:
         metavar="FLAGS",
         help="leave out images with these flags, such as 'blurred,no cell', or all; they are "
         "listed with their flags in CSV.dropped.csv",
+    )
+
+
+def _add_figures(parser: argparse.ArgumentParser) -> None:
+    from wbcprof.files import FIGURE_FORMATS
+
+    parser.add_argument("--figures", metavar="DIR", help="folder to write figures to")
+    parser.add_argument(
+        "--figure-format", choices=FIGURE_FORMATS, help="of the files there; default pdf"
+    )
+    parser.add_argument(
+        "--figure-width",
+        type=float,
+        metavar="MM",
+        help="of each figure there, 85 for a column of a journal; default: as it is drawn",
     )
 
 
@@ -939,6 +944,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     if options.json is not None:
         check_output(options.json, JSON)
+    figure_options = _figure_options(options)
     parameters = _learning_parameters(options)
     if options.model is not None:
         from wbcprof.model.model import load
@@ -962,6 +968,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(evaluation.to_text())
     if options.json is not None:
         evaluation.to_json(options.json)
+    if figure_options:
+        evaluation.save_figures(**figure_options)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -975,8 +983,7 @@ def _report(options: argparse.Namespace) -> None:
         from wbcprof.images.tables import SAMPLE_COLUMNS, read_by_image
 
         samples = read_by_image(options.samples, SAMPLE_COLUMNS)
-    if options.figures is None and _given(options, ["figure_format", "figure_width"]):
-        raise ValueError("--figure-format and --figure-width are for figures: give --figures DIR")
+    figures = _figure_options(options)
     images = _images(options)
     write_report(
         load(options.model),
@@ -985,13 +992,26 @@ def _report(options: argparse.Namespace) -> None:
         groups=_groups(options, images),
         samples=samples,
         calls=options.calls,
-        figure_folder=options.figures,
         strict=options.strict,
         n_threads=options.threads,
         progress=_Stages(),
-        **_given(options, ["title", "figure_format", "figure_width"]),
+        **figures,
+        **_given(options, ["title"]),
     )
     _say(f"report written to {options.output}; it opens in any browser, without a network")
+
+
+def _figure_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Folder, format and width of figures, as far as given; what is wrong is told at once."""
+    from wbcprof.analysis.figures import FigureFiles
+
+    given = _given(options, ["figure_format", "figure_width"])
+    if options.figures is None:
+        if given:
+            raise ValueError("--figure-format and --figure-width need a folder: give --figures DIR")
+        return {}
+    FigureFiles(options.figures, options.figure_format or "pdf", options.figure_width)
+    return {"figure_folder": options.figures, **given}
 
 
 def _monitor(options: argparse.Namespace) -> None:

@@ -383,16 +383,16 @@ def test_one_type(pooled, tmp_path):
     assert "100.0%" in page.text  # the count
 
 
-def test_a_type_of_one_cell_and_thousands_of_types(pooled, tmp_path):
+def test_a_type_of_one_cell_and_hundreds_of_types(pooled, tmp_path):
     cells, model = pooled
     labels = ["a"] * 8 + ["b"] * 8 + ["c"] + ["d"] * 7
     write_report(model, cells.images, tmp_path / "r.html", labels=labels)
     page = Page(tmp_path / "r.html")
     assert sum(page.data["wrong"][16:17]) == 0 and "types with fewer than 5" in page.text
-    many = np.concatenate([cells.images] * 50)
-    write_report(model, many, tmp_path / "m.html", labels=[f"type {i}" for i in range(1200)])
+    many = np.concatenate([cells.images] * 13)[:300]
+    write_report(model, many, tmp_path / "m.html", labels=[f"type {i}" for i in range(300)])
     page = Page(tmp_path / "m.html")
-    assert len(page.data["types"]) == 1200 and "1,184 more are not" in page.text
+    assert len(page.data["types"]) == 300 and "284 more are not" in page.text
     assert (tmp_path / "m.html").stat().st_size < 15e6
 
 

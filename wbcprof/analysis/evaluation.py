@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
 from wbcprof._shown import Shown
+from wbcprof.analysis import figures
 from wbcprof.analysis.classify import TypeClassifier, jittered_profiles, of_types_with
 from wbcprof.analysis.folds import draw_half, groups_per_type, together_by
 from wbcprof.checks import Integer, one_known_label_each
@@ -250,6 +251,31 @@ class Evaluation(Shown):
         with replacing(path, JSON) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
+    def save_figures(
+        self,
+        figure_folder: str | os.PathLike[str],
+        *,
+        figure_format: str = "pdf",
+        figure_width: float | None = None,
+    ) -> None:
+        """Draw F1, beside that of the baseline, and confusion into a folder, which is made where it
+        does not exist.
+
+        Parameters
+        ----------
+        figure_folder : path
+        figure_format : {"pdf", "svg", "png"}
+        figure_width : float, optional
+            See `wbcprof.figures.save`.
+        """
+        methods: dict[str, Any] = {"profiles": self}
+        if self.baseline is not None and "failed" not in self.baseline:
+            methods["colour histogram"] = self.baseline
+        files = figures.FigureFiles(figure_folder, figure_format, figure_width)
+        files.save(figures.f1_bars(methods), "f1")
+        files.save(figures.confusion(self), "confusion_counts")
+        files.save(figures.confusion(self, normalize=True), "confusion")
+
     def to_text(self) -> str:
         """A report for a terminal."""
         types = self.confusion["types"]
@@ -393,6 +419,7 @@ def evaluate(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "evaluation.json")
     ...     evaluation.to_json(path)
+    ...     evaluation.save_figures(folder, figure_width=85)
     ...     json.loads(path.read_text())["repeats"]
     2
     """

@@ -37,6 +37,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +53,7 @@ from wbcprof.analysis.agreement import (
 from wbcprof.checks import UNLABELLED, Choice, Integer, Maybe, Real, check
 from wbcprof.checks import label_names as _names
 from wbcprof.checks import sorted_types as _types
-from wbcprof.files import FIGURES, check_output, replacing
+from wbcprof.files import FIGURE_FORMATS, FIGURES, check_output, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,6 +96,7 @@ RULES = {
     "n_cells": Integer(2),
     "n_bins": Integer(),
     "clip": Real(above=0),
+    "figure_format": Choice(FIGURE_FORMATS),
     "width": Maybe(Real(least=60, most=500)),
     "method": Choice(tuple(AXIS_NAMES)),
 }
@@ -152,6 +154,22 @@ def save(drawn: Axes | Panels, path: str | os.PathLike[str], *, width: float | N
     content = picture_of(drawn, kind, dpi=PRINT_DPI, width=width)
     with replacing(path, FIGURES) as temporary:
         temporary.write_bytes(content)
+
+
+@dataclass(frozen=True)
+class FigureFiles:
+    """Where figures are written, and how; the folder is made."""
+
+    folder: str | os.PathLike[str]
+    kind: str = "pdf"
+    width: float | None = None
+
+    def __post_init__(self) -> None:
+        check(RULES, figure_format=self.kind, width=self.width)
+        os.makedirs(self.folder, exist_ok=True)
+
+    def save(self, drawn: Axes | Panels, name: str) -> None:
+        save(drawn, Path(self.folder) / f"{name}.{self.kind}", width=self.width)
 
 
 def picture_of(

@@ -20,14 +20,13 @@ from wbcprof.analysis import figures
 from wbcprof.analysis.novelty import UNLIKE, UNSURE, SetCheck, check_set, warn_of_set
 from wbcprof.analysis.quality import warn_of_fields
 from wbcprof.checks import UNLABELLED, Choice, Integer, check, sorted_types
-from wbcprof.files import FIGURE_FORMATS, HTML, check_output
+from wbcprof.files import HTML, check_output
 from wbcprof.images.tables import tell_of_gaps
 from wbcprof.model.model import Model
 from wbcprof.report.calls import Subject, call_cells
 from wbcprof.report.cells import Cells, read_cells
 from wbcprof.report.html import as_json, render, write_html
 from wbcprof.report.pictures import (
-    FigureFiles,
     draw,
     jpeg,
     map_of,
@@ -43,7 +42,6 @@ _GALLERY, _GALLERY_OF_CALL = 120, 24
 RULES = {
     "calls": Choice(("cross-validated", "model")),
     "random_state": Integer(0, 2**32 - 1),
-    "figure_format": Choice(FIGURE_FORMATS),
 }
 
 
@@ -141,15 +139,13 @@ def write_report(
     ...     print("Generated, not real data." in page.read_text(encoding="utf-8"))
     True
     """
-    check(RULES, calls=calls, random_state=random_state, figure_format=figure_format)
-    check(figures.RULES, width=figure_width)
+    check(RULES, calls=calls, random_state=random_state)
     if calls == "model" and model.classifier is None:
         raise ValueError("calls='model' needs a model with a classifier; this one holds none")
     check_output(path, HTML)
     files = None
     if figure_folder is not None:
-        os.makedirs(figure_folder, exist_ok=True)
-        files = FigureFiles(figure_folder, figure_format, figure_width)
+        files = figures.FigureFiles(figure_folder, figure_format, figure_width)
     tell = progress or (lambda stage, done, of: None)
     threads = resolve_threads(n_threads)
     cells = read_cells(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,20 +37,8 @@ class Picture:
     is_photo: bool = False
 
 
-@dataclass(frozen=True)
-class FigureFiles:
-    """Where a report also writes its figures, and how."""
-
-    folder: str | os.PathLike[str]
-    kind: str
-    width: float | None
-
-    def save(self, drawn: Any, name: str) -> None:
-        figures.save(drawn, Path(self.folder) / f"{name}.{self.kind}", width=self.width)
-
-
 def draw(
-    subject: Subject, files: FigureFiles | None, progress: Callable[[int, int], None]
+    subject: Subject, files: figures.FigureFiles | None, progress: Callable[[int, int], None]
 ) -> dict[str, dict[str, Any]]:
     """Title, caption, alt, and either the picture as data URIs, in the light and in the dark, or
     why it could not be drawn, by name. Progress is told as (pictures drawn, pictures)."""
@@ -255,7 +241,7 @@ def _of_scores(subject: Subject) -> Iterator[Picture]:
 
 
 def map_of(
-    subject: Subject, random_state: int, files: FigureFiles | None
+    subject: Subject, random_state: int, files: figures.FigureFiles | None
 ) -> tuple[np.ndarray, str]:
     """Where the shown cells lie, px in 800 x 600, and how that came about."""
     cells, groups = subject.cells, subject.groups
