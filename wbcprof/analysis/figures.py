@@ -398,8 +398,9 @@ def mean_profiles(
     >>> panels = wbcprof.figures.mean_profiles(values, types, n_top=4)
     >>> sorted(panels.parts)
     ['lymphocyte', 'neutrophil']
-    >>> panels.parts["neutrophil"].get_xlabel().strip()
-    'feature, best first; bars: its mean over cells'
+    >>> print(panels.parts["neutrophil"].get_xlabel())
+    feature, best first; bars:
+    its mean over cells
     """
     values, names = check_cells(values, labels)
     top, rank = _top(values, names, order, n_top)
@@ -422,8 +423,8 @@ def mean_profiles(
         _dress(panel, "", f"{_literal(name)}\n(n = {(names == name).sum():,})")
         panel.yaxis.label.set(rotation=0, ha="right", va="center")
         parts[name] = panel
-    text = f"{_literal(columns)}{rank}; bars: its mean over cells"
-    panel.set_xlabel(f"{text}   {_more(types, shown)}", fontsize=TEXT)
+    lines = [f"{_literal(columns)}{rank}; bars:", "its mean over cells", _more(types, shown)]
+    panel.set_xlabel("\n".join(filter(None, lines)), fontsize=TEXT, ha="right", x=1)
     return Panels(frame, parts)
 
 
@@ -475,11 +476,11 @@ def heatmap(
     check(RULES, n_cells=n_cells, clip=clip)
     top, _ = _top(values, names, order, n_top)
     values, n_all = values[:, top], len(values)
-    text = f"{n_all:,} cells"
+    text = f" {n_all:,} cells"
     if n_all > n_cells:
         sample = np.random.default_rng(random_state).choice(n_all, n_cells, replace=False)
         values, names = values[sample], names[sample]
-        text = f"{n_cells:,} cells drawn at random from {n_all:,}"
+        text = f"\n{n_cells:,} cells drawn at random from {n_all:,}"
     varies = np.ptp(values, axis=0) > 0
     scores = np.where(varies, values - values.mean(axis=0), 0)
     scores = np.clip(scores / np.where(varies, values.std(axis=0), 1), -clip, clip)
@@ -500,7 +501,7 @@ def heatmap(
     types, colours = _types(names), type_colours(names)
     stripe = np.array([to_rgb(colours[name]) for name in names[down]])[:, None]
     bar.imshow(stripe, aspect="auto", extent=(0, 1, n, 0), interpolation="nearest")
-    _bare(main, f"{h:,} {_literal(columns)}{'' if h == 1 else 's'} across, {text} down")
+    _bare(main, f"{h:,} {_literal(columns)}{'' if h == 1 else 's'} across,{text} down")
     _bare(bar)
     _colour_bar(picture, "z-score", cax=scale)
     _type_legend(frame, types, anchor=(1.015, 1))
