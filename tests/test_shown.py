@@ -1,5 +1,7 @@
 """Public objects tell of themselves in five lines, and as a table in notebooks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
@@ -11,7 +13,8 @@ from wbcprof.analysis import Monitor, check_set, count_smears, name_cells, sugge
 from wbcprof.datasets import make_smear
 from wbcprof.images import open_fields, open_images
 from wbcprof.model.machines import TypeMachines
-from wbcprof.smear import cut_out, measure_slides
+from wbcprof.scale import ShardedProfiles
+from wbcprof.smear import cut_out, find_leukocytes, measure_slides
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +32,14 @@ def objects(smear_model, cells):
     y = x + 0.01 * np.sin(30 * x)
     count = compare.differential_count(cells.labels, samples)
     ruler = next(iter(measure_slides(fields, 0.2).values()))
+    found = cut_out(next(iter(fields.read())), ruler)
     return [
         smear_model, TypeMachines.from_arrays(*smear_model.classifier.to_arrays()),
         smear_model.normaliser, smear_model.instrument,
         smear_model.pooling, profiles, cells, smear, counted, counted.slides[0], counted.cells[0],
         counted.fields[0], counted.check, monitor, monitor.slides[0], fields, ruler,
-        next(iter(fields.read())), cut_out(next(iter(fields.read())), ruler).cells[0],
+        next(iter(fields.read())), found, found.cells[0],
+        find_leukocytes(smear.images[0], 37.5)[0], ShardedProfiles(Path("shards"), 3, 3, 0, 1),
         open_images(cells.images, cells.labels), name_cells(smear_model, profiles),
         check_set(smear_model, profiles), suggest(smear_model, profiles, 1)[0], count,
         compare.differential_signatures(profiles, groups),
@@ -61,7 +66,9 @@ def test_what_they_tell(objects):
     for words in (
         "<Model layers: 24 signatures of 6 px", "types: lymphocyte, neutrophil",
         "<Profiles cells: 48", "atypical_lymphocyte 8", "<SmearResult slides:",
-        "<Monitor slides: 1", "<FieldSource fields: 2", "named rightly of cells left out:",
+        "<Monitor slides: 1", "<FieldSource fields: 2", "<FieldCells field: ",
+        "<ShardedProfiles folder: shards; ",
+        "named rightly of cells left out:",
         "<Evaluation F1, average of types: ", "q below 0.05: ",
         "<ImageSource images: 48; types: atypical_lymphocyte 8", "<NamedCells cells: 48; calls: ",
     ):  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from html import escape
 from textwrap import wrap
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,16 @@ class Shown:
             for name, text in _texts(self._told()).items()
         )
         return f"<table><caption>{escape(type(self).__name__)}</caption>{rows}</table>"
+
+
+_Tuple = TypeVar("_Tuple")
+
+
+def shown(named_tuple: type[_Tuple]) -> type[_Tuple]:
+    """The same for a named tuple, which can have no other base."""
+    for name in ("_told", "__repr__", "_repr_html_"):
+        setattr(named_tuple, name, vars(Shown)[name])
+    return named_tuple
 
 
 def _texts(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -37,6 +37,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
+from wbcprof._shown import shown
 from wbcprof._version import __version__
 from wbcprof.checks import Integer
 from wbcprof.files import write_rows
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 SKIPPED = "skipped.csv"
 
 
+@shown
 class ShardedProfiles(NamedTuple):
     """What `profile_to_shards` leaves in `folder`, counted over all of its shards."""
 

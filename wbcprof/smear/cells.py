@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from wbcprof._shown import Shown
+from wbcprof._shown import Shown, shown
 from wbcprof.files import rounded
 from wbcprof.images.boxes import Box
 from wbcprof.images.fields import Field, FieldSource
@@ -133,6 +133,7 @@ class SmearCell(Shown):
     crop: np.ndarray
 
 
+@shown
 class FieldCells(NamedTuple):
     """A field, and its leukocytes.
 
