@@ -26,9 +26,8 @@ EXAMPLES = [LEUKOCYTE_TYPES.index(name) for name in ("eosinophil", "lymphocyte",
 def main() -> None:
     cells = make_leukocytes(N_PER_TYPE)
     model = wbcprof.fit(cells.images, **LEARNING)
-    values = model.profile(cells.images).values
-    features, _ = rank_signatures(values, cells.labels)
-    order = list(dict.fromkeys((features % len(model.signatures)).tolist()))
+    profiles = model.profile(cells.images)
+    order, _ = rank_signatures(profiles, cells.labels)
     shown = [N_PER_TYPE * type_ + i for type_ in EXAMPLES for i in range(PER_TYPE)]
     rebuilt = [model.reconstruct(cells.images[i]) for i in shown]
     pictures = {
@@ -36,7 +35,7 @@ def main() -> None:
         "reconstructions": figures.reconstructions(
             [model.as_read(cells.images[i]) for i in shown], rebuilt, cells.labels[shown]
         ),
-        "embedding": figures.embedding(embed(np.sqrt(values)), cells.labels),
+        "embedding": figures.embedding(embed(np.sqrt(profiles.values)), cells.labels),
     }
     for name, picture in pictures.items():
         picture.figure.suptitle("Generated cells, not real data", fontsize=8, color="0.4")

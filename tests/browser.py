@@ -60,6 +60,12 @@ class Browser:
     def open(self, path):
         self._call("POST", "/url", {"url": Path(path).resolve().as_uri()})
 
+    def resize(self, width, height):
+        """Lay the page out as for a window, or a telephone, of this size, px."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
+        self._call("POST", "/goog/cdp/execute", command)
+
     def run(self, script, *arguments):
         """Value of a function body."""
         return self._call("POST", "/execute/sync", {"script": script, "args": list(arguments)})

@@ -1,6 +1,7 @@
 """What is in a page, and names that no page may run."""
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -38,6 +39,13 @@ class Page(HTMLParser):
     @property
     def text(self):
         return " ".join(" ".join(self.texts["text"]).split())
+
+    @property
+    def shown(self):
+        """The text of what is not hidden, nor a setting of the model."""
+        html = re.sub(r"<(label hidden|details)>.*?</(label|details)>", "", self.html)
+        html = html.split("<body>")[1]
+        return re.sub(r"<script.*?</script>|<[^>]*>", " ", html, flags=re.S)
 
     @property
     def data(self):

@@ -61,7 +61,8 @@ def test_fit_normalises_as_told(folder, model_file, tmp_path, capsys):
 def test_fit_goes_on_from_its_checkpoint(folder, tmp_path, capsys):
     fit = ["fit", str(folder), "-o", str(tmp_path / "m"), "--checkpoint", str(tmp_path / "state")]
     assert main([*fit, *LEARN]) == 0
-    capsys.readouterr()
+    told = capsys.readouterr().out
+    assert "iteration 1: objective" in told and "signatures replaced" not in told
     assert main([*fit, *LEARN]) == 0
     assert "iteration" not in capsys.readouterr().out
     assert main([*fit, *LEARN, "--seed", "7"]) == 1
@@ -124,12 +125,24 @@ def test_csv_holds_no_formula_and_samples_may_be_made_from_it(
 def test_evaluate_reports_and_writes_json(folder, tmp_path, capsys):
     path = tmp_path / "e.json"
     arguments = ["evaluate", str(folder), "--repeats", "2", "--seed", "3", "--json", str(path)]
-    assert main([*arguments, *LEARN]) == 0
+    options = ["--figures", str(tmp_path / "figures"), "--figure-format", "svg"]
+    assert main([*arguments, *options, *LEARN]) == 0
+    assert {found.name for found in (tmp_path / "figures").iterdir()} == {
+        "f1.svg", "confusion.svg", "confusion_counts.svg"
+    }  # fmt: skip
+    assert "colour histogram</text>" in (tmp_path / "figures" / "f1.svg").read_text()
     text = capsys.readouterr().out
     assert "learnt from the training half" in text and "histogram" in text
     result = json.loads(path.read_text())
     keys = {"macro_f1", "macro_f1_std", "sensitivity", "specificity", "per_type", "confusion"}
     assert keys <= result.keys() and 0 < result["macro_f1"] <= 1
+
+
+def test_figures_that_cannot_be_are_refused_before_work(folder, tmp_path, capsys):
+    evaluate = ["evaluate", folder, "--figure-width", "5"]
+    assert "give --figures DIR" in complain(evaluate, capsys)
+    error = complain([*evaluate, "--figures", tmp_path / "f"], capsys)
+    assert "width must be" in error and "repeats" not in error
 
 
 def test_evaluate_with_a_given_model_says_so(folder, model_file, capsys):

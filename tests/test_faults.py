@@ -94,10 +94,10 @@ def mounted(tmp_path):
 def quick_figures(monkeypatch):
     """Figures are made but not drawn: where they are written is what is tested."""
 
-    def draw(picture, target, **options):
-        target.write(b"%PDF" + bytes(2000))
+    def draw(drawn, kind, **options):
+        return b"%PDF" + bytes(2000)
 
-    monkeypatch.setattr("wbcprof.report.pictures._draw", draw)
+    monkeypatch.setattr("wbcprof.analysis.figures.picture_of", draw)
 
 
 # What each writes into the folder "out", as the last argument.

@@ -98,6 +98,12 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="OLD",
         help="go on learning the signatures of this model, at its settings; its types are not kept",
     )
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="say of each iteration also how many codes are not zero, and how many signatures were "
+        "replaced",
+    )
     _add_groups(parser, "where the classifier is tuned and calibrated")
     _add_dask(parser, "learn signatures on the workers of this Dask scheduler")
     _add_learning(parser)
@@ -204,9 +210,10 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeats", type=int, metavar="N", help="default 10")
     _add_groups(parser, "of a split")
-    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON")
     parser.add_argument("--csv", metavar="FILE", help="write the table of types as CSV")
     parser.add_argument("--latex", metavar="FILE", help="write the table of types in LaTeX")
+    _add_figures(parser)
     _add_learning(parser)
     _add_choice(parser)
 
@@ -225,9 +232,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", metavar="CSV", help="columns image and sample: a differential count of each"
     )
-    parser.add_argument(
-        "--figures", metavar="DIR", help="folder to write every figure to as a PDF too"
-    )
+    _add_figures(parser)
     parser.add_argument("--title", metavar="TEXT", help="heading of the page")
     _add_strict(parser)
     _add_threads(parser)
@@ -428,6 +433,21 @@ def _add_drop(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_figures(parser: argparse.ArgumentParser) -> None:
+    from wbcprof.files import FIGURE_FORMATS
+
+    parser.add_argument("--figures", metavar="DIR", help="folder to write figures to")
+    parser.add_argument(
+        "--figure-format", choices=FIGURE_FORMATS, help="of the files there; default pdf"
+    )
+    parser.add_argument(
+        "--figure-width",
+        type=float,
+        metavar="MM",
+        help="of each figure there, 85 for a column of a journal; default: as it is drawn",
+    )
+
+
 def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="default: all CPUs that this process may use"
@@ -591,6 +611,20 @@ class _Progress:
                 tell(line, sys.stderr)
 
 
+class _Stages:
+    """The same of a job of several stages, each with a progress of its own, and its name as it
+    begins."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, _Progress] = {}
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        if stage not in self._of:
+            self._of[stage] = _Progress(stage)
+            _say(stage)
+        self._of[stage](done, total)
+
+
 _EVERY_ON_TERMINAL, _EVERY_IN_LOG = 0.1, 30.0  # seconds
 
 
@@ -641,7 +675,7 @@ def _fit(options: argparse.Namespace) -> None:
             client=client,
             model=model,
             random_state=options.seed,
-            verbose=True,
+            verbose=2 if options.verbose else 1,
             checkpoint=options.checkpoint,
             **_learning_parameters(options),
         )
@@ -972,6 +1006,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             "expected IMAGES, of which half is learnt from, or --test LABELLED with --model; "
             f"got {'neither' if options.test is None else 'both'}"
         )
+    figures = _figure_options(options)
     found = _evaluate_halves(options) if options.test is None else _evaluate_external(options)
     if options.json is not None:
         found.to_json(options.json)
@@ -980,6 +1015,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.latex is not None:
         with replacing(options.latex, _LATEX) as temporary:
             temporary.write_text(found.to_latex(), encoding="utf-8")
+    if figures:
+        found.save_figures(**figures)
     print(found.to_text())
 
 
@@ -1047,6 +1084,7 @@ def _report(options: argparse.Namespace) -> None:
         from wbcprof.images.tables import SAMPLE_COLUMNS, read_by_image
 
         samples = read_by_image(options.samples, SAMPLE_COLUMNS, images.ids())
+    figures = _figure_options(options)
     write_report(
         load(options.model),
         images,
@@ -1054,13 +1092,26 @@ def _report(options: argparse.Namespace) -> None:
         groups=_groups(options, images),
         samples=samples,
         calls=options.calls,
-        figure_folder=options.figures,
         strict=options.strict,
         n_threads=options.threads,
-        say=_say,
+        progress=_Stages(),
+        **figures,
         **_given(options, ["title"]),
     )
     _say(f"report written to {options.output}; it opens in any browser, without a network")
+
+
+def _figure_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Folder, format and width of figures, as far as given; what is wrong is told at once."""
+    from wbcprof.analysis.figures import FigureFiles
+
+    given = _given(options, ["figure_format", "figure_width"])
+    if options.figures is None:
+        if given:
+            raise ValueError("--figure-format and --figure-width need a folder: give --figures DIR")
+        return {}
+    FigureFiles(options.figures, options.figure_format or "pdf", options.figure_width)
+    return {"figure_folder": options.figures, **given}
 
 
 def _monitor(options: argparse.Namespace) -> None:

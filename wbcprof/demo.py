@@ -70,8 +70,7 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     say(text)
 
     say("drawing")
-    features, _ = rank_signatures(profiles.values, labels)
-    order = list(dict.fromkeys((features % len(model.signatures)).tolist()))
+    order, _ = rank_signatures(profiles, labels)
     _draw(folder, model, profiles, evaluation, images, order)
     write_report(
         model,
@@ -102,7 +101,7 @@ def _draw(
     profiles: Profiles,
     evaluation: Evaluation,
     images: list[np.ndarray],
-    order: list[int],
+    order: np.ndarray,
 ) -> None:
     from wbcprof.analysis import figures
     from wbcprof.analysis.embedding import embed
@@ -113,7 +112,6 @@ def _draw(
         for label in np.unique(labels)
         for index in np.flatnonzero(labels == label)[:EXAMPLES_PER_TYPE]
     ]
-    confusion = evaluation.confusion
     pictures: dict[str, Any] = {
         "signatures": figures.signature_mosaic(model.signatures, order),
         "reconstructions": figures.reconstructions(
@@ -122,12 +120,9 @@ def _draw(
             labels[examples],
         ),
         "embedding": figures.embedding(embed(profiles.values), profiles.labels),
-        "confusion": figures.confusion(
-            np.array(confusion["mean_counts"]), confusion["types"], normalize=True
-        ),
-        "learning_curve": figures.learning_curve(model.history[0]),
+        "confusion": figures.confusion(evaluation, normalize=True),
+        "learning_curve": figures.learning_curve(model),
     }
     for name, picture in pictures.items():
         picture.figure.suptitle("Generated cells, not real data", fontsize=8, color="0.4")
-        with replacing(folder / f"{name}.png") as temporary:
-            picture.figure.savefig(temporary, dpi=150)
+        figures.save(picture, folder / f"{name}.png")

@@ -209,6 +209,9 @@ TABLES = (".csv", ".xlsx", ".parquet", ".jsonl")
 SHEETS = (".csv", ".xlsx")
 """What tables of people are, by their names."""
 
+FIGURES = (".pdf", ".svg", ".png")
+FIGURE_FORMATS = tuple(suffix.removeprefix(".") for suffix in FIGURES)
+
 
 def write_rows(
     path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]

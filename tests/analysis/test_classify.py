@@ -66,6 +66,17 @@ def test_metrics_of_a_type_never_predicted():
     np.testing.assert_allclose(m["specificity"], [0, 1])
 
 
+def test_metrics_of_a_type_without_an_image_are_not_known():
+    """They were 0, and drew the averages down."""
+    m = evaluation_metrics(["a", "b", "b"], ["a", "b", "c"], ["a", "b", "c"])
+    for key, known in (("f1", [1, 2 / 3]), ("sensitivity", [1, 0.5])):
+        np.testing.assert_allclose(m[key], [*known, np.nan])
+        assert m[f"macro_{key}"] == pytest.approx(np.mean(known))
+    np.testing.assert_allclose(m["specificity"], [1, 1, 2 / 3])
+    m = evaluation_metrics(["a", "a"], ["a", "a"], ["a", "b"])
+    np.testing.assert_allclose(m["specificity"], [np.nan, 1])
+
+
 def test_metrics_errors():
     with pytest.raises(ValueError, match=r"Length of y_true \(2\) must match .* y_pred \(1\)"):
         evaluation_metrics(["a", "b"], ["a"], ["a", "b"])

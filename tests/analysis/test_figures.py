@@ -17,10 +17,14 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, StepPatch
 from matplotlib.testing.compare import compare_images
+from PIL import Image
 
-from wbcprof.analysis import figures
+from wbcprof import Model, Profiles, TypeClassifier
+from wbcprof.analysis import Evaluation, figures, rank_signatures
 from wbcprof.analysis.agreement import bland_altman, passing_bablok
 from wbcprof.analysis.embedding import embed
+from wbcprof.model import Pooling
+from wbcprof.model.machines import TypeMachines
 
 DASH = "\N{EN DASH}"
 TYPES = ["basophil", "lymphocyte", "monocyte"]
@@ -61,7 +65,9 @@ def every_figure(values, labels, names):
     again = 1.15 * counted - 0.05 + np.random.default_rng(2).normal(0, 0.02, 30)
     both = names[0], names[-1]
     return {
-        "mosaic": lambda ax: figures.signature_mosaic(rng.normal(size=(9, 4, 4, 3)), ax=ax),
+        "mosaic": lambda ax: figures.signature_mosaic(
+            rng.normal(size=(9, 4, 4, 3)), np.arange(9), n_framed=4, ax=ax
+        ),
         "reconstructions": lambda ax: figures.reconstructions(
             [image] * n, [image] * n, labels, ax=ax
         ),
@@ -82,6 +88,9 @@ def every_figure(values, labels, names):
         "differences": lambda ax: figures.difference_plot(counted, again, both, ax=ax),
         "coverage": lambda ax: figures.accuracy_coverage(labels, probabilities, names, ax=ax),
     }
+
+
+FIGURES = sorted(every_figure(np.zeros((3, 2)), TYPES, TYPES))
 
 
 # Signatures
@@ -122,18 +131,18 @@ def test_mosaic_sorts_tiles_by_rank_and_frames_the_top(rng):
     order = rng.permutation(10)
     ax = figures.signature_mosaic(signatures, order, n_framed=6)
     picture = ax.images[0].get_array()
-    assert picture.shape == (3 * 5, 4 * 5, 3)
+    assert picture.shape == (3 * 5, 4 * 5, 4)
     colours = figures.signature_colours(signatures)
     for place, index in enumerate(order):
         y, x = 5 * (place // 4), 5 * (place % 4)
-        np.testing.assert_array_equal(picture[y : y + 4, x : x + 4], colours[index])
-    assert (picture[10:, 10:] == 1).all()
+        np.testing.assert_array_equal(picture[y : y + 4, x : x + 4, :3], colours[index])
+    assert (picture[10:, 10:, 3] == 0).all()  # what is beside tiles is of the page's colour
     (frame,) = ax.patches
     assert isinstance(frame, Polygon)
     assert to_hex(frame.get_edgecolor()).upper() == figures.FRAME_RED
     inside = [frame.get_path().contains_point((i % 4 + 0.4, i // 4 + 0.4)) for i in range(10)]
     assert inside == [True] * 6 + [False] * 4
-    assert "top 6 framed" in ax.get_xlabel()
+    assert ax.get_xlabel() == "10 signatures, best first; first 6 framed"
 
 
 @pytest.mark.parametrize(("h", "framed", "expected"), [(1, 256, 1), (5, 2, 2), (100, 256, 100)])
@@ -153,6 +162,31 @@ def test_mosaic_frame_is_seen_and_can_be_left_out(rng):
     grey = rng.normal(size=(16, 4, 4, 1))
     assert red_pixels(0) == 0
     assert 100 < red_pixels(4) < red_pixels(16)
+
+
+def test_mosaic_says_best_first_only_of_an_order(rng):
+    signatures = rng.normal(size=(10, 4, 4, 3))
+    ax = figures.signature_mosaic(signatures)
+    assert ax.get_xlabel() == "10 signatures" and not ax.patches
+    ax = figures.signature_mosaic(signatures, np.arange(10))
+    assert ax.get_xlabel() == "10 signatures, best first; first 10 framed"
+    assert figures.signature_mosaic(signatures, n_framed=2).get_xlabel().endswith("first 2 framed")
+
+
+def test_what_ranks_signatures_orders_the_mosaic(rng):
+    """Ranked were the pooled features, whose numbers a mosaic of signatures does not know."""
+    features = Pooling(("mean", "max"), (1, 2)).feature_names(6)
+    labels = np.repeat(["a", "b"], 15)
+    values = rng.random((30, len(features))).astype(np.float32)
+    telling = [i for i, name in enumerate(features) if "Signature_0005" in name]
+    values[labels == "b", telling[3]] += 3
+    values[labels == "b", telling[7]] += 3
+    order, importance = rank_signatures(Profiles(values, features, [""] * 30), labels)
+    assert order[0] == 4 and len(order) == 6
+    assert importance.sum() == pytest.approx(1)
+    assert (np.diff(importance[order]) <= 0).all()
+    ax = figures.signature_mosaic(rng.normal(size=(6, 4, 4, 3)), order)
+    assert ax.get_xlabel().startswith("6 signatures, best first")
 
 
 @pytest.mark.parametrize("order", [[0, 0], [3], [-1], [0.5], [], [[0]]])
@@ -221,6 +255,16 @@ def test_mean_profiles_rank_signatures_by_separation_by_default(rng):
     assert drawn.parts["a"].patches[0].get_data().values[0] > 15
     everything = figures.mean_profiles(values, labels)
     assert len(everything.parts["a"].patches[0].get_data().values) == 6
+
+
+def test_means_say_what_they_are_means_of(cells):
+    values, labels = cells
+    panels = figures.mean_profiles(values, labels, columns="signature (mean)")
+    assert panels.parts["monocyte"].get_xlabel().startswith("signature (mean), best first; bars:")
+    panels = figures.mean_profiles(values, None)  # nothing ranks them
+    assert panels.parts["unlabelled"].get_xlabel() == "feature; bars:\nits mean over cells"
+    heights = panels.parts["unlabelled"].patches[0].get_data().values
+    np.testing.assert_allclose(heights, values.mean(axis=0))
 
 
 def test_heatmap_is_normalised_and_only_reordered(cells):
@@ -316,14 +360,15 @@ def test_embedding_draws_every_cell_in_its_colour_and_separates_types(method, ce
     points = embed(values, labels, method)
     np.testing.assert_array_equal(points, embed(values, labels, method))
     ax = figures.embedding(points, labels, method)
-    (scatter,) = (c for c in ax.collections if isinstance(c, PathCollection))
     where = {tuple(point): i for i, point in enumerate(points)}
-    drawn = [where[tuple(point)] for point in np.asarray(scatter.get_offsets())]
+    colours, drawn = figures.type_colours(labels), []
+    for scatter in (c for c in ax.collections if isinstance(c, PathCollection)):
+        own = [where[tuple(point)] for point in np.asarray(scatter.get_offsets())]
+        assert [to_hex(c).upper() for c in scatter.get_facecolors()] == [
+            colours[labels[i] or "unlabelled"].upper() for i in own
+        ]
+        drawn += own
     assert sorted(drawn) == list(range(60))
-    colours = figures.type_colours(labels)
-    assert [to_hex(c).upper() for c in scatter.get_facecolors()] == [
-        colours[labels[i] or "unlabelled"].upper() for i in drawn
-    ]
     assert texts(ax.get_legend().get_texts()) == [*TYPES, "unlabelled"]
     apart = np.linalg.norm(points[1:, None] - points[1:], axis=2)
     np.fill_diagonal(apart, np.inf)
@@ -407,10 +452,10 @@ def half_spreads(ax):
 
 
 def test_f1_of_runs_is_mean_and_sample_deviation_and_average_is_per_run():
-    runs = [{"a": 0.8, "b": 0.6}, {"a": 1.0, "b": 0.7}]
+    runs = [{"a": 0.7, "b": 0.6}, {"a": 0.9, "b": 0.7}]
     ax = figures.f1_bars(runs)
-    np.testing.assert_allclose(heights(ax), [[0.9, 0.65, 0.775]])
-    spread = [np.std(x, ddof=1) for x in ([0.8, 1.0], [0.6, 0.7], [0.7, 0.85])]
+    np.testing.assert_allclose(heights(ax), [[0.8, 0.65, 0.725]])
+    spread = [np.std(x, ddof=1) for x in ([0.7, 0.9], [0.6, 0.7], [0.65, 0.8])]
     np.testing.assert_allclose(half_spreads(ax), [spread])
     assert texts(ax.get_xticklabels()) == ["a", "b", "average"]
     assert ax.get_legend() is None
@@ -428,6 +473,20 @@ def test_f1_methods_side_by_side_with_undefined_and_given_average():
     np.testing.assert_allclose(heights(figures.f1_bars(methods))[0], [0.5, 0.7, nan, 0.6])
 
 
+def test_f1_of_evaluations_within_proportions():
+    evaluation = an_evaluation()
+    ax = figures.f1_bars({"profiles": evaluation, "histogram": evaluation.baseline})
+    np.testing.assert_allclose(heights(ax), [[0.75, 0.85, 0.8], [0.75, 0.75, 0.6]])
+    np.testing.assert_allclose(half_spreads(ax), [[0.05, 0.05, 0.02], [0.05, 0.05, 0.1]])
+    np.testing.assert_allclose(heights(figures.f1_bars(evaluation)), [[0.75, 0.85, 0.8]])
+    ax = figures.f1_bars({"a": (0.98, 0.1), "b": (0.01, 0.1), "c": (np.nan, np.nan)})
+    ends = [segment[:, 1] for segment in ax.collections[0].get_segments() if len(segment)]
+    assert np.nanmin(ends) == 0 and np.nanmax(ends) == 1 and ax.get_ylim() == (0, 1)
+    assert [text.get_text() for text in ax.texts] == ["0.98", "0.01", DASH, "0.49"]
+    with pytest.raises(ValueError, match="could not be scored: all alike"):
+        figures.f1_bars({"profiles": evaluation, "histogram": {"failed": "all alike"}})
+
+
 def test_bad_f1():
     for empty in ({}, [], {"a": {}}):
         with pytest.raises(ValueError, match="empty"):
@@ -439,7 +498,7 @@ def test_bad_f1():
 def test_confusion_writes_rounded_counts_and_shares():
     matrix = np.array([[8.6, 1.4, 0], [5, 1234, 0], [0, 0, 0]])
     cases = {
-        False: ["9", "1", "0", "5", "1,234", "0", "0", "0", "0"],
+        False: ["8.6", "1.4", "0.0", "5.0", "1,234.0", "0.0", "0.0", "0.0", "0.0"],
         True: ["0.86", "0.14", "0.00", "0.00", "1.00", "0.00", DASH, DASH, DASH],
         "called": ["0.63", "0.00", DASH, "0.37", "1.00", DASH, "0.00", "0.00", DASH],
     }
@@ -450,6 +509,50 @@ def test_confusion_writes_rounded_counts_and_shares():
         assert ax.images[0].get_clim() == (0, 1 if normalize else 1234)
         assert texts(ax.get_yticklabels()) == texts(ax.get_xticklabels()) == TYPES
     assert ax.get_ylabel() == "true"
+
+
+def an_evaluation():
+    row = {"f1": 0.75, "f1_std": 0.05, "sensitivity": 0.8, "specificity": 0.9, "n_images": 8}
+    counts = [[3.5, 0.5], [1.0, 3.0]]
+    return Evaluation(
+        macro_f1=0.8, macro_f1_std=0.02, sensitivity=0.8, specificity=0.9,
+        per_type={"a": row, "b": row | {"f1": 0.85}},
+        confusion={"types": ["a", "b"], "mean_counts": counts, "row_normalised": counts},
+        runs=[0.78, 0.82], signatures="", repeats=2, seed=0, seeds=[1, 2], n_images=16,
+        n_groups=None, n_copies=0, parameters={},
+        baseline={"macro_f1": 0.6, "macro_f1_std": 0.1, "per_type": {"a": row, "b": row}},
+    )  # fmt: skip
+
+
+def test_confusion_takes_what_the_api_gives(rng):
+    evaluation = an_evaluation()
+    for given in (evaluation, evaluation.confusion):
+        ax = figures.confusion(given)
+        assert texts(ax.texts) == ["3.5", "0.5", "1.0", "3.0"]
+        assert texts(ax.get_xticklabels()) == ["a", "b"]
+    values, labels = rng.normal(size=(20, 3)), ["a", "b"] * 10
+    classifier = TypeClassifier().fit(values, labels)
+    stored = TypeMachines.from_arrays(*classifier.to_arrays())
+    for given in (classifier, stored):
+        shown = [float(text) for text in texts(figures.confusion(given).texts)]
+        assert shown == classifier.confusion.ravel().tolist()
+    stored.confusion_ = None
+    with pytest.raises(ValueError, match="no cell could be left out"):
+        figures.confusion(stored)
+    with pytest.raises(ValueError, match="leave it out"):
+        figures.confusion(evaluation, ["a", "b"])
+    with pytest.raises(ValueError, match="needs type_names"):
+        figures.confusion(np.eye(2))
+
+
+def test_learning_curves_of_what_was_learnt():
+    history = [{"objective": 2.0}, {"objective": 1.0}]
+    model = Model([], history=[history])
+    for given in (model, SimpleNamespace(model_=model), SimpleNamespace(history_=history)):
+        ax = figures.learning_curve(given)
+        assert ax.lines[0].get_ydata().tolist() == [entry["objective"] for entry in history]
+    with pytest.raises(ValueError, match="layer must be one of the 1"):
+        figures.learning_curve(model, layer=1)
 
 
 def test_bad_confusion():
@@ -587,6 +690,66 @@ def test_a_trend_is_drawn_where_there_is_one(rng):
         figures.difference_plot(x, x, "both")
 
 
+def test_axes_of_proportions_end_at_0_and_1():
+    probabilities = np.array([[0.6, 0.4], [0.9, 0.1], [0.2, 0.8]])
+    for truth in (["a", "a", "b"], ["b", "b", "a"]):
+        for draw in (figures.calibration, figures.accuracy_coverage):
+            ax = draw(truth, probabilities, ["a", "b"])
+            for low, high in (ax.get_xlim(), ax.get_ylim()):
+                assert 0 <= low < high == 1
+    x = np.linspace(0, 1, 12)
+    ax = figures.method_line(x, 0.9 * x)
+    assert ax.get_xlim() == ax.get_ylim() == (0, 1)
+    assert figures.difference_plot(x, 0.9 * x).get_xlim()[0] == 0
+    low, high = figures.method_line(3 * x - 1, 3 * x - 1.1).get_xlim()
+    assert low < -1.1 and high > 2
+
+
+# Files
+
+
+def test_files_hold_text_as_text(tmp_path):
+    ax = figures.f1_bars({"neutrophil": (0.9, 0.1)})
+    figures.save(ax, tmp_path / "f1.pdf")
+    figures.save(ax, tmp_path / "f1.SVG")
+    content = (tmp_path / "f1.pdf").read_bytes()
+    assert b"/CIDFontType2" in content and b"/Type3" not in content
+    assert ">neutrophil</text>" in (tmp_path / "f1.SVG").read_text()
+    assert matplotlib.rcParams["pdf.fonttype"] == 3  # as people have it
+
+
+def test_files_have_the_width_asked_for(cells, tmp_path):
+    for drawn in (figures.heatmap(*cells), figures.embedding(np.eye(2), ["a", "b"])):
+        before = drawn.figure.get_size_inches().tolist()
+        figures.save(drawn, tmp_path / "f.png", width=85)
+        with Image.open(tmp_path / "f.png") as picture:
+            assert picture.width == pytest.approx(85 / 25.4 * 300, abs=1)
+            assert picture.height / picture.width == pytest.approx(before[1] / before[0], abs=0.01)
+        assert drawn.figure.get_size_inches().tolist() == before
+    for wrong in ({"width": 5}, {"width": "wide"}):
+        with pytest.raises(ValueError, match="width must be"):
+            figures.save(drawn, tmp_path / "g.png", **wrong)
+    with pytest.raises(ValueError, match=r"called \*.pdf or \*.svg or \*.png"):
+        figures.save(drawn, tmp_path / "g.tif")
+    assert [path.name for path in tmp_path.iterdir()] == ["f.png"]
+
+
+LONG = ["immature_granulocyte", "atypical_lymphocyte", "monocyte"]
+
+
+@pytest.mark.parametrize("name", sorted(set(FIGURES) - {"methods"}))
+def test_nothing_is_cut_in_a_column_of_a_journal(name, cells):
+    values, labels = cells
+    long = dict(zip(TYPES, LONG))
+    drawn = every_figure(values, [long[label] for label in labels], LONG)[name](None)
+    figure, width = drawn.figure, 85 / 25.4
+    height = figure.get_size_inches()[1] * width / figure.get_size_inches()[0]
+    figure.set_size_inches(width, height)
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert min(box.x0, box.y0) > -0.03 and box.x1 < width + 0.03 and box.y1 < height + 0.03
+
+
 # All of them
 
 
@@ -652,7 +815,15 @@ def test_thousands_of_types_and_missing_labels(rng):
     assert len(drawn["calibration"].lines) == 2
 
 
-def test_more_types_than_colours_differ_by_marker(rng):
+def test_types_differ_by_marker_as_well_as_colour(cells, rng):
+    values, labels = cells
+    shapes = [h.get_marker() for h in figures.heatmap(*cells).frame.get_legend().legend_handles]
+    assert len(set(shapes)) == len(TYPES)
+    ax = figures.embedding(values[:, :2], labels, "pca")
+    assert [handle.get_marker() for handle in ax.get_legend().legend_handles] == shapes
+    assert len({path.get_paths()[0].vertices.tobytes() for path in ax.collections}) == len(TYPES)
+    curves = figures.calibration(labels, np.full((60, 3), 1 / 3), TYPES).lines[1:4]
+    assert [curve.get_marker() for curve in curves] == shapes
     n = len(figures.PALETTE) + 3
     ax = figures.embedding(rng.normal(size=(n, 2)), range(n), "pca")
     handles = ax.get_legend().legend_handles
@@ -683,7 +854,6 @@ def test_importing_and_drawing_stays_light_and_away_from_pyplot():
 # WBCPROF_STORE_FIGURES=1 stores them anew; look at them before you commit them.
 
 BASELINE = Path(__file__).parents[1] / "baseline"
-FIGURES = sorted(every_figure(np.zeros((3, 2)), TYPES, TYPES))
 
 
 @pytest.mark.skipif(

@@ -539,3 +539,16 @@ def test_useless_codes_are_warned_of(patches, nonlinearity, positive, parameters
 def test_codes_of_another_width_are_refused(fitted):
     with pytest.raises(ValueError, match=r"columns of Z \(5\) must match .*\(16\)"):
         fitted.inverse_transform(np.zeros((2, 5)))
+
+
+def test_what_was_replaced_is_told_to_those_who_ask(capsys):
+    patches = np.random.default_rng(0).random((200, 48), np.float32)
+    for verbose, told in (
+        (False, ""),
+        (True, "iteration 1: objective"),
+        (2, "signatures replaced"),
+    ):
+        PSD(4, max_iter=1, random_state=0, verbose=verbose).fit(patches)
+        out = capsys.readouterr().out
+        assert told in out and bool(out) == bool(told)
+        assert ("duplicate" in out) == (verbose == 2)

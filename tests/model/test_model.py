@@ -370,9 +370,10 @@ def test_paper_preset(cells):
 
 
 def test_models_and_profiles_are_one_line_at_a_prompt(model, cells):
-    assert repr(model) == "<Model of 24 signatures: no types>"
+    assert repr(model).startswith("<Model layers: 24 signatures of 10 px; features: 24 (mean);")
     profiles = model.profile(cells.images, labels=[None, *cells.labels[1:]])
-    assert repr(profiles) == "<Profiles of 48 cells, 47 labelled: 24 features>"
+    assert repr(profiles).startswith("<Profiles cells: 48; features: 24, Cells_Mean")
+    assert "unlabelled: 1" in repr(profiles)
 
 
 def test_a_tolerance_is_for_one_layer(cells):

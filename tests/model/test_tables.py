@@ -438,15 +438,16 @@ def test_anndata_of_other_features_and_of_others():
 def test_ranks_are_in_the_order_given_and_only_if_asked_for(model, cells):
     pytest.importorskip("anndata")
     profiles = model.profile(cells.images, labels=cells.labels)
-    order, _ = rank_signatures(profiles.values, cells.labels)
+    order, _ = rank_signatures(profiles, cells.labels)
     data = profiles.to_anndata(order)
-    assert data.var["rank"].iloc[order].tolist() == list(range(1, len(order) + 1))
+    numbers = data.var["signature"] - 1
+    assert all(order[rank - 1] == number for rank, number in zip(data.var["rank"], numbers))
     assert_same(Profiles.from_anndata(data), profiles)
 
 
 def test_ranks_that_cannot_be(profiles):
     pytest.importorskip("anndata")
-    with pytest.raises(ValueError, match="order must hold each of the 24 features once"):
+    with pytest.raises(ValueError, match="order must hold each of the 2 signatures once"):
         profiles.to_anndata(order=[0] * 24)
 
 

@@ -17,6 +17,7 @@ from pages import HOSTILE, Page
 from PIL import Image
 
 import wbcprof
+from wbcprof.analysis import StrangeCellsWarning
 from wbcprof.cli import main
 from wbcprof.datasets import make_leukocytes, write_folder
 from wbcprof.images import DuplicateWarning
@@ -48,6 +49,10 @@ def page(pooled, tmp_path_factory):
     labels[0] = None
     write_report(model, list(cells.images), path, labels=labels, note="Generated, not real data")
     return Page(path)
+
+
+def quiet(done, of):
+    pass
 
 
 # ---- what is in the file ----
@@ -84,7 +89,8 @@ def test_map_data(page, pooled):
     assert [t["name"] for t in data["types"]] == [
         "lymphocyte", "monocyte", "neutrophil", "unlabelled"
     ]  # fmt: skip
-    assert [t["n"] for t in data["types"]] == [7, 8, 8, 1]
+    assert np.bincount(data["label"]).tolist() == [7, 8, 8, 1]
+    assert [t["shape"] for t in data["types"]] == [0, 1, 2, 3]
     for key in ("id", "x", "y", "near", "label", "call", "rival", "p", "why", "wrong"):
         assert len(data[key]) == n, key
     assert data["label"][0] == 3 and data["wrong"][0] == 0  # unlabelled: called, not scored
@@ -118,7 +124,7 @@ def test_reasons_are_sums_over_pools(pooled):
     _, _, parts = explain_calls(classifier, profiles.values[:1])
     read = read_cells(model, cells.images, list(cells.labels), 0, 1)
     found = calls.Calls("", list(classifier.classes_), len(cells.images))
-    calls._fill(found, classifier, read, np.array([0]))
+    calls._fill(found, classifier, read, np.array([0]), quiet)
     names = np.array(model.feature_names)
     for s, pull, _, _ in found.reasons[0]:
         columns = [f"Signature_{s + 1:04d}" in name for name in names]
@@ -177,16 +183,132 @@ def test_samples_and_the_models_own_classifier(pooled, tmp_path):
     assert str(folder) not in page.html
 
 
-def test_figures_are_written_as_pdf(pooled, tmp_path):
+def test_figures_are_written_as_files(pooled, tmp_path):
     cells, model = pooled
     labels = [f"../{label}" for label in cells.labels]
-    folder = tmp_path / "figures"
-    write_report(model, cells.images, tmp_path / "r.html", labels=labels, figure_folder=folder)
+    folder, stages = tmp_path / "figures", {}
+    write_report(
+        model, cells.images, tmp_path / "r.html", labels=labels, figure_folder=folder,
+        figure_format="svg", figure_width=85,
+        progress=lambda stage, *at: stages.setdefault(stage, []).append(at),
+    )  # fmt: skip
     found = {path.name for path in folder.iterdir()}
     wanted = "mosaic reconstructions profiles heatmap map lda learning f1 confusion calibration"
-    assert {f"{name}.pdf" for name in wanted.split()} | {"response_1.pdf"} <= found
-    assert all(path.read_bytes().startswith(b"%PDF") for path in folder.iterdir())
+    assert {f"{name}.svg" for name in wanted.split()} | {"response_1.svg"} <= found
+    for path in folder.iterdir():
+        width = float(re.search(r'<svg [^>]*width="([\d.]+)pt"', path.read_text())[1])
+        assert width == pytest.approx(85 / 25.4 * 72, abs=0.1)
+    assert list(stages) == ["profiling", "calling", "ranking signatures", "mapping", "drawing"]
+    assert stages["profiling"][-1][0] == stages["calling"][-1][0] == 24
+    assert len(stages["drawing"]) > 10 and stages["drawing"][-1] == (len(found) - 1,) * 2
     assert {path.name for path in tmp_path.iterdir()} == {"r.html", "figures"}
+
+
+def test_the_command_tells_of_each_stage(pooled, tmp_path, capsys):
+    cells, model = pooled
+    folder, out = write_folder(cells, tmp_path / "cells"), tmp_path / "r.html"
+    model.save(tmp_path / "m")
+    command = ["report", str(tmp_path / "m"), str(folder), "-o", str(out)]
+    assert main([*command, "--figure-format", "png"]) == 1
+    assert "give --figures DIR" in capsys.readouterr().err
+    figures = tmp_path / "figures"
+    options = ["--figures", figures, "--figure-format", "png", "--figure-width", "60"]
+    assert main([*command, *map(str, options)]) == 0
+    told = capsys.readouterr().err.splitlines()
+    for stage in ("profiling", "calling", "ranking signatures", "mapping", "drawing"):
+        assert stage in told
+    with Image.open(figures / "f1.png") as picture:
+        assert picture.width == pytest.approx(60 / 25.4 * 300, abs=1)
+
+
+def test_types_without_a_cell_have_dashes(page, pooled, tmp_path, monkeypatch):
+    cells, model = pooled
+    profiles = model.profile(cells.images)
+    classifier = wbcprof.TypeClassifier().fit(profiles, cells.labels)
+    monkeypatch.setattr(model, "classifier", classifier)
+    labels = [None if name == "monocyte" else name for name in cells.labels]
+    write_report(model, cells.images, tmp_path / "r.html", labels=labels, calls="model")
+    text = Page(tmp_path / "r.html").text
+    assert re.search(r"monocyte \u2013 \u2013 \d\.\d{3} 0 ", text)
+    assert re.search(r"monocyte \u2013 n = 0 ", text)
+    assert "0.000 0.000" not in text and not re.search(r"\bnan", text)
+    average = float(re.search(r"average of types (\d\.\d{3})", text)[1])
+    assert average == 1  # of those there are: the classifier has seen them
+
+
+# ---- cells without labels, the usual case ----
+
+
+@pytest.fixture(scope="module")
+def unlabelled(smear_model, cells, tmp_path_factory):
+    """A page of cells without labels, of two known types and of four others."""
+    path = tmp_path_factory.mktemp("unlabelled") / "r.html"
+    with pytest.warns(StrangeCellsWarning):
+        write_report(smear_model, cells.images, path)
+    return Page(path)
+
+
+def headings(page):
+    return re.findall(r"<section id=\"([\w-]+)", page.html)
+
+
+def test_without_labels_the_page_opens_on_calls(unlabelled):
+    page = unlabelled
+    assert headings(page) == ["count", "by-call", "map", "signatures", "methods"]
+    count = page.html[page.html.index('id="count"') : page.html.index('id="by-call"')]
+    assert re.search(r"lymphocyte</th><td>\d+\.\d%<small>\d+\.\d% to \d+\.\d%, n = \d+", count)
+    strange = page.data["strange"]
+    n_set_aside = sum(how != "" for how in strange)
+    assert n_set_aside and f"{n_set_aside} cells that are unsure or unlike any type" in page.text
+    titles = re.findall(r"<h3>(.*?)</h3>", page.html[page.html.index('id="by-call"') :])
+    wanted = [
+        title
+        for how, title in (
+            ("unsure", "Unsure, between two types"),
+            ("unlike", "Unlike any known type"),
+        )
+        if how in strange
+    ]
+    assert titles[: len(wanted)] == wanted and titles[len(wanted)] == "lymphocyte"
+
+
+def test_without_labels_nothing_is_claimed_to_be_true(unlabelled):
+    page = unlabelled
+    assert not re.search(r"\btrue\b|\bgiven\b|misclassified|unlabelled", page.shown, re.I)
+    assert page.data["labelled"] is False and not any(page.data["wrong"])
+    assert all(call >= 0 for call in page.data["call"])
+    assert "nothing can be scored" in page.text and "it named" in page.text
+    names = [name for name in ("lymphocyte", "neutrophil") if name in page.text]
+    assert len(names) == 2 and "as called" in page.text
+
+
+def test_galleries_begin_with_the_least_sure(unlabelled):
+    page = unlabelled
+    part = page.html[page.html.index("<h3>lymphocyte</h3>") :].split("</ul>")[0]
+    sure = [float(p) for p in re.findall(r"<b>lymphocyte \((\d\.\d\d)\)", part)]
+    assert sure and sure == sorted(sure)
+    shown = [int(i) for i in re.findall(r'data-cell="(\d+)"', part)]
+    types = [page.data["types"][page.data["call"][i]]["name"] for i in shown]
+    assert set(types) == {"lymphocyte"} and not any(page.data["strange"][i] for i in shown)
+
+
+def test_without_types_the_page_opens_on_the_least_alike(pooled, tmp_path):
+    cells, model = pooled
+    images = [*cells.images[:9], np.roll(cells.images[9][::-1], 30, axis=1)]
+    write_report(model, images, tmp_path / "r.html")
+    page = Page(tmp_path / "r.html")
+    assert headings(page) == ["by-call", "map", "signatures", "methods"]
+    assert "Cells least like the others" in page.text and "no type is known or called" in page.text
+    assert not re.search(r"\btrue\b|misclassified|by call\b", page.shown, re.I)
+
+
+def test_few_labels_do_not_replace_what_the_model_knows(smear_model, cells):
+    """Ten labelled cells of hundreds were learnt from, and named all others."""
+    labels = np.array(cells.labels, dtype=object)
+    labels[np.arange(48) % 3 > 0] = None
+    read = read_cells(smear_model, cells.images, list(labels), 0, 1)
+    found = calls.call_cells(smear_model, read, "cross-validated", 0, quiet)
+    assert found.types == ["lymphocyte", "neutrophil"] and len(found.scored) > 0
 
 
 # ---- names that would be markup ----
@@ -249,7 +371,7 @@ def test_few_images(pooled, tmp_path, n):
     write_report(model, list(cells.images[:n]), tmp_path / "r.html")
     page = Page(tmp_path / "r.html")
     assert len(page.data["x"]) == n and page.data["call"] == [-1] * n
-    assert "No cross-validation: two types" in page.text and "no cell is called" in page.text
+    assert "No image has a type" in page.text and "no cell is called" in page.text
     assert all(np.isfinite(page.data["x"]))
 
 
@@ -261,16 +383,16 @@ def test_one_type(pooled, tmp_path):
     assert "100.0%" in page.text  # the count
 
 
-def test_a_type_of_one_cell_and_thousands_of_types(pooled, tmp_path):
+def test_a_type_of_one_cell_and_hundreds_of_types(pooled, tmp_path):
     cells, model = pooled
     labels = ["a"] * 8 + ["b"] * 8 + ["c"] + ["d"] * 7
     write_report(model, cells.images, tmp_path / "r.html", labels=labels)
     page = Page(tmp_path / "r.html")
     assert sum(page.data["wrong"][16:17]) == 0 and "types with fewer than 5" in page.text
-    many = np.concatenate([cells.images] * 50)
-    write_report(model, many, tmp_path / "m.html", labels=[f"type {i}" for i in range(1200)])
+    many = np.concatenate([cells.images] * 13)[:300]
+    write_report(model, many, tmp_path / "m.html", labels=[f"type {i}" for i in range(300)])
     page = Page(tmp_path / "m.html")
-    assert len(page.data["types"]) == 1200 and "1,184 more are not" in page.text
+    assert len(page.data["types"]) == 300 and "284 more are not" in page.text
     assert (tmp_path / "m.html").stat().st_size < 15e6
 
 
@@ -289,13 +411,13 @@ def test_no_group_nor_copy_is_called_by_its_own(pooled, tmp_path):
     groups = np.r_[np.arange(24) % 4, [9] * 4]  # those of which a copy brings together
     with pytest.warns(DuplicateWarning, match="4 of 28 images are near-identical to an earlier"):
         read = read_cells(model, images, labels, 0, 1, groups)
-        found = calls.call_cells(model, read, "cross-validated", 0)
+        found = calls.call_cells(model, read, "cross-validated", 0, quiet)
     assert "No cross-validation: whole groups leave no two parts" in found.note
 
     groups = np.r_[np.arange(24) % 12, np.arange(4)]
     with pytest.warns(DuplicateWarning):
         read = read_cells(model, iter(images), iter(labels), 0, 1, groups)
-        found = calls.call_cells(model, read, "cross-validated", 0)
+        found = calls.call_cells(model, read, "cross-validated", 0, quiet)
     assert "No group, of the 12 given, lies in several parts. 4 images near-id" in found.note
     assert len(found.folds) > 1 and sorted(np.concatenate(found.folds)) == list(range(28))
     for one, other in itertools.combinations(found.folds, 2):
@@ -438,7 +560,7 @@ def test_filters(browsed):
     n = len(data["x"])
     assert visible(browser) == n
     browser.run("document.querySelector('#types input').click()")
-    assert visible(browser) == n - data["types"][0]["n"]
+    assert visible(browser) == n - data["label"].count(0)
     browser.run("at('none').click()")
     assert visible(browser) == 0
     browser.run("at('all').click(); at('wrong').click()")
@@ -504,7 +626,32 @@ def test_hostile_names_in_the_browser(hostile_report):
 
 
 @browser_needed
-def test_dark_mode(page, tmp_path):
+def test_the_map_of_cells_without_labels(unlabelled, tmp_path):
+    path = tmp_path / "r.html"
+    path.write_text(unlabelled.html, encoding="utf-8")
+    browser, _ = open_report(path)
+    try:
+        data = unlabelled.data
+        fills = set(browser.run("return points.map((p) => p.getAttribute('fill'))"))
+        assert fills == {data["types"][call]["colour"] for call in data["call"]}
+        assert len(set(browser.run("return points.map((p) => p.getAttribute('d'))"))) == len(fills)
+        browser.run("hover(0); select(0)")
+        for text in browser.run("return [tip.textContent, panel.textContent]"):
+            assert "called" in text or "unsure" in text or "unlike" in text
+            assert "Given" not in text and "unlabelled" not in text
+        assert browser.run("return at('wrong').closest('label').offsetWidth") == 0
+        browser.run("at('doubtful').click()")
+        assert visible(browser) == sum(how != "" for how in data["strange"])
+        browser.run("document.querySelector('[data-cell]').click()")
+        assert data["strange"][browser.run("return selected")]
+        assert browser.console() == []
+    finally:
+        browser.close()
+
+
+@browser_needed
+@pytest.mark.parametrize("side", [390, 1280])
+def test_dark_mode(page, tmp_path, side):
     path = tmp_path / "r.html"
     path.write_text(page.html, encoding="utf-8")
     browser, _ = open_report(path, "--blink-settings=preferredColorScheme=0")
@@ -514,6 +661,16 @@ def test_dark_mode(page, tmp_path):
         )
         back, text = (sum(map(int, re.findall(r"\d+", colour)[:3])) / 3 for colour in colours)
         assert back < 60 and text > 200
+        browser.resize(side, 900)
+        browser.run("document.querySelectorAll('figure img').forEach((i) => i.decoding = 'sync')")
+        assert browser.run("return document.documentElement.scrollWidth") <= side
+        for name in ("F1", "Mosaic", "Clustered"):
+            browser.run("document.querySelector(`img[alt*='${arguments[0]}']`)"
+                        ".scrollIntoView({block: 'center'})", name)  # fmt: skip
+            browser.screenshot(tmp_path / "dark.png")
+            with Image.open(tmp_path / "dark.png") as shot:
+                pixels = np.asarray(shot.convert("L"))
+            assert np.median(pixels) < 60 and (pixels > 240).mean() < 0.2, name
     finally:
         browser.close()
 
@@ -550,5 +707,5 @@ def test_cells_that_are_all_alike_are_not_cross_validated(pooled):
     cells, model = pooled
     images = np.repeat(cells.images[:1], 12, axis=0)
     read = read_cells(model, images, ["a"] * 6 + ["b"] * 6, 0, 1)
-    found = calls.call_cells(model, read, "cross-validated", 0)
+    found = calls.call_cells(model, read, "cross-validated", 0, quiet)
     assert "all profiles are the same" in found.note and not found.types

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wbcprof._shown import Shown
 from wbcprof.analysis.counting import DifferentialCount
 from wbcprof.checks import Flag, Real, check
 
@@ -28,8 +29,8 @@ LEAST_SLIDES = 10
 RULES = {"percent": Flag(), "confidence": Real(above=0, below=1)}
 
 
-@dataclass(frozen=True)
-class PassingBablok:
+@dataclass(frozen=True, repr=False)
+class PassingBablok(Shown):
     """Result of `passing_bablok`: the line y = intercept + slope x, with its limits.
 
     Attributes
@@ -60,8 +61,8 @@ class PassingBablok:
     confidence: float
 
 
-@dataclass(frozen=True)
-class BlandAltman:
+@dataclass(frozen=True, repr=False)
+class BlandAltman(Shown):
     """Result of `bland_altman`, in units of y, or in percent of the mean of x and y.
 
     Attributes
@@ -100,8 +101,8 @@ class BlandAltman:
     confidence: float
 
 
-@dataclass(frozen=True)
-class Concordance:
+@dataclass(frozen=True, repr=False)
+class Concordance(Shown):
     """Result of `concordance`: rho_c = correlation x accuracy, 1 where y = x for all slides.
 
     Attributes
@@ -125,8 +126,8 @@ class Concordance:
     confidence: float
 
 
-@dataclass(frozen=True)
-class CountAgreement:
+@dataclass(frozen=True, repr=False)
+class CountAgreement(Shown):
     """Result of `compare_counts`.
 
     Attributes

@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wbcprof._shown import Shown
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WARNING = "1-2s"
@@ -156,8 +158,8 @@ def moving_average(
     return average, np.sqrt(variance)
 
 
-@dataclass(frozen=True, eq=False)
-class Chart:
+@dataclass(frozen=True, eq=False, repr=False)
+class Chart(Shown):
     """One measure of the slides of one kind, judged by its baseline.
 
     Attributes

@@ -49,6 +49,7 @@ from wbcprof.model.memory import (
     types_at,
 )
 from wbcprof.model.model import Model
+from wbcprof.model.profiles import signature_numbers
 from wbcprof.model.settings import Coding
 from wbcprof.smear.jitter import jitter
 from wbcprof.threads import resolve_threads
@@ -75,7 +76,7 @@ class FewImagesWarning(UserWarning):
     """A type has too few images, or is in too few groups, for cross-validation."""
 
 
-class TypeClassifier(ClassifierMixin, TypeMachines, BaseEstimator):  # type: ignore[misc]
+class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ignore[misc]
     """Names the type of a cell from its profile, with probabilities.
 
     Parameters
@@ -532,25 +533,29 @@ def _left_out(
 def rank_signatures(
     values: Any, labels: Any, random_state: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rank the features of profiles by how much a random forest uses them (paper: the best 256).
+    """Rank signatures by how much a random forest uses them (paper: the best 256).
 
     Parameters
     ----------
-    values : array-like of shape (n_images, n_features)
+    values : Profiles or array-like of shape (n_images, n_features)
+        Names of the features of `Profiles` say which signature each is of. Of an array, each column
+        is taken for a signature of its own.
     labels : array-like of shape (n_images,)
         Types. To keep a test honest, give training images only.
     random_state : int
 
     Returns
     -------
-    order : ndarray of shape (n_features,), int
-        Features from most to least important; equals keep their order.
-    importance : ndarray of shape (n_features,), float64
-        Mean decrease of Gini impurity over 500 trees, in the order of the features; sums to 1.
+    order : ndarray of shape (n_signatures,), int
+        Signatures from most to least important; equals keep their order.
+        `wbcprof.figures.signature_mosaic` takes it.
+    importance : ndarray of shape (n_signatures,), float64
+        Mean decrease of Gini impurity over 500 trees, added over the pools and regions of a
+        signature, in the order of the signatures; sums to 1.
 
     Examples
     --------
-    The third of four features is what these two types differ in:
+    The third of four signatures is what these two types differ in:
 
     >>> import numpy as np
     >>> from wbcprof.analysis import rank_signatures
@@ -561,10 +566,13 @@ def rank_signatures(
     >>> int(order[0]), round(float(importance.sum()), 6)
     (2, 1.0)
     """
+    own = signature_numbers(getattr(values, "feature_names", []))
     values = check_profiles(values)
     labels = one_known_label_each(labels, len(values), "profiles")
     if len(np.unique(labels)) < 2:
         raise ValueError(f"expected at least two types, got one only: {labels[0]!s}")
     forest = RandomForestClassifier(n_estimators=500, random_state=random_state)
     importance = forest.fit(values, labels).feature_importances_
+    if len(own):
+        importance = np.bincount(own, importance)
     return np.argsort(-importance, kind="stable"), importance

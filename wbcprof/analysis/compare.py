@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.analysis.agreement import (
     BlandAltman,
     Concordance,
@@ -86,8 +87,8 @@ EXACT_SAMPLES, EXACT_RANK_TEST = 8, 40
 COLUMNS_AT_ONCE = 128
 
 
-@dataclass(frozen=True)
-class Differences:
+@dataclass(frozen=True, repr=False)
+class Differences(Shown):
     """Result of `differential_signatures`; arrays have shape (n_groups, n_features), float64.
 
     Attributes
@@ -114,6 +115,19 @@ class Differences:
     n_out: list[int]
     unit: str
 
+    def _told(self) -> dict[str, Any]:
+        strongest = {
+            name: ", ".join(self.feature_names[column] for column in self.top(name, 2))
+            for name in self.groups[:4]
+        }
+        return {
+            "groups": self.groups,
+            "features": len(self.feature_names),
+            "q below 0.05": int((self.q_value < 0.05).sum()),
+            "most different": strongest,
+            "unit": self.unit,
+        }
+
     def top(self, group: str, n: int = 10) -> np.ndarray:
         """Columns of the `n` strongest effects of one group, most extreme first, (n,) int."""
         Choice(tuple(self.groups)).check("group", group)
@@ -139,8 +153,8 @@ class Differences:
         )
 
 
-@dataclass(frozen=True)
-class Association:
+@dataclass(frozen=True, repr=False)
+class Association(Shown):
     """Result of `associate`; arrays have shape (n_features,), float64.
 
     Attributes
@@ -162,6 +176,16 @@ class Association:
     q_value: np.ndarray
     samples: list[str]
     left_out: list[str]
+
+    def _told(self) -> dict[str, Any]:
+        strongest = np.argsort(-np.abs(self.correlation), kind="stable")[:4]
+        return {
+            "features": len(self.feature_names),
+            "q below 0.05": int((self.q_value < 0.05).sum()),
+            "strongest": {self.feature_names[i]: float(self.correlation[i]) for i in strongest},
+            "samples": len(self.samples),
+            "left out": len(self.left_out) or None,
+        }
 
     def to_pandas(self) -> DataFrame:
         """A `pandas.DataFrame`, one row per feature."""

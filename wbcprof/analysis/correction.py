@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wbcprof._shown import Shown
 from wbcprof.analysis.counting import LYMPHOCYTES, NEUTROPHILS, exact_interval, members
 from wbcprof.checks import Integer, Real, check, label_names
 
@@ -36,8 +37,8 @@ class NotCorrectable(ValueError):
     """A confusion says too little of the types that were called."""
 
 
-@dataclass(frozen=True)
-class CorrectedCount:
+@dataclass(frozen=True, repr=False)
+class CorrectedCount(Shown):
     """Result of `correct_count`; arrays have shape (n_types,), float64.
 
     Attributes

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wbcprof._shown import Shown
 from wbcprof.checks import UNLABELLED, Real, label_names, listed, plain_name, sorted_types
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ LYMPHOCYTES = (
 ).split()
 
 
-@dataclass(frozen=True)
-class DifferentialCount:
+@dataclass(frozen=True, repr=False)
+class DifferentialCount(Shown):
     """Result of `differential_count`: how many cells of each type a sample holds.
 
     Attributes
@@ -58,6 +59,15 @@ class DifferentialCount:
     neutrophils: list[str] = field(default_factory=list)
     lymphocytes: list[str] = field(default_factory=list)
     confidence: float = 0.95
+
+    def _told(self) -> dict[str, Any]:
+        return {
+            "samples": self.samples,
+            "cells": dict(zip(self.types, self.counts.sum(axis=0).tolist(), strict=True)),
+            "without a type": int(self.n_unknown.sum()),
+            "neutrophils / lymphocytes": self.nlr,
+            "confidence": self.confidence,
+        }
 
     def to_pandas(self) -> DataFrame:
         """A `pandas.DataFrame`, one row per sample and type."""

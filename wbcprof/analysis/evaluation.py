@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
+from wbcprof.analysis import figures
 from wbcprof.analysis.classify import TypeClassifier, jittered_profiles, of_types_with
+from wbcprof.analysis.figures import FigureFiles
 from wbcprof.analysis.folds import draw_half, groups_per_type, together_by
 from wbcprof.analysis.scores import Scores, aligned, figure
 from wbcprof.checks import Integer, one_known_label_each
@@ -46,8 +49,9 @@ def evaluation_metrics(y_true: Any, y_pred: Any, types: Sequence[Any]) -> dict[s
     Returns
     -------
     dict
-        ``f1``, ``sensitivity``, ``specificity``: arrays (n_types,), 0 where undefined;
-        ``macro_f1``, ``macro_sensitivity``, ``macro_specificity``: their means;
+        ``f1``, ``sensitivity``, ``specificity``: arrays (n_types,), NaN for a type of which there
+        is no image (specificity: of which all are); ``macro_f1``, ``macro_sensitivity``,
+        ``macro_specificity``: their means over the other types;
         ``confusion``: int array (n_types, n_types), rows are the true types.
 
     Raises
@@ -66,22 +70,28 @@ def evaluation_metrics(y_true: Any, y_pred: Any, types: Sequence[Any]) -> dict[s
     if foreign:
         raise ValueError(f"expected types among {list(types)}, got {foreign}")
 
-    _, sensitivity, f1, _ = precision_recall_fscore_support(
+    _, sensitivity, f1, n_true = precision_recall_fscore_support(
         y_true, y_pred, labels=types, zero_division=0.0
     )
+    f1, sensitivity = (np.where(n_true > 0, score, np.nan) for score in (f1, sensitivity))
     # Specificity for a type is the sensitivity for "any other type".
     specificity = np.array(
-        [recall_score(y_true != t, y_pred != t, zero_division=0.0) for t in types]
+        [recall_score(y_true != t, y_pred != t, zero_division=np.nan) for t in types]
     )
     return {
         "f1": f1,
         "sensitivity": sensitivity,
         "specificity": specificity,
-        "macro_f1": float(f1.mean()),
-        "macro_sensitivity": float(sensitivity.mean()),
-        "macro_specificity": float(specificity.mean()),
+        "macro_f1": _mean_of(f1),
+        "macro_sensitivity": _mean_of(sensitivity),
+        "macro_specificity": _mean_of(specificity),
         "confusion": confusion_matrix(y_true, y_pred, labels=types),
     }
+
+
+def _mean_of(scores: np.ndarray) -> float:
+    known = scores[np.isfinite(scores)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def half_half_splits(
@@ -166,7 +176,7 @@ def colour_histograms(images: Iterable[np.ndarray]) -> np.ndarray:
     return np.array(rows, dtype=np.float32).reshape(-1, 512)
 
 
-@dataclass
+@dataclass(repr=False)
 class Evaluation(Scores):
     """Result of `evaluate`; means are over repeats, deviations are sample standard deviations.
 
@@ -231,6 +241,28 @@ class Evaluation(Scores):
             }
             rows.append({"type": name, **averages, "n_images": self.n_images})
         return rows
+
+    def _told(self) -> dict[str, Any]:
+        baseline = self.baseline or {}
+        return {
+            "F1, average of types": f"{self.macro_f1:.3f} \u00b1 {self.macro_f1_std:.3f}",
+            f"of {BASELINE}": f"{baseline['macro_f1']:.3f} \u00b1 {baseline['macro_f1_std']:.3f}"
+            if "macro_f1" in baseline
+            else None,
+            "F1": {name: f"{row['f1']:.3f}" for name, row in self.per_type.items()},
+            "images": self.n_images,
+            "repeats": self.repeats,
+            "signatures": self.signatures,
+        }
+
+    def _draw(self, files: FigureFiles) -> None:
+        """F1, beside that of the baseline, and confusion."""
+        methods: dict[str, Any] = {"profiles": self}
+        if self.baseline is not None and "failed" not in self.baseline:
+            methods["colour histogram"] = self.baseline
+        files.save(figures.f1_bars(methods), "f1")
+        files.save(figures.confusion(self), "confusion_counts")
+        files.save(figures.confusion(self, normalize=True), "confusion")
 
     def to_text(self) -> str:
         """A report for a terminal."""
@@ -374,6 +406,7 @@ def evaluate(
     ...     path = pathlib.Path(folder, "evaluation.json")
     ...     evaluation.to_json(path)
     ...     evaluation.to_csv(path.with_suffix(".csv"))
+    ...     evaluation.save_figures(folder, figure_width=85)
     ...     json.loads(path.read_text())["repeats"]
     2
     """

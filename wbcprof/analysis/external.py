@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from wbcprof.analysis import figures
+from wbcprof.analysis.figures import FigureFiles
 from wbcprof.analysis.novelty import UNLIKE, UNSURE, check_set, name_cells
 from wbcprof.analysis.scores import Scores, aligned, figure
 from wbcprof.checks import Real, plain_name
@@ -101,6 +103,23 @@ class ExternalEvaluation(Scores):
         unknown = [dict.fromkeys(average) | {"type": k} | row for k, row in self.foreign.items()]
         return [*rows, average, *unknown]
 
+    def _told(self) -> dict[str, Any]:
+        def limits(of: dict[str, float | None]) -> str:
+            return f"{figure(of['value'])} ({figure(of['low'])}-{figure(of['high'])})"
+
+        return {
+            **{name.replace("_", " "): limits(getattr(self, name)) for name in _OF_ALL},
+            "images": {name: row["n_images"] for name, row in self.per_type.items()},
+            "of types not known": sum(row["n_images"] for row in self.foreign.values()) or None,
+            "as a set": self.sentence,
+        }
+
+    def _draw(self, files: FigureFiles) -> None:
+        """Confusion of the types that the model knows."""
+        known = self.confusion[: len(self.types)]
+        files.save(figures.confusion(known, self.types), "confusion_counts")
+        files.save(figures.confusion(known, self.types, normalize=True), "confusion")
+
     def to_text(self) -> str:
         """A report for a terminal."""
 
@@ -115,11 +134,9 @@ class ExternalEvaluation(Scores):
         counts = [["true \\ named", *self.types]]
         for name, own in zip([*self.types, *self.foreign], self.confusion, strict=True):
             counts.append([name, *map(str, own)])
+        told = self._told()
         overall = ", ".join(
-            f"{name.replace('_', ' ')} {figure(found['value'])} "
-            f"({figure(found['low'])}-{figure(found['high'])})"
-            for name in _OF_ALL
-            for found in [getattr(self, name)]
+            f"{name} {told[name]}" for name in (each.replace("_", " ") for each in _OF_ALL)
         )
         lines = [
             f"{self.n_images} images of {len(self.types) + len(self.foreign)} types, named by the "
@@ -219,6 +236,7 @@ def evaluate_external(
     ('\\\\end{tabular}', 0.95)
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found.save_figures(folder, figure_format="svg", figure_width=85)
     ...     found.to_csv(pathlib.Path(folder, "types.csv"))
     ...     found.to_json(pathlib.Path(folder, "types.json"))
     """

@@ -1,25 +1,26 @@
 """Every figure of the paper, one function each: data in, matplotlib Axes out.
 
-Functions take arrays and label lists and an optional ``ax``; they train nothing and know no model.
-Without ``ax`` a figure of its own is made, outside pyplot: nothing is registered or shown, no
-display is needed, and ``axes.figure.savefig(path)`` writes it. A figure of several Axes returns
-`Panels`. Text that comes from data is drawn literally (``$`` starts no formula).
+Functions take arrays and label lists, or what this package returned, and an optional ``ax``; they
+train nothing. Without ``ax`` a figure of its own is made, outside pyplot: nothing is registered or
+shown, no display is needed, and `save` writes it. A figure of several Axes returns `Panels`. Text
+that comes from data is drawn literally (``$`` starts no formula).
 
 Labels: one per cell. None, an empty string or NaN counts as ``"unlabelled"`` (grey, listed last);
-``labels=None`` makes every cell so. Types are listed alphabetically, in the same colours in every
-figure over the same types. Bad input raises ValueError.
+``labels=None`` makes every cell so. Types are listed alphabetically, in the same colours and with
+the same markers in every figure over the same types. Bad input raises ValueError.
 
 Examples
 --------
-A figure for a file, in any format that matplotlib writes:
+A figure for a file, as wide as a column of a journal:
 
->>> from io import BytesIO
+>>> from pathlib import Path
+>>> from tempfile import TemporaryDirectory
 >>> import wbcprof
 >>> ax = wbcprof.figures.confusion([[9, 1], [0, 10]], ["lymphocyte", "neutrophil"])
->>> stream = BytesIO()  # or the path of a file
->>> ax.figure.savefig(stream, format="png")
->>> stream.getvalue()[1:4]
-b'PNG'
+>>> with TemporaryDirectory() as home:
+...     wbcprof.figures.save(ax, f"{home}/confusion.pdf", width=85)
+...     Path(home, "confusion.pdf").read_bytes()[1:4]
+b'PDF'
 
 Figures beside one another, on Axes that you made:
 
@@ -31,22 +32,28 @@ Figures beside one another, on Axes that you made:
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wbcprof._shown import Shown
 from wbcprof.analysis.agreement import (
     bland_altman,
     line_band,
     mean_and_difference,
     passing_bablok,
 )
-from wbcprof.checks import UNLABELLED, Choice, Integer, Real, check
+from wbcprof.checks import UNLABELLED, Choice, Integer, Maybe, Real, check
 from wbcprof.checks import label_names as _names
 from wbcprof.checks import sorted_types as _types
+from wbcprof.files import FIGURE_FORMATS, FIGURES, check_output, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,6 +72,7 @@ __all__ = [
     "method_line",
     "reconstructions",
     "response_map",
+    "save",
     "signature_mosaic",
     "type_colours",
 ]
@@ -75,9 +83,11 @@ PALETTE = (
     "#332288 #88CCEE #44AA99 #117733 #999933 #DDCC77 #CC6677 #882255 #AA4499"
 ).split()
 MARKERS = "os^DvPX"
-FRAME_RED = "#D00000"
+FRAME_RED, DASH = "#D00000", "\N{EN DASH}"
 TEXT, SMALL = 8, 7
+N_FRAMED = 256
 MAX_LEGEND, MAX_PANELS, MAX_BARS, MAX_NUMBERS, MAX_TICKS, MAX_CURVES = 20, 24, 40, 30, 60, 10
+PRINT_DPI = 300
 AXIS_NAMES = {"tsne": "t-SNE", "lda": "LD", "umap": "UMAP", "pca": "PC"}
 
 RULES = {
@@ -86,26 +96,106 @@ RULES = {
     "n_cells": Integer(2),
     "n_bins": Integer(),
     "clip": Real(above=0),
+    "figure_format": Choice(FIGURE_FORMATS),
+    "width": Maybe(Real(least=60, most=500)),
     "method": Choice(tuple(AXIS_NAMES)),
 }
 
 
-@dataclass(frozen=True)
-class Panels:
+@dataclass(frozen=True, repr=False)
+class Panels(Shown):
     """A figure of several Axes: the frame they lie in, and each of them by name."""
 
     frame: Axes
     parts: dict[str, Axes]
+
+    def _told(self) -> dict[str, Any]:
+        return {"parts": list(self.parts)}
 
     @property
     def figure(self) -> Figure | SubFigure:
         return self.frame.figure
 
 
+def save(drawn: Axes | Panels, path: str | os.PathLike[str], *, width: float | None = None) -> None:
+    """Write a figure; the file is whole or absent.
+
+    Text stays text, which journals ask for and programs can edit: PDF holds TrueType fonts, SVG
+    names them.
+
+    Parameters
+    ----------
+    drawn : Axes or Panels
+        What a function of this module returned. All that lies in its figure is written.
+    path : path
+        ``.pdf``, ``.svg`` or ``.png`` (300 dots per inch).
+    width : float, optional
+        Of the figure, 60 to 500 mm; its height changes with it, letters keep their size. A column
+        of a journal is about 85 mm, a page 180. Default: as it was drawn.
+
+    Raises
+    ------
+    ValueError
+        Another suffix or width.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import wbcprof
+    >>> ax = wbcprof.figures.f1_bars({"lymphocyte": (0.95, 0.02), "neutrophil": (0.93, 0.01)})
+    >>> with TemporaryDirectory() as home:
+    ...     wbcprof.figures.save(ax, f"{home}/f1.svg", width=85)
+    ...     "neutrophil</text>" in Path(home, "f1.svg").read_text()
+    True
+    """
+    check(RULES, width=width)
+    kind = check_output(path, FIGURES).suffix.lower().removeprefix(".") or "pdf"
+    content = picture_of(drawn, kind, dpi=PRINT_DPI, width=width)
+    with replacing(path, FIGURES) as temporary:
+        temporary.write_bytes(content)
+
+
+@dataclass(frozen=True)
+class FigureFiles:
+    """Where figures are written, and how; the folder is made."""
+
+    folder: str | os.PathLike[str]
+    kind: str = "pdf"
+    width: float | None = None
+
+    def __post_init__(self) -> None:
+        check(RULES, figure_format=self.kind, width=self.width)
+        os.makedirs(self.folder, exist_ok=True)
+
+    def save(self, drawn: Axes | Panels, name: str) -> None:
+        save(drawn, Path(self.folder) / f"{name}.{self.kind}", width=self.width)
+
+
+def picture_of(
+    drawn: Axes | Panels, kind: str, *, width: float | None = None, **options: Any
+) -> bytes:
+    """The file that `save` writes."""
+    from matplotlib import rc_context
+
+    figure: Any = drawn.figure.figure
+    size, stream = figure.get_size_inches(), BytesIO()
+    if width is not None:
+        figure.set_size_inches(size * (width / 25.4 / size[0]))
+    texts: Any = {"pdf.fonttype": 42, "svg.fonttype": "none"}
+    try:
+        with rc_context(texts), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
+            figure.savefig(stream, format=kind, **options)
+    finally:
+        figure.set_size_inches(size)
+    return stream.getvalue()
+
+
 def type_colours(types: Iterable[Any]) -> dict[str, str]:
     """Colour of each distinct type, as ``#RRGGBB``; the same set gives the same colours.
 
-    After 17 types the palette starts again (`embedding` changes the marker then);
+    After 17 types the palette starts again (markers, of which there are 7, still differ then);
     ``"unlabelled"`` is always grey.
 
     Examples
@@ -146,20 +236,21 @@ def signature_colours(signatures: ArrayLike) -> np.ndarray:
 def signature_mosaic(
     signatures: ArrayLike,
     order: ArrayLike | None = None,
-    n_framed: int = 256,
+    n_framed: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Signatures as tiles, best first, the top ones framed in red (paper, Fig. 1c).
+    """Signatures as tiles, the best first and framed in red where they are ranked (paper, Fig. 1c).
 
     Parameters
     ----------
     signatures : (h, p, p, 3) float
         See `signature_colours`, which also states how values become colours.
     order : (k,) int, optional
-        Signature indices, most important first (random-forest rank); only those named are drawn.
-        Default: `signatures` are in rank order already.
-    n_framed : int
-        How many of the first are framed, all when there are fewer; 0 for no frame.
+        Signature indices, most important first, as `wbcprof.analysis.rank_signatures` gives them;
+        only those named are drawn. Default: as they come, and nothing is said of a rank.
+    n_framed : int, optional
+        How many of the first are framed, all when there are fewer; 0 for no frame. Default: 256 of
+        an order, none without.
 
     Examples
     --------
@@ -167,9 +258,13 @@ def signature_mosaic(
     >>> from wbcprof.datasets import make_leukocytes
     >>> cells = make_leukocytes(2, size=48)  # generated
     >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=1)
-    >>> ax = wbcprof.figures.signature_mosaic(model.signatures, n_framed=3)
+    >>> profiles = model.profile(cells.images)
+    >>> order, _ = wbcprof.analysis.rank_signatures(profiles, cells.labels)
+    >>> ax = wbcprof.figures.signature_mosaic(model.signatures, order, n_framed=3)
     >>> ax.get_xlabel()
-    '8 signatures, best first; top 3 framed'
+    '8 signatures, best first; first 3 framed'
+    >>> wbcprof.figures.signature_mosaic(model.signatures).get_xlabel()
+    '8 signatures'
     """
     from matplotlib.patches import Polygon
 
@@ -179,16 +274,19 @@ def signature_mosaic(
     columns = int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)
     pitch = p + max(1, p // 10)
-    tiles = np.ones((rows * columns, pitch, pitch, 3))
-    tiles[:n, :p, :p] = colours
-    picture = tiles.reshape(rows, columns, pitch, pitch, 3).swapaxes(1, 2)
+    tiles = np.ones((rows * columns, pitch, pitch, 4)) * [1, 1, 1, 0]
+    tiles[:n, :p, :p] = np.concatenate([colours, np.ones((n, p, p, 1))], axis=3)
+    picture = tiles.reshape(rows, columns, pitch, pitch, 4).swapaxes(1, 2)
 
     ax = _axes(ax, (6, 6 * rows / columns + 0.3))
     extent = (0, columns, rows, 0)
-    ax.imshow(picture.reshape(rows * pitch, columns * pitch, 3), extent=extent)
-    text, n_framed = f"{n:,} signatures, best first", min(n_framed, n)
+    ax.imshow(picture.reshape(rows * pitch, columns * pitch, 4), extent=extent)
+    text = f"{n:,} signatures{'' if order is None else ', best first'}"
+    if n_framed is None:
+        n_framed = 0 if order is None else N_FRAMED
+    n_framed = min(n_framed, n)
     if n_framed > 0:
-        text += f"; top {n_framed:,} framed"
+        text += f"; first {n_framed:,} framed"
         width = min(columns, n_framed)
         full, rest = divmod(n_framed, width)
         corners = [(0, 0), (width, 0), (width, full), (rest, full), (rest, full + (rest > 0))]
@@ -268,19 +366,23 @@ def mean_profiles(
     labels: Iterable[Any] | None,
     order: ArrayLike | None = None,
     n_top: int = 256,
+    columns: str = "feature",
     ax: Axes | None = None,
 ) -> Panels:
-    """Mean profile of the top signatures, one panel per type, on one scale (paper, Fig. 1d).
+    """Mean profile over the top features, one panel per type, on one scale (paper, Fig. 1d).
 
     Parameters
     ----------
     values : (n, h) float
         Profiles, one cell per row.
     order : (k,) int, optional
-        Signature indices, most important first. Default: by the share of a signature's variance
-        that lies between types.
+        Columns of `values`, most important first. Default: by the share of a feature's variance
+        that lies between types; as they come where there are fewer than two.
     n_top : int
         How many of the first are drawn, all when there are fewer.
+    columns : str
+        What one column of `values` is, as the axis names it. A feature is a pooled code: its mean
+        over cells says how much of a signature they take only where the pool is "mean".
 
     Returns
     -------
@@ -296,11 +398,12 @@ def mean_profiles(
     >>> panels = wbcprof.figures.mean_profiles(values, types, n_top=4)
     >>> sorted(panels.parts)
     ['lymphocyte', 'neutrophil']
-    >>> panels.parts["neutrophil"].get_xlabel().strip()
-    'signature, best first'
+    >>> print(panels.parts["neutrophil"].get_xlabel())
+    feature, best first; bars:
+    its mean over cells
     """
     values, names = check_cells(values, labels)
-    top = _top(values, names, order, n_top)
+    top, rank = _top(values, names, order, n_top)
     types, colours = _types(names), type_colours(names)
     shown = types[:MAX_PANELS]
     means = {name: values[np.ix_(names == name, top)].mean(axis=0) for name in shown}
@@ -320,7 +423,8 @@ def mean_profiles(
         _dress(panel, "", f"{_literal(name)}\n(n = {(names == name).sum():,})")
         panel.yaxis.label.set(rotation=0, ha="right", va="center")
         parts[name] = panel
-    panel.set_xlabel(f"signature, best first   {_more(types, shown)}", fontsize=TEXT)
+    lines = [f"{_literal(columns)}{rank}; bars:", "its mean over cells", _more(types, shown)]
+    panel.set_xlabel("\n".join(filter(None, lines)), fontsize=TEXT, ha="right", x=1)
     return Panels(frame, parts)
 
 
@@ -332,17 +436,18 @@ def heatmap(
     clip: float = 3.0,
     n_cells: int = 2000,
     random_state: int = 0,
+    columns: str = "feature",
     ax: Axes | None = None,
 ) -> Panels:
     """Profiles as a clustered heatmap with a type colour bar (paper, Fig. 2a).
 
-    Each signature is brought to zero mean and unit variance over the cells drawn (a constant one
-    to zero) and clipped at +-`clip`; rows (cells) and columns (signatures) are ordered by Ward
+    Each feature is brought to zero mean and unit variance over the cells drawn (a constant one
+    to zero) and clipped at +-`clip`; rows (cells) and columns (features) are ordered by Ward
     clustering of those values.
 
     Parameters
     ----------
-    values, labels, order, n_top
+    values, labels, order, n_top, columns
         As in `mean_profiles`; two cells at least, one has no spread to normalise by.
     n_cells : int
         With more cells a random sample of so many is drawn, and the axis says so: clustering
@@ -361,7 +466,7 @@ def heatmap(
     >>> types = np.repeat(["lymphocyte", "neutrophil"], 10)
     >>> panels = wbcprof.figures.heatmap(values, types)
     >>> panels.parts["heatmap"].get_xlabel()
-    '6 signatures across, 20 cells down'
+    '6 features across, 20 cells down'
     """
     from matplotlib.colors import to_rgb
 
@@ -369,12 +474,13 @@ def heatmap(
     if len(values) < 2:
         raise ValueError("a heatmap needs at least 2 cells to cluster and normalise, got 1")
     check(RULES, n_cells=n_cells, clip=clip)
-    values, n_all = values[:, _top(values, names, order, n_top)], len(values)
-    text = f"{n_all:,} cells"
+    top, _ = _top(values, names, order, n_top)
+    values, n_all = values[:, top], len(values)
+    text = f" {n_all:,} cells"
     if n_all > n_cells:
         sample = np.random.default_rng(random_state).choice(n_all, n_cells, replace=False)
         values, names = values[sample], names[sample]
-        text = f"{n_cells:,} cells drawn at random from {n_all:,}"
+        text = f"\n{n_cells:,} cells drawn at random from {n_all:,}"
     varies = np.ptp(values, axis=0) > 0
     scores = np.where(varies, values - values.mean(axis=0), 0)
     scores = np.clip(scores / np.where(varies, values.std(axis=0), 1), -clip, clip)
@@ -387,15 +493,15 @@ def heatmap(
     row_tree = frame.inset_axes((0, 0, 0.105, 0.88))
     column_tree = frame.inset_axes((0.14, 0.89, 0.86, 0.11))
     scale = frame.inset_axes((1.03, 0, 0.022, 0.3))
-    rows, columns = _draw_tree(row_tree, scores, True), _draw_tree(column_tree, scores.T, False)
+    down, across = _draw_tree(row_tree, scores, True), _draw_tree(column_tree, scores.T, False)
 
     style: dict[str, Any] = {"aspect": "auto", "interpolation": "auto" if h > 100 else "nearest"}
     style |= {"cmap": "RdBu_r", "vmin": -clip, "vmax": clip}
-    picture = main.imshow(scores[np.ix_(rows, columns)], extent=(0, h, n, 0), **style)
+    picture = main.imshow(scores[np.ix_(down, across)], extent=(0, h, n, 0), **style)
     types, colours = _types(names), type_colours(names)
-    stripe = np.array([to_rgb(colours[name]) for name in names[rows]])[:, None]
+    stripe = np.array([to_rgb(colours[name]) for name in names[down]])[:, None]
     bar.imshow(stripe, aspect="auto", extent=(0, 1, n, 0), interpolation="nearest")
-    _bare(main, f"{h:,} signatures across, {text} down")
+    _bare(main, f"{h:,} {_literal(columns)}{'' if h == 1 else 's'} across,{text} down")
     _bare(bar)
     _colour_bar(picture, "z-score", cax=scale)
     _type_legend(frame, types, anchor=(1.015, 1))
@@ -410,10 +516,10 @@ def embedding(
     random_state: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
-    """Cells in two dimensions, coloured by type (paper, Fig. 2b: t-SNE, 2c: LDA).
+    """Cells in two dimensions, by type (paper, Fig. 2b: t-SNE, 2c: LDA).
 
-    Cells are drawn in random order, so that no type covers another for being drawn last; beyond 17
-    types the marker tells colours apart.
+    Each type has a colour and a marker of its own. Cells are drawn in random order, so that no type
+    covers another for being drawn last, as far as markers differ.
 
     Parameters
     ----------
@@ -457,7 +563,7 @@ def embedding(
 
 
 def f1_bars(
-    per_type: Mapping[str, Any] | Sequence[Mapping[str, float]],
+    per_type: Any,
     average: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -466,14 +572,14 @@ def f1_bars(
     Parameters
     ----------
     per_type
-        One method: ``{type: (mean, std)}``, the ``per_type`` of an `Evaluation`, or a list of runs,
-        each ``{type: F1}`` (drawn as mean and sample standard deviation; one run, no spread).
-        Several: ``{method: any of these}``.
-        An undefined F1 (NaN, or a type missing from a run) is left out. After 40 types the rest
-        is only counted, but stays in the average.
+        One method: an `Evaluation`, its ``baseline`` or ``per_type``, ``{type: (mean, std)}``, or
+        a list of runs, each ``{type: F1}`` (drawn as mean and sample standard deviation, within 0
+        and 1; one run, no spread). Several: ``{method: any of these}``.
+        An undefined F1 (NaN, or a type missing from a run) is left out of means, and a dash where
+        there is no other. After 40 types the rest is only counted, but stays in the average.
     average : (mean, std), or {method: (mean, std)}, optional
-        Default: from runs, mean and spread of each run's average over types; from means, their
-        mean without a spread, which they do not determine.
+        Default: that of the `Evaluation`; from runs, mean and spread of each run's average over
+        types; from means, their mean without a spread, which they do not determine.
 
     Examples
     --------
@@ -486,11 +592,7 @@ def f1_bars(
     >>> [tick.get_text() for tick in ax.get_xticklabels()]
     ['lymphocyte', 'neutrophil', 'average']
     """
-    several = isinstance(per_type, Mapping) and all(
-        (isinstance(entry, Mapping) and "f1" not in entry)
-        or (isinstance(entry, Sequence) and len(entry) > 0 and isinstance(entry[0], Mapping))
-        for entry in per_type.values()
-    )
+    several = isinstance(per_type, Mapping) and all(map(_is_method, per_type.values()))
     methods: Any = per_type if several else {"": per_type}
     if not methods or not all(methods.values()):
         raise ValueError("per_type is empty: expected the F1 of at least one type")
@@ -504,30 +606,38 @@ def f1_bars(
     at = np.append(np.arange(len(shown)), len(shown) + 0.4)
     n_bars, width = len(at) * len(methods), 0.8 / len(methods)
     ax = _axes(ax, (float(np.clip(0.3 * max(n_bars, 2 * len(at)) + 1, 3.5, 9)), 2.8))
-    error = {"elinewidth": 0.8, "capsize": 2, "capthick": 0.8}
+    error: dict[str, Any] = {"elinewidth": 0.8, "capsize": 2, "capthick": 0.8}
     drawn = []
     for i, (method, (scores, overall)) in enumerate(summaries.items()):
         overall = overall if average is None else averages[method]
         table = [scores.get(name, (np.nan, np.nan)) for name in shown]
         mean, std = np.array([*table, overall], dtype=float).T
         x, colour = at + (i - (len(methods) - 1) / 2) * width, PALETTE[i % len(PALETTE)]
-        drawn.append(ax.bar(x, mean, 0.94 * width, yerr=std, color=colour, error_kw=error))
+        reach = np.minimum(std, mean), np.minimum(std, 1 - mean)
+        drawn.append(ax.bar(x, mean, 0.94 * width, color=colour))
+        bars = ax.errorbar(x, mean, reach, fmt="none", ecolor="black", **error)
+        for line in (*bars.lines[1], *bars.lines[2]):
+            line.set_clip_on(False)  # of a perfect F1, half of the line lies beyond the axes
         if n_bars <= 25:
-            texts = [f"{m:.2f}" if np.isfinite(m) else "" for m in mean]
-            ax.bar_label(drawn[-1], texts, padding=1.5, fontsize=SMALL - 1)
+            for place, m, up in zip(x, mean, np.nan_to_num(reach[1]), strict=True):
+                text, height = (f"{m:.2f}", m + up) if np.isfinite(m) else (DASH, 0.0)
+                style: dict[str, Any] = {"xytext": (0, 2), "textcoords": "offset points"}
+                style |= {"ha": "center", "va": "bottom", "fontsize": SMALL - 1}
+                ax.annotate(text, (place, height), annotation_clip=False, **style)
     _type_ticks(ax, "x", at, [*shown, "average"])
-    ax.set(xlim=(-0.6, at[-1] + 0.6), ylim=(0, 1.1), yticks=np.linspace(0, 1, 6))
+    ax.set(xlim=(-0.6, at[-1] + 0.6), ylim=(0, 1), yticks=np.linspace(0, 1, 6))
     _dress(ax, _more(types, shown), "F1")
     if several:
         columns = min(4, len(methods))
-        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns}
-        ax.legend(drawn, map(_literal, methods), frameon=False, fontsize=SMALL, **place)
+        anchor: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1.06)}
+        anchor |= {"ncols": columns, "frameon": False, "fontsize": SMALL}
+        ax.legend(drawn, map(_literal, methods), **anchor)
     return ax
 
 
 def confusion(
-    matrix: ArrayLike,
-    type_names: Iterable[Any],
+    matrix: Any,
+    type_names: Iterable[Any] | None = None,
     normalize: bool | str = False,
     ax: Axes | None = None,
 ) -> Axes:
@@ -535,10 +645,13 @@ def confusion(
 
     Parameters
     ----------
-    matrix : (k, k) float
-        Counts, true types down, called types across; means over runs are written rounded.
-    type_names : (k,) names
-        Written for up to 60 types; the numbers for up to 30.
+    matrix : (k, k) float, Evaluation, or classifier
+        Counts, true types down, called types across; those that are no whole numbers, such as means
+        over runs, are written to one place. Of an `Evaluation` or its ``confusion``, the mean
+        counts; of a classifier, what it called cells that were left out while it was learnt.
+    type_names : (k,) names, optional
+        Of a matrix; the others bring their own. Written for up to 60 types; the numbers for up to
+        30.
     normalize : False, True, "true" or "called"
         False: counts. True or "true": each row as shares of its true type (recall on the
         diagonal). "called": each column as shares of its call (precision on the diagonal, the
@@ -547,12 +660,22 @@ def confusion(
     Examples
     --------
     >>> import wbcprof
-    >>> counts = [[9, 1], [2, 18]]  # or evaluation.confusion["mean_counts"]
     >>> types = ["lymphocyte", "neutrophil"]
-    >>> ax = wbcprof.figures.confusion(counts, types, normalize=True)
+    >>> ax = wbcprof.figures.confusion([[9, 1], [2, 18]], types, normalize=True)
     >>> [text.get_text() for text in ax.texts]
     ['0.90', '0.10', '0.10', '0.90']
+
+    What a classifier called cells that it had not seen; an `Evaluation` is given alike:
+
+    >>> import numpy as np
+    >>> labels = np.repeat(types, 10)
+    >>> values = np.random.default_rng(0).random((20, 3))
+    >>> values[10:, 2] += 2
+    >>> classifier = wbcprof.TypeClassifier().fit(values, labels)
+    >>> [text.get_text() for text in wbcprof.figures.confusion(classifier).texts]
+    ['10', '0', '0', '10']
     """
+    matrix, type_names = _confusion(matrix, type_names)
     counts, names = np.asarray(matrix, dtype=np.float64), _names(type_names)
     k = len(names)
     if k == 0 or counts.shape != (k, k):
@@ -571,10 +694,11 @@ def confusion(
     picture = ax.imshow(shown, cmap="Blues", vmin=0, vmax=most)
     points = SMALL if k <= 15 else SMALL - 2.5
     style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": points}
+    places = 2 if normalize else int((counts % 1 != 0).any())
     for (row, column), value in np.ndenumerate(shown) if k <= MAX_NUMBERS else ():
-        text = f"{value:.2f}" if normalize else f"{value:,.0f}"
+        text = f"{value:,.{places}f}"
         colour = "white" if value > 0.55 * most else "black"
-        ax.text(column, row, text.replace("nan", "\N{EN DASH}"), color=colour, **style)
+        ax.text(column, row, text.replace("nan", DASH), color=colour, **style)
     for side in "xy":
         _type_ticks(ax, side, np.arange(k), names)
     more = f" ({k:,} types)" if k > MAX_TICKS else ""
@@ -586,16 +710,18 @@ def confusion(
 
 
 def learning_curve(
-    history: Sequence[Mapping[str, float]], terms: Sequence[str] = (), ax: Axes | None = None
+    history: Any, terms: Sequence[str] = (), layer: int = 0, ax: Axes | None = None
 ) -> Axes:
     """Objective per training iteration, counted from 1; a gap where it is not finite.
 
     Parameters
     ----------
-    history : sequence of mappings
-        One per iteration, each with the key "objective".
+    history : Model, Profiler, PSD, or sequence of mappings
+        What was learnt; or one mapping per iteration, each with the key "objective".
     terms : sequence of str
         Further keys to draw on the same scale, such as the terms the objective is the sum of.
+    layer : int
+        Of a `Model` or `Profiler`: which layer's.
 
     Examples
     --------
@@ -603,10 +729,11 @@ def learning_curve(
     >>> from wbcprof.datasets import make_leukocytes
     >>> cells = make_leukocytes(2, size=48)  # generated
     >>> model = wbcprof.fit(cells.images, n_signatures=8, patch_size=8, n_patches=400, max_iter=3)
-    >>> ax = wbcprof.figures.learning_curve(model.history[0], terms=["reconstruction", "sparsity"])
+    >>> ax = wbcprof.figures.learning_curve(model, terms=["reconstruction", "sparsity"])
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['objective', 'reconstruction', 'sparsity']
     """
+    history = _history(history, layer)
     if len(history) == 0:
         raise ValueError("history is empty: expected one entry per iteration")
     ax = _axes(ax, (3.8, 2.8))
@@ -616,7 +743,7 @@ def learning_curve(
         if lacking is not None:
             raise ValueError(f"history needs the key {key!r} throughout, got {[*lacking]}")
         heights = [float(entry[key]) for entry in history]
-        style: dict[str, Any] = {"marker": "o", "markersize": 3 if n <= 40 else 0}
+        style: dict[str, Any] = {"marker": _marker(i), "markersize": 3, "markevery": -(-n // 40)}
         style |= {"lw": 1 if i else 1.6, "color": PALETTE[i % len(PALETTE)]}
         ax.plot(np.arange(1, n + 1), heights, **style)
     if terms:
@@ -733,16 +860,17 @@ def calibration(
 
     ax = _axes(ax, (4.9, 3.2))
     lines = ax.plot(given, seen, color="0.15", lw=1.8, zorder=3)
-    ax.scatter(given, seen, s=6 + 120 * share, color="0.15", zorder=3)
+    ax.scatter(given, seen, s=6 + 120 * share, color="0.15", zorder=3, clip_on=False)
     colours = type_colours(names)
     for i, name in enumerate(names if len(names) <= MAX_CURVES else []):
         given, seen, _ = _reliability(probabilities[:, i], truth == i, n_bins)
-        lines += ax.plot(given, seen, color=colours[name], lw=0.9, alpha=0.8)
+        style: dict[str, Any] = {"marker": _marker(i), "markersize": 3, "clip_on": False}
+        lines += ax.plot(given, seen, color=colours[name], lw=0.9, alpha=0.8, **style)
         texts.append(_literal(name))
     ax.plot([0, 1], [0, 1], color="0.6", lw=0.8, linestyle="--")
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
     ax.legend(lines, texts, frameon=False, fontsize=SMALL, **place)
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    ax.set(xlim=(0, 1), ylim=(0, 1))
     _dress(ax, "predicted probability", "observed frequency")
     return ax
 
@@ -776,11 +904,12 @@ def accuracy_coverage(
 
     ax = _axes(ax, (3.8, 2.8))
     marker = "o" if ends.sum() == 1 else None
-    ax.plot(kept[ends] / len(order), accuracy, color=PALETTE[0], lw=1.6, marker=marker)
+    line: dict[str, Any] = {"lw": 1.6, "marker": marker, "clip_on": False}
+    ax.plot(kept[ends] / len(order), accuracy, color=PALETTE[0], **line)
     place: dict[str, Any] = {"xytext": (-4, -12), "textcoords": "offset points", "ha": "right"}
     ax.annotate(f"all cells: {accuracy[-1]:.3f}", (1, accuracy[-1]), fontsize=SMALL, **place)
     room = max(1 - accuracy.min(), 0.02)
-    ax.set(xlim=(0, 1.02), ylim=(1 - 1.3 * room, 1 + 0.05 * room))
+    ax.set(xlim=(0, 1), ylim=(max(0.0, 1 - 1.3 * room), 1))
     _dress(ax, "coverage (share of cells called)", "accuracy")
     return ax
 
@@ -818,8 +947,7 @@ def method_line(
     line = passing_bablok(x, y, confidence=confidence)
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
-    room = 0.04 * (high - low)
-    at = np.linspace(low - room, high + room, 200)
+    at = np.linspace(*_with_room(low, high), 200)
     text = (
         f"slope {line.slope:.3g} ({line.slope_low:.3g} to {line.slope_high:.3g})\n"
         f"intercept {line.intercept:.3g} ({line.intercept_low:.3g} to {line.intercept_high:.3g})"
@@ -888,9 +1016,18 @@ def difference_plot(
         trend = difference.mean() + found.trend * (ends - mean.mean())
         ax.plot(ends, trend, color="0.15", lw=0.9, linestyle=":")
     ax.scatter(mean, difference, s=10, color="0.15", alpha=0.7, lw=0, zorder=3)
+    ax.set_xlim(_with_room(mean.min(), mean.max()))
     what = f"{_literal(second)} - {_literal(first)}"
     _dress(ax, "mean of both", what + ", % of mean" * percent)
     return ax
+
+
+def _with_room(low: float, high: float) -> tuple[float, float]:
+    """Limits of an axis, a little beyond the values; of proportions, and of counts, not beyond what
+    they can be."""
+    room = 0.04 * (high - low)
+    least, most = (0 if low >= 0 else -np.inf), (1 if 0 <= low and high <= 1 else np.inf)
+    return max(low - room, least), min(high + room, most)
 
 
 def _two(names: Sequence[str]) -> tuple[str, str]:
@@ -939,7 +1076,7 @@ def _colour_bar(picture: Any, text: str, **place: Any) -> Any:
 
 
 def _marker(index: int) -> str:
-    return MARKERS[index // len(PALETTE) % len(MARKERS)]
+    return MARKERS[index % len(MARKERS)]
 
 
 def _type_legend(ax: Axes, types: Sequence[str], anchor: tuple[float, float] = (1, 1)) -> None:
@@ -1026,8 +1163,13 @@ def _rank(order: ArrayLike | None, h: int) -> np.ndarray:
     return order
 
 
-def _top(values: np.ndarray, names: np.ndarray, order: ArrayLike | None, n_top: int) -> np.ndarray:
+def _top(
+    values: np.ndarray, names: np.ndarray, order: ArrayLike | None, n_top: int
+) -> tuple[np.ndarray, str]:
+    """The first columns, and what to say of their order: nothing, where no types rank them."""
     check(RULES, n_top=n_top)
+    if order is None and len(set(names)) < 2:
+        return np.arange(values.shape[1])[:n_top], ""
     if order is None:
         _, index, count = np.unique(names.astype(str), return_inverse=True, return_counts=True)
         sums = np.zeros((len(count), values.shape[1]))
@@ -1036,7 +1178,52 @@ def _top(values: np.ndarray, names: np.ndarray, order: ArrayLike | None, n_top: 
         varies = np.ptp(values, axis=0) > 0
         share = np.where(varies, between, 0) / np.where(varies, values.var(axis=0), 1)
         order = np.argsort(-share, kind="stable")
-    return _rank(order, values.shape[1])[:n_top]
+    return _rank(order, values.shape[1])[:n_top], ", best first"
+
+
+def _is_method(entry: Any) -> bool:
+    """Whether this is what `f1_bars` draws of one method, rather than of one type."""
+    if entry is None or isinstance(entry, Mapping):
+        return entry is None or "f1" not in entry
+    return hasattr(entry, "per_type") or (
+        isinstance(entry, Sequence) and len(entry) > 0 and isinstance(entry[0], Mapping)
+    )
+
+
+def _confusion(given: Any, type_names: Iterable[Any] | None) -> tuple[Any, Iterable[Any]]:
+    """Counts and names of types, whichever of our results they are in."""
+    found = given
+    if not isinstance(given, Mapping | Sequence | np.ndarray):
+        found = getattr(given, "confusion", given)
+        if hasattr(given, "classes_"):
+            if found is None:
+                raise ValueError(
+                    "what the classifier mistakes is not known: no cell could be left out while "
+                    "it was learnt, or its file is older; evaluate it"
+                )
+            found = {"types": given.classes_, "mean_counts": found}
+    if not isinstance(found, Mapping):
+        if type_names is None:
+            raise ValueError("a matrix needs type_names, the names of its rows and columns")
+        return found, type_names
+    if type_names is not None:
+        raise ValueError("type_names is for a matrix; this brings its own: leave it out")
+    return found["mean_counts"], found["types"]
+
+
+def _history(given: Any, layer: int) -> Any:
+    """Of each iteration its terms, whichever of our results they are in."""
+    given = getattr(given, "model_", given)
+    if hasattr(given, "history_"):
+        return given.history_
+    if not hasattr(given, "history"):
+        return given
+    if not 0 <= layer < len(given.history):
+        raise ValueError(
+            f"layer must be one of the {len(given.history)} whose learning the model keeps, from "
+            f"0; got {layer}"
+        )
+    return given.history[layer]
 
 
 def _f1_summary(entry: Any) -> tuple[dict[str, tuple[float, float]], tuple[float, float]]:
@@ -1047,6 +1234,12 @@ def _f1_summary(entry: Any) -> tuple[dict[str, tuple[float, float]], tuple[float
         mean = float(found.mean()) if len(found) else np.nan
         return mean, float(found.std(ddof=1)) if len(found) > 1 else np.nan
 
+    entry = entry if isinstance(entry, Mapping | Sequence) else vars(entry)
+    if isinstance(entry, Mapping) and isinstance(entry.get("failed"), str):
+        raise ValueError(f"this could not be scored: {entry['failed']}")
+    if isinstance(entry, Mapping) and isinstance(entry.get("per_type"), Mapping):
+        scores, _ = _f1_summary(entry["per_type"])
+        return scores, (entry["macro_f1"], entry["macro_f1_std"])
     if isinstance(entry, Mapping):
         entry = {
             name: (row["f1"], row["f1_std"]) if isinstance(row, Mapping) else row

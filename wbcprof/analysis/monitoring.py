@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.analysis.charts import (
     AVERAGE,
     REJECTIONS,
@@ -57,8 +58,8 @@ _KINDS = {
 ALARMS = ("drift", "outlier")
 
 
-@dataclass(frozen=True)
-class SlideSummary:
+@dataclass(frozen=True, repr=False)
+class SlideSummary(Shown):
     """One slide, in the numbers that are watched.
 
     Parameters
@@ -190,8 +191,8 @@ def _acquisition(profiles: Profiles) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
-class Flag:
+@dataclass(frozen=True, repr=False)
+class Flag(Shown):
     """A slide that a chart does not take for one like those of its baseline.
 
     Attributes
@@ -221,7 +222,7 @@ class Flag:
     z: float
 
 
-class Monitor:
+class Monitor(Shown):
     """Slides of one laboratory in order of time, and what their charts say.
 
     Parameters
@@ -318,8 +319,14 @@ class Monitor:
     def __contains__(self, name: object) -> bool:
         return name in self._names
 
-    def __repr__(self) -> str:
-        return f"<Monitor of {len(self)} slides, {len(self.charts())} charts>"
+    def _told(self) -> dict[str, Any]:
+        return {
+            "slides": len(self),
+            "charts": len(self.charts()),
+            "flags": len(self.flags()),
+            "last": self._slides[-1].name if self._slides else None,
+            "baseline": self.baseline,
+        }
 
     @property
     def slides(self) -> tuple[SlideSummary, ...]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from scipy.special import kolmogorov
 from scipy.stats import betabinom
 
+from wbcprof._shown import Shown
 from wbcprof.checks import Real
 from wbcprof.model.machines import TypeMachines
 from wbcprof.model.memory import Memory, Strangeness
@@ -46,8 +48,8 @@ class StrangeCellsWarning(UserWarning):
     """Cells, or a set of cells, are unlike those that the model was learnt from."""
 
 
-@dataclass(frozen=True, eq=False)
-class NamedCells:
+@dataclass(frozen=True, eq=False, repr=False)
+class NamedCells(Shown):
     """Cells with their types.
 
     Attributes
@@ -87,9 +89,16 @@ class NamedCells:
     score: np.ndarray
     probabilities: np.ndarray
 
+    def _told(self) -> dict[str, Any]:
+        return {
+            "cells": len(self.ids),
+            "calls": dict(Counter(self.calls.tolist()).most_common()),
+            "types that the model knows": self.types.tolist(),
+        }
 
-@dataclass(frozen=True)
-class SetCheck:
+
+@dataclass(frozen=True, repr=False)
+class SetCheck(Shown):
     """Whether a set of cells comes from the world that a model knows.
 
     Attributes

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from wbcprof._shown import Shown
+from wbcprof.analysis.figures import FigureFiles
 from wbcprof.files import JSON, json_value, replacing, write_rows
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-class Scores(ABC):
+class Scores(Shown, ABC):
     """A dataclass of figures, and a table with a row for each type and for their averages."""
 
     @abstractmethod
@@ -48,6 +50,29 @@ class Scores(ABC):
         """Write the table as CSV, or as what the suffix says (parquet, JSON lines)."""
         rows = self._rows()
         write_rows(path, list(rows[0]), rows)
+
+    @abstractmethod
+    def _draw(self, files: FigureFiles) -> None:
+        """Draw what there is to see."""
+
+    def save_figures(
+        self,
+        figure_folder: str | os.PathLike[str],
+        *,
+        figure_format: str = "pdf",
+        figure_width: float | None = None,
+    ) -> None:
+        """Draw confusion, and F1 where it is beside that of a baseline, into a folder, which is
+        made where it does not exist.
+
+        Parameters
+        ----------
+        figure_folder : path
+        figure_format : {"pdf", "svg", "png"}
+        figure_width : float, optional
+            See `wbcprof.figures.save`.
+        """
+        self._draw(FigureFiles(figure_folder, figure_format, figure_width))
 
     def to_latex(self) -> str:
         """The table in LaTeX, for the package booktabs: numbers with three decimals."""

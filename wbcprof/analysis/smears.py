@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.analysis.correction import CorrectedCount, NotCorrectable, correct_count
 from wbcprof.analysis.counting import (
     LYMPHOCYTES,
@@ -74,8 +76,8 @@ _ANOTHER_SCALE = 1.25  # ratio of red cells' diameters
 _MOST_ASIDE = 0.5  # of the cells, that are set aside without a warning
 
 
-@dataclass(frozen=True)
-class NamedCell:
+@dataclass(frozen=True, repr=False)
+class NamedCell(Shown):
     """A leukocyte of a smear with its type.
 
     Attributes
@@ -108,8 +110,8 @@ class NamedCell:
         return 1.0 if self.call in (UNSURE, UNLIKE) or math.isnan(p) else 1.0 - p
 
 
-@dataclass(frozen=True)
-class SeenField:
+@dataclass(frozen=True, repr=False)
+class SeenField(Shown):
     """A field, or a tile, that was looked at, its cells, and what is strange about it."""
 
     field_id: str
@@ -121,8 +123,8 @@ class SeenField:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class SmearCount:
+@dataclass(frozen=True, eq=False, repr=False)
+class SmearCount(Shown):
     """Differential count of a slide.
 
     Attributes
@@ -179,9 +181,19 @@ class SmearCount:
     notes: tuple[str, ...]
     confidence: float
 
+    def _told(self) -> dict[str, Any]:
+        return {
+            "slide": self.slide,
+            "leukocytes": f"{self.n_found} in {self.n_fields} {self.unit}s",
+            "counts": dict(zip(self.types, self.counts.tolist(), strict=True)),
+            "set aside": f"{self.n_unsure} unsure, {self.n_unlike} unlike, {self.n_cut} cut",
+            "neutrophils / lymphocytes": None if math.isnan(self.nlr[0]) else self.nlr[0],
+            "notes": self.notes or None,
+        }
 
-@dataclass(frozen=True, eq=False)
-class SmearResult:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SmearResult(Shown):
     """Result of `count_smears`.
 
     Attributes
@@ -215,6 +227,16 @@ class SmearResult:
     precision: float
     confidence: float
     false_alarms: float
+
+    def _told(self) -> dict[str, Any]:
+        return {
+            "slides": [slide.slide for slide in self.slides],
+            "fields": len(self.fields),
+            "cells": len(self.cells),
+            "calls": dict(Counter(cell.call for cell in self.cells).most_common()),
+            "dropped": len(self.dropped) or None,
+            "cells adapted to": self.n_adapted or None,
+        }
 
     def to_pandas(self) -> DataFrame:
         """A `pandas.DataFrame` of the slides, a row for each slide and type."""

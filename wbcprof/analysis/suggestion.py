@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.analysis.novelty import NamedCells, name_cells
 from wbcprof.checks import Integer
 from wbcprof.model.model import Model
@@ -15,8 +16,8 @@ _NEIGHBOURS = 5
 _REPRESENTATIVE = 0.25  # of being among many, beside being strange
 
 
-@dataclass(frozen=True, eq=False)
-class Suggestion:
+@dataclass(frozen=True, eq=False, repr=False)
+class Suggestion(Shown):
     """A cell to look at.
 
     Attributes

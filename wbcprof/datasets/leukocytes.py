@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.checks import Integer, check, listed
 from wbcprof.datasets.drawing import (
     FRAME,
@@ -37,8 +38,8 @@ _RESERVED_NAMES = {  # by Windows
 }  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Leukocytes:
+@dataclass(frozen=True, eq=False, repr=False)
+class Leukocytes(Shown):
     """Generated single-cell images with their types.
 
     Attributes

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.checks import Integer, Real, check, shown
 from wbcprof.datasets.drawing import (
     FRAME,
@@ -64,8 +65,8 @@ _TRUTH = np.dtype(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Smear:
+@dataclass(frozen=True, eq=False, repr=False)
+class Smear(Shown):
     """Generated fields of one smear, and what lies in them.
 
     Attributes

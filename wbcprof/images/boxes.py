@@ -17,6 +17,7 @@ from xml.parsers import expat
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.checks import known_label, shown
 from wbcprof.files import SHEETS, from_csv_text, naming, to_number
 from wbcprof.images.decode import open_picture, reasons, stated_shape
@@ -45,8 +46,8 @@ _NOT_BOXES = re.compile(r"classes\.txt|readme.*", re.IGNORECASE)  # among files 
 _ROUNDING = 1.0  # px that a box may reach beyond its image without a warning
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Box:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Box(Shown):
     """Where something lies in an image.
 
     Attributes

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.checks import Integer, known_label, shown
 from wbcprof.images.decode import settle, stated_pixel_size
 from wbcprof.images.depth import Deep, Depth, Outcome, Unusable
@@ -75,8 +76,8 @@ _NO_FOLDER = "all fields"  # name of the slide of what has no folder, such as ar
 _AHEAD_BYTES = 1 << 30  # of pixels that are decoded before their turn, about
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Field:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Field(Shown):
     """One photograph, or one tile of a large one or of a slide file.
 
     Attributes
@@ -335,7 +336,7 @@ class _Given:
 # --- the source --------------------------------------------------------------------------------
 
 
-class FieldSource:
+class FieldSource(Shown):
     """Stream of `Field` records; made by `open_fields`.
 
     Every pass, by ``iter()``, `read` or `sample`, is independent and decodes the fields anew, in
@@ -378,6 +379,12 @@ class FieldSource:
         self.n_hint = units.n
         self.skipped: list[SkippedImage] = []
         self.converted: Counter[str] = Counter()
+
+    def _told(self) -> dict[str, Any]:
+        return {
+            "fields": "as many as come" if self.n_hint is None else self.n_hint,
+            "skipped": len(self.skipped) or None,
+        }
 
     def __iter__(self) -> Iterator[Field]:
         return self.read(1)

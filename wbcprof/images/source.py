@@ -54,6 +54,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.checks import Choice, Flag, Integer, known_label, known_labels, listed, shown, unmasked
 from wbcprof.files import SHEETS
 from wbcprof.images.decode import (
@@ -154,7 +155,7 @@ class SkippedImage:
     reason: str
 
 
-class ImageSource:
+class ImageSource(Shown):
     """Stream of `Cell` records; made by `open_images`.
 
     Every pass, by ``iter()`` or `read`, is independent and decodes the images anew, in the same
@@ -325,6 +326,14 @@ class ImageSource:
             and skipped.intersection(block.ids)
             and not block.path.is_file()
         ]
+
+    def _told(self) -> dict[str, Any]:
+        known = [label for label in self.labels or () if label is not None]
+        return {
+            "images": "as many as come" if self.n_hint is None else self.n_hint,
+            "types": dict(Counter(known)),
+            "skipped": len(self.skipped) or None,
+        }
 
     def describe(self) -> list[str]:
         """What was found, a line for each thing: types and how many images of each, what was left

@@ -130,8 +130,8 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ``n_patches`` (20,000).
     random_state : int, default=0
     n_threads : int, optional
-    verbose : bool, default=False
-        Print one line per learning iteration.
+    verbose : bool or int, default=False
+        See `PSD`.
     memory_budget : int, default=2**29
         Bytes that the patches may take. Where `n_patches` need more, each iteration draws fresh
         ones, in rounds that fit; memory then does not grow with `n_patches`.
@@ -186,7 +186,7 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         stack: Sequence[Mapping[str, Any]] = (),
         random_state: int = 0,
         n_threads: int | None = None,
-        verbose: bool = False,
+        verbose: bool | int = False,
         memory_budget: int = 512 << 20,
         checkpoint: str | os.PathLike[str] | None = None,
         preset: str = "default",

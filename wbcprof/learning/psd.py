@@ -78,8 +78,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     random_state : int, RandomState instance or None, default=None
     n_threads : int, optional
         See `wbcprof.threads.resolve_threads`.
-    verbose : bool, default=False
-        Print one line per iteration.
+    verbose : bool or int, default=False
+        Print one line per iteration; 2: with what happened to codes and signatures on the way.
     checkpoint : path, optional
         File that `fit` keeps its state in, written after each iteration and never removed. Where
         it exists, `fit` goes on from it, to the same result as without an interruption. A file of
@@ -140,7 +140,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         tol: float = LayerSettings.tol,
         random_state: int | np.random.RandomState | None = None,
         n_threads: int | None = None,
-        verbose: bool = False,
+        verbose: bool | int = False,
         checkpoint: str | os.PathLike[str] | None = None,
     ):
         self.n_components = n_components
@@ -223,7 +223,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             while self._n_passes < settings.max_iter and not self._settled(settings.tol):
                 self.history_.append(self._pass(patches))
                 if self.verbose:
-                    tell(_describe(len(self.history_), self.history_[-1]), sys.stdout)
+                    line = _describe(len(self.history_), self.history_[-1], self.verbose > 1)
+                    tell(line, sys.stdout)
                 if path is not None:
                     self._save(path, identity)
             self._finish(patches, threads)
@@ -580,10 +581,15 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
 
 
-def _describe(iteration: int, entry: dict[str, float]) -> str:
-    return (
+def _describe(iteration: int, entry: dict[str, float], in_full: bool) -> str:
+    text = (
         f"iteration {iteration}: objective {entry['objective']:.5f}, relative reconstruction "
         f"error {entry['error_codes']:.3f} from codes, {entry['error_prediction']:.3f} from "
-        f"prediction, {entry['nonzero']:.1f} non-zero codes, {entry['dead_replaced']} dead and "
-        f"{entry['duplicates_replaced']} duplicate signatures replaced, {entry['seconds']:.1f} s"
+        "prediction"
     )
+    if in_full:
+        text += (
+            f", {entry['nonzero']:.1f} non-zero codes, {entry['dead_replaced']} dead and "
+            f"{entry['duplicates_replaced']} duplicate signatures replaced"
+        )
+    return f"{text}, {entry['seconds']:.1f} s"

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, shown, unmasked
 from wbcprof.model.arrays import check_arrays, prefixed, under
 from wbcprof.model.discriminant import Gaussians, products, shares
@@ -34,7 +35,7 @@ _VALUES = ("classes", "kernel", "C", "random_state", "C_used", "gamma", "slope",
 _MOST_CHARACTERS = 1 << 20  # of the names of the types: their number times the longest
 
 
-class TypeMachines:
+class TypeMachines(Shown):
     """What `wbcprof.TypeClassifier` learnt, which holds its parameters and attributes.
 
     A model that was read from a file has these: they name types, and need no scikit-learn.
@@ -66,6 +67,17 @@ class TypeMachines:
         self.C = C
         self.random_state = random_state
         self.kernel = kernel
+
+    def _told(self) -> dict[str, Any]:
+        confusion = self.confusion
+        right = None if confusion is None else confusion.trace() / max(1, confusion.sum())
+        return {
+            "types": self.classes_.tolist(),
+            "kernel": self.kernel,
+            "features": self.n_features_in_,
+            "named rightly of cells left out": None if right is None else f"{right:.1%}",
+            "which cells are strange": "cannot tell" if self.memory_ is None else "can tell",
+        }
 
     def _logits(self, X: Any) -> np.ndarray:
         scaled = self.standardise(X)

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Unpack
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.checks import Choice, Integer
 from wbcprof.files import json_value, naming
 from wbcprof.images.depth import Depths
@@ -54,7 +55,7 @@ class ToleranceWarning(UserWarning):
 
 
 @dataclass(eq=False, repr=False)
-class Model:
+class Model(Shown):
     """Signatures and encoders learnt from images by `wbcprof.fit` or `wbcprof.Profiler`.
 
     Parameters
@@ -103,10 +104,15 @@ class Model:
     instrument: Instrument | None = None
     depths: Depths | None = None
 
-    def __repr__(self) -> str:
-        layers = ", ".join(f"{layer.n_signatures} signatures" for layer in self.layers)
-        called = "no types" if self.classifier is None else f"{len(self.classifier.classes_)} types"
-        return f"<Model of {layers or 'no layers'}: {called}>"
+    def _told(self) -> dict[str, Any]:
+        patches = (f"{la.n_signatures} signatures of {la.patch_size} px" for la in self.layers)
+        return {
+            "layers": ", then ".join(patches),
+            "features": f"{len(self.feature_names)} ({', '.join(self.pooling.pools)})",
+            "images are made": "no" if self.normaliser is None else self.normaliser.method,
+            "learnt from": self.provenance.get("n_images"),
+            "types": None if self.classifier is None else self.classifier.classes_.tolist(),
+        }
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Model:

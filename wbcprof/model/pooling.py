@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.checks import Choice, Each, Integer, Real, settle
 from wbcprof.model.regions import Regions, find_regions, region_names
 
@@ -59,8 +60,8 @@ RULES = {
 }
 
 
-@dataclass(frozen=True)
-class Pooling:
+@dataclass(frozen=True, repr=False)
+class Pooling(Shown):
     """Statistics and regions of a profile.
 
     Parameters

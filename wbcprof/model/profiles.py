@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.checks import known_label, known_labels
 from wbcprof.files import (
     TableWarning,
@@ -62,6 +63,13 @@ def _feature_table(names: Sequence[str]) -> dict[str, list[Any]]:
         "signature": [int(match[2]) for match in found],
         "region": [match[3].removeprefix("_") for match in found],
     }
+
+
+def signature_numbers(names: Sequence[str]) -> np.ndarray:
+    """Index of the signature of each feature, (n_features,) int; of features of other making, each
+    is one."""
+    found = _feature_table(names).get("signature")
+    return np.arange(len(names)) if found is None else np.array(found) - 1
 
 
 # What CellProfiler and pycytominer call features; what pandas calls the numbers of rows.
@@ -138,7 +146,7 @@ def _lacking(folder: Path) -> str:
 
 
 @dataclass(eq=False, repr=False)
-class Profiles:
+class Profiles(Shown):
     """Profiles of a set of cells.
 
     Parameters
@@ -187,10 +195,18 @@ class Profiles:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __repr__(self) -> str:
-        labelled = sum(label is not None for label in self.labels or ())
+    def _told(self) -> dict[str, Any]:
         n, n_features = self.values.shape
-        return f"<Profiles of {n} cells, {labelled} labelled: {n_features} features>"
+        return {
+            "cells": n,
+            "features": f"{n_features}, {self.feature_names[0]} to {self.feature_names[-1]}"
+            if n_features
+            else 0,
+            "types": dict(Counter(label for label in self.labels or () if label is not None)),
+            "unlabelled": n - sum(label is not None for label in self.labels or ()),
+            "measures": "yes" if self.measures is not None else "no",
+            "skipped": len(self.skipped) or None,
+        }
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is None:  # which NumPy 1 does not know
@@ -614,9 +630,9 @@ class Profiles:
 
         Parameters
         ----------
-        order : array-like of shape (n_features,), optional
-            Rank the features in this order, from most to least important, as
-            `wbcprof.analysis.rank_signatures` gives it.
+        order : array-like of shape (n_signatures,), optional
+            Rank the signatures in this order, from most to least important, as
+            `wbcprof.analysis.rank_signatures` gives it; a feature has the rank of its signature.
 
         Returns
         -------
@@ -631,7 +647,7 @@ class Profiles:
         Raises
         ------
         ValueError
-            See `save`; or `order` does not hold each feature once.
+            See `save`; or `order` does not hold each signature once.
 
         Examples
         --------
@@ -657,11 +673,11 @@ class Profiles:
         obs.index = make_index_unique(pd.Index(obs[ID_COLUMN].tolist(), dtype=str))
         var = pd.DataFrame(_feature_table(self.feature_names), index=self.feature_names)
         if order is not None:
-            order = np.asarray(order)
-            if sorted(order.tolist()) != list(range(len(var))):
-                raise ValueError(f"order must hold each of the {len(var)} features once")
-            var["rank"] = 0
-            var.iloc[order, -1] = np.arange(1, len(var) + 1)
+            order, own = np.asarray(order), signature_numbers(self.feature_names)
+            n_signatures = own.max() + 1
+            if sorted(order.tolist()) != list(range(n_signatures)):
+                raise ValueError(f"order must hold each of the {n_signatures} signatures once")
+            var["rank"] = 1 + np.argsort(order)[own]
         simple: dict[str, Any] = {}
         others: dict[str, Any] = {}
         for key, value in self.metadata.items():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from wbcprof.checks import label_names
+from wbcprof.checks import UNLABELLED, label_names
 from wbcprof.images.copies import thumbnail
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import Cell, open_images
@@ -20,6 +20,7 @@ from wbcprof.model.profiles import Profiles
 from wbcprof.smear.instrument import Instrument, measure_instrument
 
 EXAMPLES, EXAMPLE_TYPES = 3, 8
+_UNTYPED_EXAMPLES = 60  # drawn at random, for a few of each type that they will be called
 _MAP_CELLS = 10_000
 _THUMBNAILS = ((2_000, 96, 80), (5_000, 64, 78), (_MAP_CELLS, 48, 75))  # up to n: px, quality
 
@@ -41,6 +42,14 @@ class Cells:
     groups: np.ndarray | None  # of all: patients, slides
     instrument: Instrument
     profiles: Profiles  # as the model gave them
+
+    @property
+    def is_labelled(self) -> bool:
+        return bool((self.labels != UNLABELLED).any())
+
+    @property
+    def is_mostly_unlabelled(self) -> bool:
+        return bool((self.labels == UNLABELLED).mean() > 0.5)
 
     @cached_property
     def names(self) -> list[str]:
@@ -74,6 +83,7 @@ def read_cells(
     random_state: int,
     n_threads: int,
     groups: Any = None,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> Cells:
     """One pass over the images."""
     from PIL import Image, ImageOps
@@ -91,9 +101,10 @@ def read_cells(
     if groups is not None and not isinstance(groups, Mapping):
         groups = one_group_each(groups, n, "images")
     drawn: range | set[int] = range(n)
+    rng = np.random.default_rng(random_state)
     if n > _MAP_CELLS:
-        rng = np.random.default_rng(random_state)
         drawn = set(rng.choice(n, _MAP_CELLS, replace=False).tolist())
+    untyped = set(rng.choice(n, min(n, _UNTYPED_EXAMPLES), replace=False).tolist())
     side, quality = next((s, q) for most, s, q in _THUMBNAILS if min(n, _MAP_CELLS) <= most)
 
     ids: list[str] = []
@@ -118,12 +129,15 @@ def read_cells(
                 thumbnails.append(np.asarray(image))
             name = names[-1]
             new = name not in per_type
-            if per_type[name] < EXAMPLES and (not new or len(per_type) <= EXAMPLE_TYPES):
+            if name == UNLABELLED:
+                if index in untyped:
+                    examples[index] = cell.pixels
+            elif per_type[name] < EXAMPLES and (not new or len(per_type) <= EXAMPLE_TYPES):
                 per_type[name] += 1
                 examples[index] = cell.pixels
             yield cell.pixels
 
-    profiles = model.profile(taken(source.read(n_threads)), n_threads=n_threads)
+    profiles = model.profile(taken(source.read(n_threads)), n_threads=n_threads, progress=progress)
     h = model.layers[-1].n_signatures
     values = profiles.values.astype(np.float64)
     return Cells(

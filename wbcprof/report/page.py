@@ -8,31 +8,41 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from wbcprof._version import __version__
 from wbcprof.analysis import figures
-from wbcprof.analysis.novelty import SetCheck, check_set, warn_of_set
+from wbcprof.analysis.novelty import UNLIKE, UNSURE, SetCheck, check_set, warn_of_set
 from wbcprof.analysis.quality import warn_of_fields
 from wbcprof.checks import UNLABELLED, Choice, Integer, check, sorted_types
 from wbcprof.files import HTML, check_output
 from wbcprof.images.tables import tell_of_gaps
 from wbcprof.model.model import Model
 from wbcprof.report.calls import Subject, call_cells
-from wbcprof.report.cells import read_cells
+from wbcprof.report.cells import Cells, read_cells
 from wbcprof.report.html import as_json, render, write_html
-from wbcprof.report.pictures import all_pictures, draw, jpeg, map_of, sheet_of, sprite, tiles_of
+from wbcprof.report.pictures import (
+    draw,
+    jpeg,
+    map_of,
+    sheet_of,
+    sprite,
+    tiles_of,
+)
 from wbcprof.report.tables import counts, differences, methods, scores
 from wbcprof.threads import resolve_threads
 
 _NEAREST = 8  # cells named beside the selected one
-_GALLERY = 120
-RULES = {"calls": Choice(("cross-validated", "model")), "random_state": Integer(0, 2**32 - 1)}
+_GALLERY, _GALLERY_OF_CALL = 120, 24
+RULES = {
+    "calls": Choice(("cross-validated", "model")),
+    "random_state": Integer(0, 2**32 - 1),
+}
 
 
 def write_report(
@@ -45,14 +55,20 @@ def write_report(
     samples: Mapping[str, str] | None = None,
     calls: str = "cross-validated",
     figure_folder: str | os.PathLike[str] | None = None,
+    figure_format: str = "pdf",
+    figure_width: float | None = None,
     title: str = "White blood cells: signatures, types, counts",
     note: str = "",
     random_state: int = 0,
     strict: bool = False,
     n_threads: int | None = None,
-    say: Callable[[str], None] | None = None,
+    progress: Callable[[str, int, int | None], None] | None = None,
 ) -> None:
     """Profile cells and write what there is to see about them into one HTML file.
+
+    Where most cells have no type given, the usual case, the page opens on what they are called:
+    counts, and galleries by call, the unsure first. Where nothing is called either, it opens on the
+    cells that are least like the others.
 
     Parameters
     ----------
@@ -71,10 +87,14 @@ def write_report(
     calls : {"cross-validated", "model"}
         Who names the types. "cross-validated": classifiers trained on these profiles, each cell
         called by one that has not seen it (5 folds; 2 beyond 3,000 labelled cells). "model": the
-        model's own classifier, which is also used where too few cells are labelled.
+        model's own classifier, which is also used where most cells have no label, or too few of
+        each type.
     figure_folder : path, optional
-        Folder to write every figure to as a PDF for print, the map of cells among them; it is made
-        where it does not exist.
+        Folder to write every figure to, the map of cells among them; it is made where it does not
+        exist.
+    figure_format : {"pdf", "svg", "png"}
+    figure_width : float, optional
+        Of each figure there, mm; see `wbcprof.figures.save`.
     title, note : str
         Heading, and a line in a box below it.
     random_state : int
@@ -83,8 +103,9 @@ def write_report(
         ValueError, rather than a warning, where the cells as a set are not from the world that the
         model knows; see `wbcprof.analysis.check_set`.
     n_threads : int, optional
-    say : callable, optional
-        Receives one line per stage.
+    progress : callable, optional
+        Called with (stage, done, of how many or None), when a stage begins and as it goes on:
+        "profiling" and "calling" cells, "ranking signatures", "mapping", "drawing" pictures.
 
     Raises
     ------
@@ -122,18 +143,19 @@ def write_report(
     if calls == "model" and model.classifier is None:
         raise ValueError("calls='model' needs a model with a classifier; this one holds none")
     check_output(path, HTML)
+    files = None
     if figure_folder is not None:
-        os.makedirs(figure_folder, exist_ok=True)
-    say = say or (lambda _: None)
-    say("profiling")
+        files = figures.FigureFiles(figure_folder, figure_format, figure_width)
+    tell = progress or (lambda stage, done, of: None)
     threads = resolve_threads(n_threads)
-    cells = read_cells(model, images, labels, random_state, threads, groups)
+    cells = read_cells(
+        model, images, labels, random_state, threads, groups, partial(tell, "profiling")
+    )
     warn_of_fields(cells.profiles)
     found = None
     if model.classifier is not None:
         found = check_set(model, cells.profiles)
         warn_of_set(found, strict=strict)
-    say(f"calling {len(cells.ids)} cells")
     if samples is not None and samples.keys().isdisjoint(cells.ids):
         raise ValueError(
             f"samples names none of the {len(cells.ids)} images: expected ids such as "
@@ -141,11 +163,13 @@ def write_report(
         )
     if samples is not None:
         tell_of_gaps(samples, cells.ids, "the table of samples")
-    called = call_cells(model, cells, calls, random_state)
+    tell("calling", 0, len(cells.ids))
+    called = call_cells(model, cells, calls, random_state, partial(tell, "calling"))
+    tell("ranking signatures", 0, None)
     subject = Subject.of(model, cells, called, random_state, threads)
-    say("drawing")
-    points, map_note = map_of(subject, random_state, figure_folder)
-    pictures = draw(all_pictures(subject), figure_folder)
+    tell("mapping", 0, None)
+    points, map_note = map_of(subject, random_state, files)
+    pictures = draw(subject, files, partial(tell, "drawing"))
     html = _render(subject, points, map_note, pictures, samples, title, note, found)
     write_html(path, html)
 
@@ -166,9 +190,15 @@ def _render(
     score_rows = scores(subject)
     marks, marks_note = differences(subject)
     gallery, gallery_note = _gallery(subject)
+    by_call = []
+    if subject.opens_on_cells:
+        by_call = _by_call(subject) if called.types else _least_alike(subject)
     place = {cell: number for number, cell in enumerate(cells.shown)}
-    n_types = len(set(labels) - {UNLABELLED})
-    facts = [("cells", f"{len(labels):,}"), ("types given", f"{n_types:,}")]
+    facts = [("cells", f"{len(labels):,}")]
+    if cells.is_labelled:
+        facts += [("types given", f"{len(set(labels) - {UNLABELLED}):,}")]
+    elif called.types:
+        facts += [("types called", f"{len(set(subject.counted) - {UNLABELLED}):,}")]
     facts += [("signatures", f"{cells.n_signatures:,}")]
     if (called.strange != "").any():
         facts += [("unlike any type, or unsure", f"{int((called.strange != '').sum()):,}")]
@@ -198,6 +228,11 @@ def _render(
         cells={place[cell]: shown for cell, shown in gallery.items()},
         gallery=[place[cell] for cell in gallery],
         gallery_note=gallery_note,
+        by_call=by_call,
+        opens_on_cells=subject.opens_on_cells,
+        is_labelled=cells.is_labelled,
+        has_calls=bool(called.types),
+        has_scores=bool(score_rows),
         map_note=map_note,
         calls_note=called.note,
         scores=score_rows,
@@ -207,7 +242,7 @@ def _render(
         counts=counts(subject, samples),
         differences=marks,
         differences_note=marks_note,
-        methods=methods(subject.model, cells),
+        methods=methods(subject),
         parameters=[(name, str(value)) for name, value in subject.model.parameters.items()],
     )
 
@@ -237,6 +272,59 @@ def _gallery(subject: Subject) -> tuple[dict[int, dict[str, str]], str]:
     )
 
 
+def _by_call(subject: Subject) -> list[dict[str, Any]]:
+    """Cells by what they are called: the unsure, the unlike, each type; the least sure first."""
+    cells, called = subject.cells, subject.calls
+    place = {cell: number for number, cell in enumerate(cells.shown)}
+    calls = np.where(called.strange == "", subject.names, called.strange)
+    titles = {UNSURE: "Unsure, between two types", UNLIKE: "Unlike any known type"}
+    parts = []
+    for call in [*titles, *sorted_types(set(calls) - set(titles))]:
+        rows = np.flatnonzero(calls == call)
+        order = rows[np.argsort(called.probability[rows].max(axis=1), kind="stable")]
+        shown = [i for i in order.tolist() if i in place][:_GALLERY_OF_CALL]
+        if not len(rows):
+            continue
+        note = f"{len(rows):,} {'cell' if len(rows) == 1 else 'cells'}"
+        if len(shown) < len(rows):
+            note += f", of which {len(shown):,} are here"
+        parts.append(_part(cells, titles.get(call, call), f"{note}, the least sure first.", [
+            (i, called.describe(i), place[i]) for i in shown
+        ]))  # fmt: skip
+    return parts
+
+
+def _least_alike(subject: Subject) -> list[dict[str, Any]]:
+    """Shown cells that lie furthest from their nearest ones."""
+    from sklearn.neighbors import NearestNeighbors
+
+    cells = subject.cells
+    values = cells.comparable[cells.shown]
+    k = min(_NEAREST + 1, len(values))
+    far = NearestNeighbors(n_neighbors=k).fit(values).kneighbors(values)[0].mean(axis=1)
+    order = np.argsort(-far, kind="stable")[:_GALLERY_OF_CALL].tolist()
+    shown = [(cells.shown[number], "", number) for number in order]
+    note = f"{len(shown):,} of {len(values):,}, the least alike first; no type is known or called."
+    return [_part(cells, "Cells least like the others", note, shown)]
+
+
+def _part(cells: Cells, title: str, note: str, shown: list[tuple[int, str, int]]) -> dict[str, Any]:
+    """A gallery: of each cell its number, what to say of it, and its place among the shown."""
+    return {
+        "title": title,
+        "note": note,
+        "cells": [
+            {
+                "place": place,
+                "name": cells.names[i],
+                "text": text,
+                "uri": jpeg(cells.thumbnails[place], cells.quality),
+            }
+            for i, text, place in shown
+        ],
+    }
+
+
 def _data(
     subject: Subject, points: np.ndarray, sheet: dict[str, Any], tiles: dict[str, Any] | None
 ) -> dict[str, Any]:
@@ -248,16 +336,16 @@ def _data(
     names = [cells.labels[i] for i in shown]
     types = sorted_types([*names, *called.types])
     index = {name: i for i, name in enumerate(types)}
-    colours, count = figures.type_colours(types), Counter(names)
+    colours = figures.type_colours(types)
     values = cells.comparable[shown].astype(np.float32)
     k = min(_NEAREST + 1, len(shown))
     found = NearestNeighbors(n_neighbors=k).fit(values).kneighbors(values, return_distance=False)
     near = [[int(j) for j in row if j != i][:_NEAREST] for i, row in enumerate(found)]
     has_calls, sureness = bool(called.types), called.sureness
     return {
+        "labelled": cells.is_labelled,
         "types": [
-            {"name": name, "colour": colours[name], "n": count[name],
-             "shape": i // len(figures.PALETTE)}
+            {"name": name, "colour": colours[name], "shape": i % len(figures.MARKERS)}
             for i, name in enumerate(types)
         ],
         "blocks": cells.blocks,

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,50 +14,61 @@ from wbcprof.analysis import figures
 from wbcprof.analysis.embedding import embed
 from wbcprof.analysis.evaluation import evaluation_metrics
 from wbcprof.checks import UNLABELLED
-from wbcprof.files import replacing
 from wbcprof.model.model import Model
 from wbcprof.report.calls import Subject
 from wbcprof.report.cells import EXAMPLE_TYPES, EXAMPLES
 
-_SHEET_SIDE = 2016  # px
+_SHEET_SIDE, _DPI = 2016, 190  # px; px for each inch
+_TOP = 256  # signatures that profiles are shown of
+_CHART_WIDTH = 100  # mm, at which letters can be read on a telephone too
+_DARK_GROUND, _DARK_INK = "#1e242a", "#e6e9ec"  # --card and --ink of report.css in the dark
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure to be drawn: what is said beside it, and how it is made."""
+    """A figure to be drawn: what is said beside it, and how it is made. One that `is_photo` shows
+    pixels whose colours are to be kept in the dark."""
 
     name: str
     title: str
     caption: str
     alt: str
     make: Callable[[], Any]
+    is_photo: bool = False
 
 
 def draw(
-    pictures: Iterable[Picture], folder: str | os.PathLike[str] | None
-) -> dict[str, dict[str, str]]:
-    """Title, caption, alt, and either the PNG as a data URI or why it could not be drawn, by name;
-    with a folder, each as a PDF there too."""
-    drawn = {}
-    for picture in pictures:
-        uri = why_not = ""
+    subject: Subject, files: figures.FigureFiles | None, progress: Callable[[int, int], None]
+) -> dict[str, dict[str, Any]]:
+    """Title, caption, alt, and either the picture as data URIs, in the light and in the dark, or
+    why it could not be drawn, by name. Progress is told as (pictures drawn, pictures)."""
+    pictures, shown = _all_pictures(subject), {}
+    few_types = len({*subject.groups, *subject.calls.types}) <= EXAMPLE_TYPES
+    progress(0, len(pictures))
+    for n_drawn, picture in enumerate(pictures, 1):
+        found: dict[str, Any] = {"uri": "", "dark": "", "why_not": "", "kind": "photo"}
+        width = None
+        if not picture.is_photo:
+            found["kind"] = "chart" if few_types else "large chart"
+            width = _CHART_WIDTH if few_types else None
         try:
-            figure = picture.make()
+            drawn = picture.make()
         except ValueError as error:
-            why_not = f"{error}."
+            found["why_not"] = f"{error}."
         else:
-            uri = _png(figure)
-            if folder is not None:
-                _save(figure, folder, picture.name)
-        drawn[picture.name] = {
+            if files is not None:
+                files.save(drawn, picture.name)
+            found["uri"] = _png(drawn, width)
+            if picture.is_photo:
+                found["dark"] = _png(_darkened(drawn))
+        shown[picture.name] = found | {
             "title": picture.title, "caption": picture.caption, "alt": picture.alt,
-            "uri": uri, "why_not": why_not,
         }  # fmt: skip
-    return drawn
+        progress(n_drawn, len(pictures))
+    return shown
 
 
-def all_pictures(subject: Subject) -> list[Picture]:
-    """Every figure of a page, in no order."""
+def _all_pictures(subject: Subject) -> list[Picture]:
     return [
         *_of_signatures(subject),
         *_of_cells(subject),
@@ -70,18 +78,21 @@ def all_pictures(subject: Subject) -> list[Picture]:
 
 
 def _of_signatures(subject: Subject) -> Iterator[Picture]:
-    model, stacked = subject.model, len(subject.model.layers) > 1
-    ranked = len(set(subject.groups)) > 1
-    by = "how much a random forest uses them to tell types apart" if ranked else "their variance"
+    model = subject.model
+    is_first = len(model.layers) == 1
+    is_ranked = is_first and subject.is_ranked
+    ranked = (
+        " Ordered from top left by how much a random forest uses them to tell types apart, as "
+        f"{subject.how}; the first 256 are framed in red."
+    )
     yield Picture(
         "mosaic",
-        "All signatures" if not stacked else "Signatures of the first layer",
+        "All signatures" if is_first else "Signatures of the first layer",
         "Small colour patterns: edges, granules, chromatin, background. Mid grey means no change."
-        + ("" if stacked else f" Ordered from top left by {by}; the best 256 are framed in red."),
+        + ranked * is_ranked,
         f"Mosaic of {len(model.signatures):,} signatures.",
-        lambda: figures.signature_mosaic(
-            model.signatures, None if stacked else subject.order, 0 if stacked else 256
-        ),
+        lambda: figures.signature_mosaic(model.signatures, subject.order if is_ranked else None),
+        is_photo=True,
     )
     if model.history:
         yield Picture(
@@ -89,14 +100,13 @@ def _of_signatures(subject: Subject) -> Iterator[Picture]:
             "Learning",
             "The quantity that learning makes small, after each round; flat at the end means done.",
             "Curve of the objective over iterations.",
-            lambda: figures.learning_curve(model.history[0]),
+            lambda: figures.learning_curve(model),
         )
 
 
 def _of_cells(subject: Subject) -> Iterator[Picture]:
-    model, cells, labels = subject.model, subject.cells, subject.labels
-    groups, order = subject.groups, subject.order
-    examples = sorted(cells.examples, key=lambda i: (labels[i] == UNLABELLED, labels[i], i))
+    model, cells = subject.model, subject.cells
+    groups, examples = subject.groups, subject.examples
     yield Picture(
         "reconstructions",
         "Cells rebuilt from their signatures",
@@ -106,48 +116,55 @@ def _of_cells(subject: Subject) -> Iterator[Picture]:
         lambda: figures.reconstructions(
             [model.as_read(cells.examples[i]) for i in examples],
             [model.reconstruct(cells.examples[i], n_threads=subject.n_threads) for i in examples],
-            labels[examples],
+            groups[examples],
             EXAMPLES,
         ),
+        is_photo=True,
     )
-    h, pool = cells.n_signatures, cells.blocks[0]
-    first = cells.values[:, :h]
+    top, pool = subject.order[:_TOP], cells.blocks[0]
+    rank, order = "most varied", None
+    if subject.is_ranked:
+        rank, order = "best", np.arange(len(top))
+    first, columns = cells.values[:, top], f"feature ({pool})"
+    has_types = bool((groups != UNLABELLED).any())
     yield Picture(
         "profiles",
-        "Mean profile of each type",
-        f"How much of each of the best {min(256, h)} signatures the cells of a type take ({pool} "
-        "over the cell). Types differ where their outlines do.",
-        f"One panel per type with the mean of {min(256, h)} signatures.",
-        lambda: figures.mean_profiles(first, groups, order),
+        f"Mean profile of each type, as {subject.how}" if has_types else "Mean profile",
+        f"Means over cells of one pooled feature, {pool}, of each of the {len(top)} {rank} "
+        "signatures." + " Types differ where their outlines do." * has_types,
+        f"Means of {len(top)} features.",
+        lambda: figures.mean_profiles(first, groups, order, columns=columns),
     )
     yield Picture(
         "heatmap",
-        "Every cell, every signature",
-        f"Rows are cells, columns the best {min(256, h)} signatures ({pool}), both ordered so that "
-        "similar ones are neighbours. Red: more than the average cell; blue: less. Where the "
-        "colour bar of types is in blocks, profiles alone sort the cells by type.",
-        "Clustered heatmap of z-scores with a colour bar of types.",
+        "Cells and signatures",
+        f"Rows are cells, columns the {len(top)} {rank} signatures ({pool}), both ordered so that "
+        "similar ones are neighbours. Red: more than the average cell; blue: less."
+        + " Where the colour bar of types is in blocks, profiles alone sort the cells by type."
+        * has_types,
+        "Clustered heatmap of z-scores.",
         lambda: figures.heatmap(first, groups, order=order, n_cells=1000),
     )
+    if not has_types:
+        return
     yield Picture(
         "lda",
         "Linear discriminants",
-        "The two directions that set the given types furthest apart. They were found on these very "
-        "cells, so new cells would lie less far apart.",
-        "Scatter plot of cells on two linear discriminants, coloured by type.",
+        f"The two directions that set the types, as {subject.how}, furthest apart. They were found "
+        "on these very cells, so new cells would lie less far apart.",
+        "Scatter plot of cells on two linear discriminants, by type.",
         lambda: figures.embedding(embed(cells.comparable, groups, "lda"), groups, "lda"),
     )
 
 
 def _of_responses(subject: Subject) -> Iterator[Picture]:
-    """Where the signature that spoke most for a right call responds, of a cell of each type."""
+    """Where the signature that spoke most for a call responds, of a cell of each type: one that is
+    called as given, where types are."""
     model, cells, calls = subject.model, subject.cells, subject.calls
     if len(model.layers) > 1:
         return
     for number, name in enumerate(calls.types[:EXAMPLE_TYPES], 1):
-        right = [
-            i for i in cells.examples if subject.labels[i] == name and subject.names[i] == name
-        ]
+        right = [i for i in subject.examples if subject.groups[i] == subject.names[i] == name]
         speaking = [
             (pull, i, s)
             for i in right
@@ -169,6 +186,7 @@ def _of_responses(subject: Subject) -> Iterator[Picture]:
             f"Signature no. {signature + 1} in {cells.names[cell]}.",
             f"A cell of type {name}, coloured where signature {signature + 1} responds.",
             respond,
+            is_photo=True,
         )
 
 
@@ -223,7 +241,7 @@ def _of_scores(subject: Subject) -> Iterator[Picture]:
 
 
 def map_of(
-    subject: Subject, random_state: int, folder: str | os.PathLike[str] | None
+    subject: Subject, random_state: int, files: figures.FigureFiles | None
 ) -> tuple[np.ndarray, str]:
     """Where the shown cells lie, px in 800 x 600, and how that came about."""
     cells, groups = subject.cells, subject.groups
@@ -236,9 +254,9 @@ def map_of(
         points = np.column_stack(np.divmod(np.arange(len(shown)), columns)[::-1]).astype(float)
         note = f"Here they only stand in rows: {error}."
     else:
-        if folder is not None:
+        if files is not None:
             picture = figures.embedding(points, groups[shown], random_state=random_state)
-            _save(picture, folder, "map")
+            files.save(picture, "map")
     if len(shown) < len(groups):
         note += (
             f" Of {len(groups):,} cells, {len(shown):,} drawn at random are on the map and among "
@@ -303,20 +321,20 @@ def _uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _png(picture: Any) -> str:
-    stream = BytesIO()
-    _draw(picture, stream, format="png", dpi=140)
-    return _uri(stream.getvalue(), "png")
+def _png(drawn: Any, width: float | None = None) -> str:
+    return _uri(figures.picture_of(drawn, "png", width=width, dpi=_DPI), "png")
 
 
-def _save(picture: Any, folder: str | os.PathLike[str], name: str) -> None:
-    stream = BytesIO()  # Matplotlib's PDF writer hides that a disk is full behind another error
-    _draw(picture, stream, format="pdf")
-    with replacing(Path(folder) / f"{name}.pdf") as temporary:
-        temporary.write_bytes(stream.getvalue())
+def _darkened(drawn: Any) -> Any:
+    """The same figure with light letters and lines on the page's dark ground."""
+    from matplotlib.spines import Spine
+    from matplotlib.text import Text
 
-
-def _draw(picture: Any, target: Any, **options: Any) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
-        picture.figure.savefig(target, **options)
+    figure = drawn.figure.figure
+    figure.set_facecolor(_DARK_GROUND)
+    for part in figure.findobj(lambda part: isinstance(part, Text | Spine)):
+        part.set_color(_DARK_INK)
+    for axes in figure.axes:
+        axes.set_facecolor(_DARK_GROUND)
+        axes.tick_params(colors=_DARK_INK)
+    return drawn

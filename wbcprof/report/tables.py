@@ -14,10 +14,9 @@ from wbcprof.analysis.compare import (
     differential_signatures,
 )
 from wbcprof.analysis.evaluation import evaluation_metrics
+from wbcprof.analysis.figures import DASH
 from wbcprof.checks import UNLABELLED, sorted_types
-from wbcprof.model.model import Model
 from wbcprof.report.calls import Subject
-from wbcprof.report.cells import Cells
 
 _TABLE_SAMPLES, _TABLE_TYPES = 50, 16
 _MARKS = 5  # signatures that mark a type, of each
@@ -34,7 +33,10 @@ def scores(subject: Subject) -> list[dict[str, str]]:
     count = Counter(labels[called.scored])
 
     def text(value: float, spread: list[float]) -> str:
-        return f"{value:.3f}" + (f" ± {np.std(spread, ddof=1):.3f}" if len(runs) > 1 else "")
+        if np.isnan(value):
+            return DASH
+        known = [score for score in spread if np.isfinite(score)]
+        return f"{value:.3f}" + (f" ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else "")
 
     rows = [
         {"name": name, "n": f"{count[name]:,}",
@@ -49,10 +51,10 @@ def scores(subject: Subject) -> list[dict[str, str]]:
 def counts(subject: Subject, samples: Mapping[str, str] | None) -> dict[str, Any]:
     """Differential counts: of all cells by given and by called type, and per sample."""
     columns = {}
-    if (subject.labels != UNLABELLED).any():
+    if subject.cells.is_labelled:
         columns["given"] = subject.labels
     if subject.calls.types:
-        columns["called"] = subject.names
+        columns["called"] = subject.counted
     found = {name: differential_count(column) for name, column in columns.items()}
     if not found:
         return {"columns": [], "rows": [], "samples": None, "note": "No cell has a type."}
@@ -69,12 +71,15 @@ def counts(subject: Subject, samples: Mapping[str, str] | None) -> dict[str, Any
     if any(used):
         n, m = (", ".join(names) or "none" for names in used)
         note = f"Ratio: neutrophils are {n}; lymphocytes are {m}."
+    n_strange = int((subject.calls.strange != "").sum())
+    if n_strange:
+        note += f" Called but not counted: {n_strange:,} cells that are unsure or unlike any type."
     left = len({name for count in found.values() for name in count.types} - set(types))
     if left:
         note += f" The {len(types)} most frequent types are shown, {left:,} more are not."
     table = {
         "columns": list(columns),
-        "rows": [*rows, ("no type", unknown), ("neutrophils / lymphocytes", ratio)],
+        "rows": [*rows, ("without a type", unknown), ("neutrophils / lymphocytes", ratio)],
         "samples": None,
         "note": note,
     }
@@ -98,7 +103,7 @@ def counts(subject: Subject, samples: Mapping[str, str] | None) -> dict[str, Any
 def _share(count: DifferentialCount, row: int, name: str) -> tuple[str, str, str]:
     """Share, interval and cells of one type in one sample."""
     if name not in count.types:
-        return "", "", ""
+        return DASH, "", "n = 0"
     at = row, count.types.index(name)
     interval = f"{_percent(count.low[at])} to {_percent(count.high[at])}"
     return _percent(count.share[at]), interval, f"n = {count.counts[at]:,}"
@@ -106,13 +111,13 @@ def _share(count: DifferentialCount, row: int, name: str) -> tuple[str, str, str
 
 def _nlr(count: DifferentialCount, row: int) -> tuple[str, str, str]:
     if np.isnan(count.nlr[row]):
-        return "\N{EN DASH}", "", ""
+        return DASH, "", ""
     interval = f"{_ratio(count.nlr_low[row])} to {_ratio(count.nlr_high[row])}"
     return _ratio(count.nlr[row]), interval, ""
 
 
 def _percent(share: float) -> str:
-    return "\N{EN DASH}" if np.isnan(share) else f"{share:.1%}"
+    return DASH if np.isnan(share) else f"{share:.1%}"
 
 
 def _ratio(value: float) -> str:
@@ -148,10 +153,10 @@ def differences(subject: Subject) -> tuple[list[tuple[str, list[dict[str, Any]]]
         ]
         rows.append((name, marks))
     return rows, (
-        "Each type against all other cells. Effect (Cliff's delta) is +1 where every cell of the "
-        "type has more of the signature than every other cell, 0 where chance decides; q is the "
-        "false-discovery rate of the Mann-Whitney test over all types and signatures. Cells are "
-        "taken as independent: with few persons behind them, q is too small."
+        f"Each type, as {subject.how}, against all other cells. Effect (Cliff's delta) is +1 where "
+        "every cell of the type has more of the signature than every other cell, 0 where chance "
+        "decides; q is the false-discovery rate of the Mann-Whitney test over all types and "
+        "signatures. Cells are taken as independent: with few persons behind them, q is too small."
     )
 
 
@@ -159,7 +164,15 @@ def _q(value: float) -> str:
     return "q < 0.001" if value < 0.001 else f"q = {value:.3f}"
 
 
-def methods(model: Model, cells: Cells) -> list[str]:
+_TYPES_BY = {
+    "discriminant": "discriminant analysis (Gaussians of one covariance)",
+    "rbf": "one-vs-one support vector machine with a Gaussian kernel",
+    "linear": "linear one-vs-one support vector machine",
+}
+
+
+def methods(subject: Subject) -> list[str]:
+    model, cells, calls = subject.model, subject.cells, subject.calls
     last = model.layers[-1]
     lines = [
         f"Predictive Sparse Decomposition, layers: {len(model.layers)}, signatures of the last: "
@@ -168,16 +181,20 @@ def methods(model: Model, cells: Cells) -> list[str]:
         f"A profile pools the codes of all windows of a cell: {'; '.join(cells.blocks)}. Where a "
         "signature is pooled in several ways, its importance and its part in a call are sums over "
         "them.",
-        "Types: one-vs-one support vector machine on standardised profiles; the slope from its "
-        "decisions to probabilities is fitted on folds left out. What made a call: what the called "
-        "type's margin over the next best type would lose if a signature alone were as in the "
-        "average cell; the largest parts are shown.",
         "Nearest cells: Euclidean distance between square roots of profiles, over all signatures, "
         "not on the map.",
         "Signatures as colours: mid grey is zero; brighter than grey adds light in that colour, "
         "darker takes it away; the contrast of each is stretched by itself.",
         "Method: Yan et al., WBC-Profiler, 2018.",
     ]
+    if calls.types:
+        lines.insert(
+            2,
+            f"Types: {_TYPES_BY[calls.kernel]} on standardised profiles; the slope from its "
+            "decisions to probabilities is fitted on folds left out. What made a call: what the "
+            "called type's margin over the next best type would lose if a signature alone were as "
+            "in the average cell; the largest parts are shown.",
+        )
     if len(model.layers) > 1:
         lines.append("Signatures of deeper layers combine those of the first; they have no colour.")
     return lines

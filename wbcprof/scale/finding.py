@@ -21,6 +21,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from wbcprof._shown import shown
 from wbcprof._version import __version__
 from wbcprof.checks import Integer, listed
 from wbcprof.files import replacing, write_rows
@@ -54,6 +55,7 @@ COLUMNS = ("path", *CELL_COLUMNS)
 _LONGEST = 120  # characters of a name
 
 
+@shown
 class FoundCells(NamedTuple):
     """What `find_to_folder` leaves in `folder`, counted over all parts."""
 

@@ -40,6 +40,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
+from wbcprof._shown import shown
 from wbcprof._version import __version__
 from wbcprof.checks import Integer
 from wbcprof.files import file_digest, write_rows
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 SKIPPED = "skipped.csv"
 
 
+@shown
 class ShardedProfiles(NamedTuple):
     """What `profile_to_shards` leaves in `folder`, counted over all of its shards."""
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from wbcprof import _core
+from wbcprof._shown import Shown
 from wbcprof.smear.stain import DARKEST, check_image
 
 SIDE = 112
@@ -113,8 +114,8 @@ def find_leukocyte(image: np.ndarray) -> Leukocyte:
     return Leukocyte(*_core.find_leukocyte(np.ascontiguousarray(check_image(image))))
 
 
-@dataclass(frozen=True, eq=False)
-class CanonicalForm:
+@dataclass(frozen=True, eq=False, repr=False)
+class CanonicalForm(Shown):
     """Brings images of single leukocytes to one scale, place, light and stain.
 
     Parameters

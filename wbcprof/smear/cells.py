@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from wbcprof._shown import Shown, shown
 from wbcprof.files import rounded
 from wbcprof.images.boxes import Box
 from wbcprof.images.fields import Field, FieldSource
@@ -61,8 +62,8 @@ class SmearWarning(UserWarning):
     """Fields are not what they are taken for."""
 
 
-@dataclass(frozen=True)
-class Ruler:
+@dataclass(frozen=True, repr=False)
+class Ruler(Shown):
     """How large red cells are on a slide.
 
     Attributes
@@ -86,8 +87,8 @@ class Ruler:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SmearCell:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SmearCell(Shown):
     """A leukocyte of a field.
 
     Attributes
@@ -132,6 +133,7 @@ class SmearCell:
     crop: np.ndarray
 
 
+@shown
 class FieldCells(NamedTuple):
     """A field, and its leukocytes.
 

@@ -21,6 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from wbcprof import _core
+from wbcprof._shown import shown
 from wbcprof.checks import Real
 from wbcprof.smear.stain import check_image
 from wbcprof.threads import resolve_threads
@@ -52,6 +53,7 @@ _MARGIN = 8.0  # red cells around a tile: no leukocyte reaches further
 _LEAST_AREA = 0.15  # squares of red cells: no nucleus is smaller, even one that is cut
 
 
+@shown
 class FoundLeukocyte(NamedTuple):
     """A leukocyte of a field.
 

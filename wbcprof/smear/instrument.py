@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.checks import Integer, Maybe, Real
 from wbcprof.images.source import ImageSource, open_images
 from wbcprof.smear.acquisition import Acquisition, measure, pool
@@ -38,8 +39,8 @@ class AcquisitionWarning(UserWarning):
     """What is said of an instrument and what its images show contradict each other."""
 
 
-@dataclass(frozen=True)
-class Instrument:
+@dataclass(frozen=True, repr=False)
+class Instrument(Shown):
     """How the images of one laboratory were taken.
 
     Attributes

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from wbcprof._shown import Shown
 from wbcprof.checks import Choice
 
 STAINS = {
@@ -50,8 +51,8 @@ _OPPONENTS = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ [[1, 1, 1], [1, 1, -2], [1, 
 
 # In double precision: grey levels after rounding are then the same on every CPU, but for one in
 # billions, and so are profiles.
-@dataclass(frozen=True, eq=False)
-class StainNormaliser:
+@dataclass(frozen=True, eq=False, repr=False)
+class StainNormaliser(Shown):
     """Brings images to the colours of those that it was learnt from; see `StainNormaliser.learn`.
 
     Parameters

@@ -1,5 +1,7 @@
 const SHAPES = [
   "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0", "M-4-4h8v8h-8z", "M0-5l5 9h-10z", "M0-5.5l5.5 5.5l-5.5 5.5l-5.5-5.5z",
+  "M0 5l5-9h-10z", "M-1.8-5h3.6v3.2h3.2v3.6h-3.2v3.2h-3.6v-3.2h-3.2v-3.6h3.2z",
+  "M-5-2.5l2.5-2.5l2.5 2.5l2.5-2.5l2.5 2.5l-2.5 2.5l2.5 2.5l-2.5 2.5l-2.5-2.5l-2.5 2.5l-2.5-2.5l2.5-2.5z",
 ];
 const REACH = 14;
 const plot = at("plot"), tip = at("tip"), panel = at("panel");
@@ -43,11 +45,12 @@ function callText(i) {
 }
 
 function describe(i) {
-  return `${data.id[i]}: ${typeName(data.label[i])}, ${callText(i)}`;
+  return `${data.id[i]}: ${given(i)}${callText(i)}`;
 }
 
-const colourOf = (i) => (at("colour").value === "call" && data.call[i] >= 0 ? data.call[i] : data.label[i]);
-const isShown = (i) => shown.has(colourOf(i)) && (!at("wrong").checked || isWrong(i));
+const given = (i) => (data.labelled ? `given ${typeName(data.label[i])}, ` : "");
+const typeOf = (i) => ((at("colour").value === "call" || !data.labelled) && data.call[i] >= 0 ? data.call[i] : data.label[i]);
+const isShown = (i) => shown.has(typeOf(i)) && (!at("wrong").checked || isWrong(i)) && (!at("doubtful").checked || data.strange[i]);
 
 // ---- the map ----
 
@@ -59,13 +62,19 @@ const rings = draw("g", {});
 
 function paint() {
   let count = 0;
+  const ofType = data.types.map(() => 0);
   points.forEach((point, i) => {
-    const { d, fill } = symbol(colourOf(i));
+    ofType[typeOf(i)] += 1;
+    const { d, fill } = symbol(typeOf(i));
     point.setAttribute("d", d);
     point.setAttribute("fill", fill);
     const visible = isShown(i);
     point.style.display = visible ? "" : "none";
     count += visible;
+  });
+  document.querySelectorAll("#types label").forEach((label, type) => {
+    label.lastChild.textContent = ` ${typeName(type)} (${ofType[type].toLocaleString("en")})`;
+    label.hidden = !ofType[type];
   });
   at("shown").textContent = `${count.toLocaleString("en")} of ${n.toLocaleString("en")} cells`;
   hover(-1);
@@ -100,8 +109,7 @@ function hover(i) {
   tip.hidden = i < 0;
   if (i < 0) return;
   const name = make("b", {}, data.id[i]);
-  const label = make("div", {}, `Given: ${typeName(data.label[i])}`);
-  tip.replaceChildren(thumb(i, Math.min(2 * data.sheet.side, 192)), make("div", {}, name), label, make("div", {}, callText(i)));
+  tip.replaceChildren(thumb(i, Math.min(2 * data.sheet.side, 192)), make("div", {}, name), ...verdict(i));
   const box = plot.getBoundingClientRect();
   const x = (data.x[i] / 800) * box.width, y = (data.y[i] / 600) * box.height;
   tip.style.left = `${x > box.width / 2 ? x - tip.offsetWidth - 16 : x + 16}px`;
@@ -119,6 +127,12 @@ function pointed(event) {
 
 // ---- the selected cell ----
 
+function verdict(i) {
+  const lines = data.labelled ? [`Given: ${typeName(data.label[i])}`] : [];
+  lines.push(callText(i) + (isWrong(i) ? " \u2014 not the given type" : ""));
+  return lines.map((line) => make("div", {}, line));
+}
+
 function select(i) {
   selected = i;
   const near = make("div", { class: "row" }, ...data.near[i].map((j) => {
@@ -127,11 +141,10 @@ function select(i) {
     return button;
   }));
   const heading = make("h3", {}, data.id[i]);
-  const verdict = isWrong(i) ? " \u2014 not the given type" : "";
   panel.replaceChildren(
     heading,
     make("div", { class: "cellhead" }, thumb(i, 128),
-      make("p", {}, `Given: ${typeName(data.label[i])}`, make("br"), callText(i) + verdict)),
+      make("div", {}, ...verdict(i))),
     make("h3", {}, "Nearest cells"), near.children.length ? near : make("p", {}, "There is no other cell."),
     ...reasons(i),
   );
@@ -168,7 +181,7 @@ data.types.forEach((type, index) => {
   });
   const key = draw("svg", { viewBox: "-6 -6 12 12", "aria-hidden": "true" });
   key.append(draw("path", symbol(index)));
-  at("types").append(make("label", {}, box, " ", key, ` ${type.name} (${type.n.toLocaleString("en")})`), " ");
+  at("types").append(make("label", {}, box, " ", key, document.createTextNode("")), " ");
 });
 
 function showTypes(all) {
@@ -181,6 +194,7 @@ at("all").addEventListener("click", () => showTypes(true));
 at("none").addEventListener("click", () => showTypes(false));
 at("colour").addEventListener("change", paint);
 at("wrong").addEventListener("change", paint);
+at("doubtful").addEventListener("change", paint);
 plot.addEventListener("pointermove", (event) => hover(pointed(event)));
 plot.addEventListener("pointerleave", () => hover(-1));
 plot.addEventListener("blur", () => hover(-1));
