@@ -122,6 +122,14 @@ def test_groups_make_limits_wider(naming, others):
     assert other.n_groups == 2 and one.n_groups is None
     assert other.accuracy["value"] == one.accuracy["value"]
     assert other.accuracy["low"] <= one.accuracy["low"]
+    ids = [f"image_{k:06d}" for k in range(len(labels))]
+    table = dict(zip(ids, groups, strict=True))
+    again = evaluate_external(naming, iter(images), labels, groups=table)
+    assert again.accuracy == other.accuracy
+    with pytest.raises(TypeError, match="must be a mapping from image id to group"):
+        evaluate_external(naming, iter(images), labels, groups=groups)
+    with pytest.raises(ValueError, match="groups must be at least two, got one"):
+        evaluate_external(naming, images, labels, groups=["a"] * len(labels))
 
 
 def test_the_command_scores_a_folder(naming, others, tmp_path, capsys):

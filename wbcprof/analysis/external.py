@@ -15,7 +15,7 @@ would add up (Zou and Donner, 2008), with the correlations R of the tables drawn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,7 +200,9 @@ def evaluate_external(
     Raises
     ------
     ValueError
-        The model has no classifier, or no image has a type that it knows.
+        The model has no classifier, no image has a type that it knows, or there is one group only.
+    TypeError
+        The images come from an iterator, and `groups` is no mapping.
 
     Warns
     -----
@@ -249,10 +251,22 @@ def evaluate_external(
     source = open_images(images, labels, min_size=model.min_size)
     profiles = model.profile_source(source, Coding(), threads, progress)
     together = None
-    if groups is not None:
+    if isinstance(groups, Mapping):
+        together = groups_of(groups, profiles.ids, (), 0)
+    elif groups is not None:
+        if source.n_hint is None:
+            raise TypeError(
+                "groups of images from an iterator must be a mapping from image id to group; or "
+                "give a list or a folder of images"
+            )
         place = {image_id: index for index, image_id in enumerate(source.ids())}
         places = [place[image_id] for image_id in profiles.ids]
         together = groups_of(groups, profiles.ids, places, source.n)
+    if together is not None and len(np.unique(together)) < 2:
+        raise ValueError(
+            "groups must be at least two, got one: limits cannot allow for how groups differ; "
+            "leave groups out, for those of this one"
+        )
     spelt = {plain_name(str(name)): str(name) for name in model.classifier.classes_}
     given = [
         None if label is None else spelt.get(plain_name(label), label)
