@@ -440,8 +440,12 @@ def kernel_columns(scaled: np.ndarray, support: np.ndarray | None, gamma: float)
     if support is None:
         return scaled
     support = support.astype(np.float64)
-    distance = (scaled**2).sum(axis=1)[:, None] + (support**2).sum(axis=1) - 2 * scaled @ support.T
-    columns: np.ndarray = np.exp(-gamma * np.maximum(distance, 0))
+    columns: np.ndarray = scaled @ support.T
+    columns *= -2
+    columns += (scaled**2).sum(axis=1)[:, None] + (support**2).sum(axis=1)
+    np.maximum(columns, 0, out=columns)
+    columns *= -gamma
+    np.exp(columns, out=columns)
     return columns
 
 
@@ -467,17 +471,20 @@ def made_by_of(profiles: Any) -> str | None:
 
 
 def check_profiles(values: Any) -> np.ndarray:
-    """Profiles (n_images, n_features) as float64.
+    """Profiles (n_images, n_features), float32 as they are, else float64.
 
     Raises
     ------
     ValueError
         Another shape, none, or NaN or infinity.
     """
-    values = np.asarray(unmasked(values, "profiles"), dtype=np.float64)
+    values = np.asarray(unmasked(values, "profiles"))
+    if values.dtype != np.float32:
+        values = values.astype(np.float64, copy=False)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"expected profiles (n_images, n_features), got shape {values.shape}")
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    sizes = np.maximum(np.abs(values.min(axis=1)), np.abs(values.max(axis=1)))
+    bad = np.flatnonzero(~np.isfinite(sizes))
     if bad.size:
         raise ValueError(
             f"expected finite profiles, got NaN or infinity in {bad.size} of {len(values)}, "
