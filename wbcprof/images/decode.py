@@ -376,6 +376,15 @@ def is_of_the_system(error: Exception) -> bool:
     return error.errno in _OF_THE_SYSTEM
 
 
+_MAY_PASS = {os.strerror(code) for code in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EBUSY)}
+
+
+def may_pass(reason: str) -> bool:
+    """Whether an image that was skipped for this reason may be there later: it was missing, or was
+    not to be read."""
+    return reason in _MAY_PASS
+
+
 def _too_large(limit: int | None) -> str:
     return (
         f"more than {limit} pixels (decompression bomb?); raise PIL.Image.MAX_IMAGE_PIXELS, or "
