@@ -692,7 +692,7 @@ def test_blocks_change_nothing(with_more, monkeypatch):
         measures = np.abs(np.random.default_rng(1).normal(size=(300, len(MEASURES)))) + 1
         more = {"copies": [X + np.float32(0.1)], "measures": measures.astype(np.float32)}
     whole = TypeClassifier().fit(X, y, **more)
-    monkeypatch.setattr("wbcprof.analysis.classify._BLOCK", 12 * 50)
+    monkeypatch.setattr("wbcprof.analysis.classify.BLOCK", 12 * 50)
     parts = TypeClassifier().fit(X, y, **more)
     np.testing.assert_allclose(parts.mean_, whole.mean_, rtol=1e-12)
     np.testing.assert_allclose(parts.scale_, whole.scale_, rtol=1e-12)
@@ -704,9 +704,19 @@ def test_blocks_change_nothing(with_more, monkeypatch):
         np.testing.assert_allclose(parts.memory_.means, whole.memory_.means, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", ["discriminant", "rbf"])
+def test_types_are_named_a_block_at_a_time(kernel, monkeypatch):
+    X, y = spread(300, 12)
+    copies = [X + np.float32(0.5)]
+    classifier = TypeClassifier(kernel=kernel).fit(X[:200], y[:200], copies=[copies[0][:200]])
+    whole = classifier.predict_proba(X)
+    monkeypatch.setattr("wbcprof.model.machines.BLOCK", 12 * 50)
+    np.testing.assert_allclose(classifier.predict_proba(X), whole, rtol=1e-9)
+
+
 def test_the_discriminant_holds_no_copy_of_the_profiles(monkeypatch):
     X, y = spread(12_000, 300)
-    monkeypatch.setattr("wbcprof.analysis.classify._BLOCK", 300 * 100)
+    monkeypatch.setattr("wbcprof.analysis.classify.BLOCK", 300 * 100)
     monkeypatch.setattr("wbcprof.model.discriminant.N_DIRECTIONS", 5)
     TypeClassifier().fit(X[:50], y[:50])
     tracemalloc.start()

@@ -36,6 +36,7 @@ from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import ImageSource, open_images
 from wbcprof.model.discriminant import Gaussians
 from wbcprof.model.machines import (
+    BLOCK,
     RULES,
     TypeMachines,
     check_profiles,
@@ -82,8 +83,6 @@ MIN_PER_TYPE = 2
 _LEAST_GROUPS = 2
 
 _MEMORY_FOLDS = 20
-
-_BLOCK = 1 << 23  # values that are held in double precision at once
 
 
 class FewImagesWarning(UserWarning):
@@ -502,7 +501,7 @@ class _Rows:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Blocks (n, n_features), float64, or float32 once standardised."""
-        size = max(1, _BLOCK // self._tables[0].shape[1])
+        size = max(1, BLOCK // self._tables[0].shape[1])
         for table in self._tables:
             for start in range(0, len(self._rows), size):
                 block = table[self._rows[start : start + size]].astype(np.float64, copy=False)
@@ -595,7 +594,7 @@ def _left_out(
     if not folds:
         return 1.0, None
     n_types = codes.max() + 1
-    size = _BLOCK // (n_types * (n_types - 1) // 2)
+    size = BLOCK // (n_types * (n_types - 1) // 2)
     chosen = np.ones(len(codes), dtype=bool)
     if len(codes) > size:
         chosen[np.random.default_rng(0).permutation(len(codes))[size:]] = False

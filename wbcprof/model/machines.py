@@ -27,6 +27,9 @@ from wbcprof.model.memory import FIELDS, Memory, Strangeness, between_types
 RULES = {"C": NamedOr("auto", Real(above=0)), "kernel": Choice(("discriminant", "rbf", "linear"))}
 """What the parameters of a classifier may be."""
 
+BLOCK = 1 << 23
+"""Values that are held in double precision at once."""
+
 _FAR = "far."
 _MEMORY, _LEARNT_MEMORY = "memory.", "learnt_memory."
 _GAUSSIANS = ("basis", "means", "covariance")
@@ -80,6 +83,12 @@ class TypeMachines(Shown):
         }
 
     def _logits(self, X: Any) -> np.ndarray:
+        X = self._checked(X)
+        size = max(1, BLOCK // X.shape[1])
+        starts = range(0, len(X), size)
+        return np.concatenate([self._logits_of(X[start : start + size]) for start in starts])
+
+    def _logits_of(self, X: np.ndarray) -> np.ndarray:
         scaled = self.standardise(X)
         if self.far_ is None:
             return self._near_logits(scaled)
@@ -88,7 +97,7 @@ class TypeMachines(Shown):
         if not far.all():
             logits[~far] = self._near_logits(scaled[~far])
         if far.any():
-            logits[far] = self.far_._logits(np.asarray(X)[far])
+            logits[far] = self.far_._logits(X[far])
         return logits
 
     def _near_logits(self, scaled: np.ndarray) -> np.ndarray:
@@ -243,6 +252,12 @@ class TypeMachines(Shown):
     def standardise(self, X: Any) -> np.ndarray:
         """Profiles (n_images, n_features) less the mean of the training profiles, over their
         spread."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled: np.ndarray = (self._checked(X) - self.mean_) / self.scale_
+        return scaled
+
+    def _checked(self, X: Any) -> np.ndarray:
+        """Profiles of the model whose profiles these machines name."""
         made_by = made_by_of(X)
         if None not in (made_by, self.made_by_) and made_by != self.made_by_:
             raise ValueError(
@@ -255,9 +270,8 @@ class TypeMachines(Shown):
                 f"Number of features ({X.shape[1]}) must match that of the training profiles "
                 f"({self.n_features_in_})"
             )
-        with np.errstate(over="ignore", invalid="ignore"):
-            scaled: np.ndarray = (X - self.mean_) / self.scale_
-        return scaled
+        checked: np.ndarray = X
+        return checked
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Unnormalised log-probability of each type.
