@@ -652,6 +652,7 @@ enum {
     ALIGNMENT = 64,       /* bytes */
     LONG_IMAGE = 1 << 14, /* strips times signatures: some tenths of a second for one thread */
     FEW_PRODUCTS = 1 << 27, /* some milliseconds of one thread */
+    MOST_SCRATCH = 1 << 28, /* floats of all teams, where there are several */
 };
 
 /* No more threads than have work of FEW_PRODUCTS, or an image of their own: on busy cores threads
@@ -675,7 +676,9 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads, wbc_interrupte
     const walk w = plan_walk(job);
     n_threads = useful_threads(job, &w, n_threads);
     const int takes_long = (size_t)w.n_strips * job->n_signatures > LONG_IMAGE;
-    const int one_by_one = takes_long || job->n_images < n_threads;
+    const size_t shared_size = w.squares_size + w.values_size + w.contrast_size;
+    const int one_by_one = takes_long || job->n_images < n_threads ||
+                           shared_size > MOST_SCRATCH / (size_t)n_threads;
     const int n_teams = one_by_one ? 1 : n_threads;
     patience waiting = start_patience(interrupted);
     const size_t n = w.points, m = job->tile, line = (size_t)job->width * job->channels;
@@ -693,7 +696,6 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads, wbc_interrupte
     size_t own_size = 0;
     for (int i = 0; i < N_SIZES; i++)
         own_size += sizes[i];
-    const size_t shared_size = w.squares_size + w.values_size + w.contrast_size;
 
     void *allocated =
         malloc(sizeof(float) * (n_teams * shared_size + n_threads * own_size) + ALIGNMENT);

@@ -44,6 +44,29 @@ def test_fit_learns_and_trains_a_classifier(model_file, cells):
     assert model.classifier.classes_.tolist() == sorted(set(cells.labels))
 
 
+@pytest.mark.parametrize("error", [MemoryError("no room"), ValueError("no types")])
+def test_what_was_learnt_is_kept_where_the_classifier_fails(folder, tmp_path, error, monkeypatch):
+    def fails(*arguments, **keywords):
+        raise error
+
+    monkeypatch.setattr("wbcprof.analysis.classify.train", fails)
+    assert main(["fit", str(folder), "-o", str(tmp_path / "m"), *LEARN]) == 1
+    model = wbcprof.load(tmp_path / "m")
+    assert model.layers[0].n_signatures == 12 and model.classifier is None
+
+
+def test_too_many_types_are_refused_before_work(cells, tmp_path, capsys):
+    from PIL import Image
+
+    for i in range(65):
+        (tmp_path / "cells" / f"cell {i}").mkdir(parents=True)
+        for name in ("a.png", "b.png"):
+            Image.fromarray(cells.images[0]).save(tmp_path / "cells" / f"cell {i}" / name)
+    error = complain(["fit", tmp_path / "cells", "-o", tmp_path / "m", *LEARN], capsys)
+    assert "expected at most 64 types, got 65" in error and "learning" not in error
+    assert not (tmp_path / "m").exists()
+
+
 def test_fit_normalises_as_told(folder, model_file, tmp_path, capsys):
     def normaliser(path):
         assert main(["info", str(path)]) == 0
@@ -184,9 +207,9 @@ def test_groups_reach_fit_evaluate_and_report(folder, model_file, tmp_path, monk
     assert "No group, of the 4 given, lies in several parts" in page.read_text(encoding="utf-8")
 
     given = []
-    fit = wbcprof.TypeClassifier.fit
+    learn = wbcprof.TypeClassifier._learn
     monkeypatch.setattr(
-        wbcprof.TypeClassifier, "fit", lambda *them: given.append(list(them[3])) or fit(*them)
+        wbcprof.TypeClassifier, "_learn", lambda *them: given.append(list(them[3])) or learn(*them)
     )
     arguments = ["fit", folder, "-o", tmp_path / "m", *LEARN, "--groups"]
     assert main([str(a) for a in [*arguments, table]]) == 0

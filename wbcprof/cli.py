@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
@@ -668,6 +669,11 @@ def _fit(options: argparse.Namespace) -> None:
         model = load(options.model)
     images = _images(options, types=True)
     groups = _groups(options, images)
+    types = Counter(label for label in images.labels or () if label is not None)
+    if len(types) > 1:
+        from wbcprof.analysis.classify import check_types, train
+
+        check_types(types.elements())
     _say(f"learning signatures from {options.images}")
     with _cluster(options) as client:
         model = fit(
@@ -679,10 +685,9 @@ def _fit(options: argparse.Namespace) -> None:
             checkpoint=options.checkpoint,
             **_learning_parameters(options),
         )
-        types = {label for label in images.labels or () if label is not None}
         if len(types) > 1:
-            from wbcprof.analysis.classify import train
-
+            model.save(options.output)  # lest it be lost where learning the types fails
+            _say(f"signatures written to {options.output}; learning to name {len(types)} types")
             model.classifier = train(model, images, groups=groups, n_threads=options.threads)
             _say_how_good(model.classifier)
         else:

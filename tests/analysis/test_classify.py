@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import tracemalloc
 import types as python_types
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from wbcprof.analysis.evaluation import (
     half_half_splits,
 )
 from wbcprof.images.source import ImageWarning, open_images
+from wbcprof.smear.measures import MEASURES
 
 PBC = Path(__file__).resolve().parents[3] / "shared" / "data" / "pbc"
 METRIC_KEYS = {
@@ -670,3 +672,79 @@ def test_images_too_small_for_a_stack_are_left_out_before_learning(cells):
             n_patches=600, max_iter=1, stack=[{"n_signatures": 6, "n_patches": 200}],
         )  # fmt: skip
     assert found.n_images == 47
+
+
+# ---- cost ----
+
+
+def spread(n, n_features, n_types=3):
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % n_types
+    X = rng.normal(size=(n, n_features)) + 0.7 * rng.normal(size=(n_types, n_features))[y]
+    return X.astype(np.float32), y
+
+
+@pytest.mark.parametrize("with_more", [False, True])
+def test_blocks_change_nothing(with_more, monkeypatch):
+    X, y = spread(300, 12)
+    more = {}
+    if with_more:
+        measures = np.abs(np.random.default_rng(1).normal(size=(300, len(MEASURES)))) + 1
+        more = {"copies": [X + np.float32(0.1)], "measures": measures.astype(np.float32)}
+    whole = TypeClassifier().fit(X, y, **more)
+    monkeypatch.setattr("wbcprof.analysis.classify.BLOCK", 12 * 50)
+    parts = TypeClassifier().fit(X, y, **more)
+    np.testing.assert_allclose(parts.mean_, whole.mean_, rtol=1e-12)
+    np.testing.assert_allclose(parts.scale_, whole.scale_, rtol=1e-12)
+    np.testing.assert_allclose(parts.coef_, whole.coef_, rtol=1e-4, atol=1e-5)
+    assert parts.confusion_.sum() == whole.confusion_.sum() == 300
+    assert 0.5 < parts.slope_ / whole.slope_ < 2  # of 200 cells
+    if with_more:
+        assert parts.reach_ == pytest.approx(whole.reach_, rel=1e-5)
+        np.testing.assert_allclose(parts.memory_.means, whole.memory_.means, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["discriminant", "rbf"])
+def test_types_are_named_a_block_at_a_time(kernel, monkeypatch):
+    X, y = spread(300, 12)
+    copies = [X + np.float32(0.5)]
+    classifier = TypeClassifier(kernel=kernel).fit(X[:200], y[:200], copies=[copies[0][:200]])
+    whole = classifier.predict_proba(X)
+    monkeypatch.setattr("wbcprof.model.machines.BLOCK", 12 * 50)
+    np.testing.assert_allclose(classifier.predict_proba(X), whole, rtol=1e-9)
+
+
+def test_the_discriminant_holds_no_copy_of_the_profiles(monkeypatch):
+    X, y = spread(12_000, 300)
+    monkeypatch.setattr("wbcprof.analysis.classify.BLOCK", 300 * 100)
+    monkeypatch.setattr("wbcprof.model.discriminant.N_DIRECTIONS", 5)
+    TypeClassifier().fit(X[:50], y[:50])
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    TypeClassifier().fit(X, y)
+    most = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert most < X.nbytes  # products of features and their directions
+
+
+def test_machines_refuse_more_than_they_can_hold(monkeypatch):
+    X, y = spread(60, 4)
+    monkeypatch.setattr("wbcprof.analysis.classify.MOST_FOR_MACHINES", 100)
+    with pytest.raises(ValueError, match="at most 100 profiles, got 120; kernel='discriminant'"):
+        TypeClassifier(kernel="rbf").fit(X, y, copies=[X])
+    assert TypeClassifier(kernel="rbf").fit(X, y).n_features_in_ == 4
+    assert TypeClassifier().fit(X, y, copies=[X]).n_features_in_ == 4
+
+
+@pytest.mark.parametrize("kernel", ["discriminant", "rbf", "linear"])
+def test_too_many_types_are_refused(kernel):
+    X, _ = spread(130, 4)
+    with pytest.raises(ValueError, match="at most 64 types, got 65; are the labels types"):
+        TypeClassifier(kernel=kernel).fit(X, np.arange(130) // 2)
+
+
+def test_copies_of_another_shape_are_refused():
+    X, y = spread(60, 4)
+    for copy in (X[1:], X[:, 1:]):
+        with pytest.raises(ValueError, match=r"copies of the shape of the profiles \(60, 4\)"):
+            TypeClassifier().fit(X, y, copies=[copy])

@@ -7,7 +7,7 @@ import pytest
 
 import wbcprof
 from wbcprof.analysis import classify
-from wbcprof.analysis.classify import FewImagesWarning, TypeClassifier, with_copies
+from wbcprof.analysis.classify import FewImagesWarning, TypeClassifier, labels_with_copies
 from wbcprof.analysis.evaluation import evaluate
 from wbcprof.images.source import ImageWarning
 from wbcprof.smear.jitter import jitter
@@ -22,16 +22,21 @@ def learnt(cells):
 
 @pytest.fixture
 def fitted(monkeypatch):
-    """What classifiers are fitted to, copies among the rest: profiles, types, groups."""
-    given = []
-    fit = TypeClassifier.fit
+    """What classifiers learn from, copies among the rest: profiles, types, groups."""
+    learnt, given = [], []
+    learn, fit = TypeClassifier._learn, TypeClassifier.fit
 
-    def keep(self, X, y, groups=None, copies=(), measures=None):
-        if not len(copies):
-            given.append((np.asarray(X), np.asarray(y), groups))
-        return fit(self, X, y, groups, copies, measures)
+    def keep(self, profiles, y, groups):
+        learnt.append((np.concatenate(list(profiles)), y, groups))
+        return learn(self, profiles, y, groups)
 
-    monkeypatch.setattr(TypeClassifier, "fit", keep)
+    def keep_last(self, *arguments):
+        fit(self, *arguments)
+        given.append(learnt[-1])
+        return self
+
+    monkeypatch.setattr(TypeClassifier, "_learn", keep)
+    monkeypatch.setattr(TypeClassifier, "fit", keep_last)
     return given
 
 
@@ -124,12 +129,13 @@ def test_copies_too_small_for_the_layers_are_not_taken(cells):
     assert np.isfinite(trained.coef_).all()
 
 
-def test_with_copies_of_nothing_is_as_given():
-    values, labels = np.ones((3, 2)), ["a", "b", "a"]
-    got, types, groups = with_copies(values, labels, None, [])
-    assert got.shape == (3, 2) and types.tolist() == labels and groups is None
-    _, types, groups = with_copies(values, labels, np.array([4, 4, 5]), [values + 1])
-    assert types.tolist() == labels * 2 and groups.tolist() == [4, 4, 5] * 2
+def test_labels_of_copies_are_those_of_their_images():
+    labels = np.array(["a", "b", "a"])
+    types, groups = labels_with_copies(labels, None, 0)
+    assert types.tolist() == labels.tolist() and groups is None
+    types, groups = labels_with_copies(labels, np.array([4, 4, 5]), 1)
+    assert types.tolist() == labels.tolist() * 2 and groups.tolist() == [4, 4, 5] * 2
+    assert labels_with_copies(labels, None, 1)[1].tolist() == [0, 1, 2] * 2
 
 
 def test_the_protocol_learns_types_from_copies_of_the_training_half(cells, monkeypatch):

@@ -513,6 +513,33 @@ def test_reading_ahead_changes_nothing(folder, reads):
     assert background() == []
 
 
+@pytest.mark.parametrize("kind", ["png", "bytes", "tif", "pages"])
+def test_large_images_are_read_ahead_by_their_bytes(kind, tmp_path, monkeypatch):
+    """A few kB may hold a gigabyte: of large images one is decoded beside that in use."""
+    monkeypatch.setattr(images_module, "_AHEAD_BYTES", 3 * 64 * 64)
+    monkeypatch.setattr(images_module, "_BLOCK_BYTES", 3 * 64 * 64)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    large = [Image.fromarray(image) for image in pixels]
+    if kind == "pages":
+        large[0].save(tmp_path / "all.tif", save_all=True, append_images=large[1:])
+    else:
+        for i, image in enumerate(large):
+            image.save(tmp_path / f"{i}.{'png' if kind == 'bytes' else kind}")
+    given = tmp_path
+    if kind == "bytes":
+        given = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
+    began, most = [], []
+    load = images_module.ImageSource._load
+    monkeypatch.setattr(
+        images_module.ImageSource, "_load", lambda *a, **k: began.append(1) or load(*a, **k)
+    )
+    for done, cell in enumerate(open_images(given).read(4)):
+        np.testing.assert_array_equal(cell.pixels, pixels[done])
+        time.sleep(0.01)
+        most.append(len(began) - done)
+    assert max(most) == 2
+
+
 def test_arrays_in_memory_start_no_threads(stack):
     passing = open_images(stack).read(4)
     next(passing)

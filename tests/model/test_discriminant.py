@@ -26,7 +26,8 @@ def clouds(n_per_type, seed=0, shift=0.0):
 
 @pytest.fixture(scope="module")
 def gaussians():
-    return Gaussians.learn(*clouds(60))
+    X, codes = clouds(60)
+    return Gaussians.learn([X], codes)[0]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,8 @@ def right(gaussians, X, codes):
 def test_decisions_are_scikit_learns(n_per_type):
     X, codes = clouds(n_per_type)
     X -= X.mean(axis=0)
-    gaussians = Gaussians.learn(X, codes)
+    gaussians, places = Gaussians.learn([X[:9], X[9:]], codes)
+    np.testing.assert_allclose(places, gaussians.places(X), rtol=1e-12)
     peer = LinearDiscriminantAnalysis(
         "lsqr", shrinkage=SHRINKAGE, priors=np.full(N_TYPES, 1 / N_TYPES)
     ).fit(gaussians.places(X), codes)
@@ -85,7 +87,7 @@ def test_pairs_machines_and_likelihoods_agree(gaussians):
 def test_the_basis_is_of_most_variance(n_per_type):
     X, codes = clouds(n_per_type)
     X -= X.mean(axis=0)
-    basis = Gaussians.learn(X, codes).basis
+    basis = Gaussians.learn([X], codes)[0].basis
     n = min(N_DIRECTIONS, len(X) - N_TYPES, N_FEATURES)
     assert basis.shape == (n, N_FEATURES) and basis.dtype == np.float32
     np.testing.assert_allclose(basis @ basis.T, np.eye(n), atol=1e-5)

@@ -3,9 +3,11 @@
 import copy
 import io
 import json
+import math
 import os
 import struct
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -410,3 +412,54 @@ def test_model_from_memory(path, model):
         wbcprof.load(text)
     with pytest.raises(TypeError, match="as a path, bytes or a file opened for bytes, got int"):
         wbcprof.load(3)
+
+
+# ---- what a model asks for ----
+
+
+def test_a_patch_larger_than_what_is_learnt_is_refused(model, tmp_path):
+    """Packed and transformed for all sizes of a kernel, a few MB of it are GBs."""
+    layer = model.layers[0]
+    values = np.zeros((1, 3 * 60**2), np.float32)
+    one = {name: getattr(layer, name)[:1] for name in ("bias", "gain")}
+    large = replace(layer, signatures=values, weights=values, patch_size=60, **one)
+    with pytest.raises(ModelFileError, match="patches have at most 8192 values, got 10800"):
+        replace(model, layers=[large], classifier=None).save(tmp_path / "m")
+
+
+def test_maps_larger_than_a_models_may_be_are_refused(cells, tmp_path, monkeypatch):
+    stacked = wbcprof.fit(
+        cells.images, 10, 8, max_iter=1, n_patches=900, stack=[{"n_signatures": 6, "region": 2}]
+    )
+    stacked.save(tmp_path / "m")
+    windows = (112 - 8) // stacked.layers[0].step + 1
+    held = math.ceil(windows / 2) ** 2 * 10 + len(stacked.feature_names)
+    monkeypatch.setattr("wbcprof.model.model._MOST_HELD", held - 1)
+    with pytest.raises(ModelFileError, match="the code maps of an image of 112 px are larger"):
+        wbcprof.load(tmp_path / "m")
+    monkeypatch.setattr("wbcprof.model.model._MOST_HELD", held)
+    assert len(wbcprof.load(tmp_path / "m").layers) == 2
+
+
+def test_few_images_at_once_where_profiles_are_large(model, cells, monkeypatch):
+    whole = model.profile(cells.images[:7]).values
+    sizes = []
+    profile_batch = wbcprof.Model._profile_batch
+
+    def keep(self, images, *more):
+        sizes.append(len(images))
+        return profile_batch(self, images, *more)
+
+    monkeypatch.setattr(wbcprof.Model, "_profile_batch", keep)
+    monkeypatch.setattr("wbcprof.model.model._BATCH_HELD", 3 * 24)
+    np.testing.assert_array_equal(model.profile(cells.images[:7]).values, whole)
+    assert sizes == [3, 3, 1]
+
+
+def test_filters_that_would_be_too_many_are_not_transformed(model, monkeypatch):
+    encoder = copy.copy(model.layers[0].encoder())
+    encoder._forget_prepared()
+    assert encoder.choose_form(112, 112).points > 1
+    monkeypatch.setattr("wbcprof.model.encoder._MOST_PACKED", 24 * 300)
+    encoder._forget_prepared()
+    assert encoder.choose_form(112, 112).points == 1

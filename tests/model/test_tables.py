@@ -4,6 +4,7 @@ pycytominer and scanpy are no part of the test extra: their tests run where they
 """
 
 import csv
+import errno
 import json
 import warnings
 
@@ -317,6 +318,59 @@ def test_hdf5_that_is_no_anndata(tmp_path):
     with h5py.File(tmp_path / "t.h5ad", "w") as file:
         file["images"] = np.zeros(3)
     complaint(tmp_path / "t.h5ad")
+
+
+def test_h5ad_of_an_unknown_encoding(profiles, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    pytest.importorskip("anndata")
+    path = tmp_path / "t.h5ad"
+    profiles.save(path)
+    with h5py.File(path, "a") as file:
+        file["X"].attrs["encoding-type"] = "foreign"
+    assert "foreign" in complaint(path)
+
+
+def test_every_damaged_byte_of_parquet_is_one_error_or_none(profiles, tmp_path):
+    """Arrow says of some that they are valid."""
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "t.parquet"
+    profiles.save(path)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(len(whole) - 600, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            Profiles.load(path)
+        except ValueError as error:
+            assert "no usable table of profiles" in str(error)
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, MemoryError, LookupError])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_whatever_a_library_raises_is_the_one_error(profiles, suffix, kind, tmp_path, monkeypatch):
+    path = tmp_path / f"t{suffix}"
+    profiles.save(path)
+
+    def fails(path):
+        raise kind("broken")
+
+    monkeypatch.setattr(Profiles, f"_read_{suffix[1:]}", fails)
+    assert complaint(path).endswith("broken")
+
+
+def test_trouble_of_the_system_is_no_fault_of_the_table(profiles, tmp_path, monkeypatch):
+    profiles.save(tmp_path / "t.csv")
+
+    def fails(path):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(Profiles, "_read_csv", fails)
+    with pytest.raises(OSError, match="too many open files"):
+        Profiles.load(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

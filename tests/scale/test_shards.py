@@ -1,6 +1,8 @@
 """Shards: the same profiles as in memory, resumed after kill -9, refused where they would mix."""
 
 import csv
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import wbcprof
 from wbcprof.cli import _speed, main
 from wbcprof.datasets import write_folder
 from wbcprof.files import TableWarning, from_csv_text
+from wbcprof.images import decode
 from wbcprof.images.source import ImageWarning
 from wbcprof.model.pooling import Pooling
 from wbcprof.scale.shards import profile_to_shards
@@ -99,6 +102,34 @@ def test_a_shard_that_is_missing_is_made_alone(model, images, whole, tmp_path, w
     assert contents(folder) == contents(whole)
     assert sum(watched) == 20 and shown[-1] == (48, 48)
     assert [n for n, _ in shown] == sorted(n for n, _ in shown)
+
+
+@pytest.mark.filterwarnings("ignore::wbcprof.images.ImageWarning")
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOENT])
+def test_files_that_could_not_be_opened_are_tried_again(
+    model, images, tmp_path, watched, monkeypatch, code
+):
+    files = sorted(images.rglob("*.png"))
+    folder = tmp_path / "profiles"
+    opened = decode.open_picture
+
+    def refuse(source):
+        if source == files[12]:
+            raise OSError(code, os.strerror(code))
+        return opened(source)
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(decode, "open_picture", refuse)
+        assert profile_to_shards(model, files, folder, shard_size=10).n_skipped == 3
+    assert os.strerror(code) in (folder / "skipped.csv").read_text()
+    watched.clear()
+    made = profile_to_shards(model, files[:15], folder, shard_size=10)
+    assert made.n_profiles == 45 and watched == []  # what was made of images not given is kept
+    made = profile_to_shards(model, files, folder, shard_size=10)
+    assert made.n_profiles == 46 and sum(watched) == 10
+    watched.clear()
+    assert profile_to_shards(model, files, folder, shard_size=10).n_skipped == 2
+    assert watched == []  # what is damaged is not tried again
 
 
 @pytest.mark.filterwarnings("ignore::wbcprof.images.ImageWarning")

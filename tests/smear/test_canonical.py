@@ -415,6 +415,10 @@ def test_errors():
         CanonicalForm([230, 220, 210], [1, 0, 1])
     with pytest.raises(ValueError, match=r"background must be 3 positive numbers, got \[1.0\]"):
         CanonicalForm([1], [1, 1, 1])
+    with pytest.raises(ValueError, match="background must be at most 255"):
+        CanonicalForm([256, 1, 1], [1, 1, 1])
+    with pytest.raises(ValueError, match=r"density must be at most 5\.545"):
+        CanonicalForm([230, 220, 210], [1, 1, 6])
     with pytest.raises(ValueError, match="canonical cells have 112"):
         CanonicalForm.least_side(113)
 

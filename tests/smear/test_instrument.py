@@ -91,7 +91,14 @@ def test_it_is_kept_with_the_model(tmp_path, images):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("pixel_size", -1), ("background", [1, 2]), ("n_images", 0.5), ("pixel_size_from", "x")],
+    [
+        ("pixel_size", -1),
+        ("background", [1, 2]),
+        ("background", [1, 2, 256]),
+        ("nucleus_density", [1e9, 0, 0]),
+        ("n_images", 0.5),
+        ("pixel_size_from", "x"),
+    ],
 )
 def test_a_damaged_document_is_refused(images, name, value):
     document = measure_instrument(images).to_json()

@@ -42,6 +42,41 @@ def test_an_unstained_image_gets_the_background_alone(cells, method):
     )
 
 
+@pytest.mark.parametrize(
+    ("method", "values", "message"),
+    [
+        ("background", {"background": [1e300, 220, 210]}, "background must be from 0 to 255"),
+        ("background", {"background": [-1, 220, 210]}, "background must be from 0 to 255"),
+        ("reinhard", {"centre": [9, 1e9, 0], "spread": [1, 1, 1]}, "centre must be from -10 to 10"),
+        ("reinhard", {"centre": [9, 1, 0], "spread": [1, -1, 1]}, "spread must be from 0 to 10"),
+        ("macenko", {"stains": [[0, 0, 9], [1, 0, 0]], "strength": [1, 1]}, "stains must be from"),
+        ("macenko", {"stains": [[0, 0, 0], [1, 0, 0]], "strength": [1, 1]}, "be of length 1"),
+        ("macenko", {"stains": [[0, 0, 1], [1, 0, 0]], "strength": [1, -1]}, "strength must be"),
+    ],
+)
+def test_values_that_no_images_give_are_refused(method, values, message):
+    with pytest.raises(ValueError, match=message):
+        StainNormaliser(method, **{"background": [230, 220, 210]} | values)
+
+
+@pytest.mark.parametrize("method", STAINS)
+@pytest.mark.parametrize("kind", ["noise", "one colour each", "dark", "bright"])
+def test_whatever_is_learnt_can_be_read_again(method, kind):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 40, 40, 3), np.uint8)
+    if kind == "one colour each":
+        images[:, :20] = [255, 0, 255]
+        images[:, 20:] = [0, 255, 0]
+    elif kind in ("dark", "bright"):
+        images = images // 4 + (13 if kind == "dark" else 190)
+    try:
+        learnt = StainNormaliser.learn(images, method)
+    except ValueError as error:
+        assert "stained pixels" in str(error) or "lit background" in str(error)
+        return
+    assert StainNormaliser(**learnt.to_json()).to_json() == learnt.to_json()
+
+
 def test_errors(cells):
     with pytest.raises(ValueError, match="stain method must be one of"):
         StainNormaliser.learn(cells.images[:2], "vahadane")

@@ -3,12 +3,18 @@
 `wbcprof.model.discriminant` and `wbcprof.model.machines` have the formulae. C of the machines is
 chosen by cross-validation, the slope from decisions to probabilities by the least log loss on folds
 left out. Learning of the machines is scikit-learn's; what is learnt is plain arrays.
+
+Beyond the profiles themselves, "discriminant" takes less than 2 GB for 100,000 of 3,072 features
+and grows by 3 kB with each more: they are read a block at a time. The machines hold the products of
+all pairs of profiles, about 16 n^2 bytes, 6 GB for the `MOST_FOR_MACHINES`; more are refused rather
+than learnt by an approximate kernel, since the discriminant names as many nearly as well.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -30,6 +36,7 @@ from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import ImageSource, open_images
 from wbcprof.model.discriminant import Gaussians
 from wbcprof.model.machines import (
+    BLOCK,
     RULES,
     TypeMachines,
     check_profiles,
@@ -64,6 +71,12 @@ _RELATIVE_GAMMA = 0.25
 _REACH = 0.9  # of the cells left out, that are within reach
 _LEAST_SCALE = 0.1  # of the median scale
 
+MOST_FOR_MACHINES = 20_000
+"""Profiles, with copies, that support vector machines are learnt from at most."""
+
+MOST_TYPES = 64
+"""Each pair of types has a decision of its own: of more, there are more weights than cells."""
+
 MAX_FOLDS = 5
 MIN_PER_TYPE = 2
 """Images that a type must have: one is learnt from, one left out."""
@@ -86,7 +99,7 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         support vector machines, better in another laboratory, and it can be adapted to one (see
         `wbcprof.Model.adapt`). The others are support vector machines. "rbf" has
         gamma = 0.25 / q, where q, the mean squared norm of the standardised profiles, is the number
-        of features.
+        of features. They take at most 20,000 profiles, copies counted.
     C : float or "auto"
         Inverse strength of regularisation on standardised profiles. "auto" takes the best
         macro-F1 in a stratified cross-validation of the training profiles (5 folds, fewer if a
@@ -173,8 +186,9 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         Raises
         ------
         ValueError
-            NaN or infinity, an unknown label or group, lengths that differ, fewer than two types,
-            no more images than types, or profiles that are all the same.
+            NaN or infinity, an unknown label or group, lengths that differ, fewer than two types
+            or more than 64, no more images than types, more profiles than the kernel takes, or
+            profiles that are all the same.
 
         Warns
         -----
@@ -197,40 +211,55 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         """
         check(RULES, C=self.C, kernel=self.kernel)
         self.made_by_ = made_by_of(X)
-        X = check_profiles(X)
-        y = one_known_label_each(y, len(X), "profiles")
-        if groups is not None:
-            groups = one_group_each(groups, len(X), "profiles")
-        kept = of_types_with(MIN_PER_TYPE, y, groups)
-        if not kept.all():
-            X, y, copies = X[kept], y[kept], [np.asarray(copy)[kept] for copy in copies]
-            groups = None if groups is None else groups[kept]
-            measures = None if measures is None else measures[kept]
-        everything = (X, y, groups)
-        if copies:
-            everything = with_copies(X, y, groups, [check_profiles(copy) for copy in copies])
-            if self.kernel != "discriminant":
-                X, y, groups = everything
-        classes, counts = np.unique(y, return_counts=True)
-        if len(classes) < 2:
-            raise ValueError(f"expected at least two types, got one only: {classes[0]!s}")
-        if len(X) <= len(classes):
+        tables = [check_profiles(table) for table in (X, *copies)]
+        if differs := [table.shape for table in tables if table.shape != tables[0].shape]:
             raise ValueError(
-                f"expected more images than types, got {len(X)} images of {len(classes)} types; "
-                "are the labels types rather than image names?"
+                f"expected copies of the shape of the profiles {tables[0].shape}, got {differs[0]}"
             )
+        y = one_known_label_each(y, len(tables[0]), "profiles")
+        if groups is not None:
+            groups = one_group_each(groups, len(y), "profiles")
+        rows = np.flatnonzero(of_types_with(MIN_PER_TYPE, y, groups))
+        y = y[rows]
+        groups = None if groups is None else groups[rows]
+        machines = self.kernel != "discriminant"
+        everything = _Rows(tables, rows)
+        _check_sizes(y, len(everything), machines)
+        with_groups = labels_with_copies(y, groups, len(copies))
+        if machines:
+            self._learn(everything, *with_groups)
+            return self
+        near = _Rows(tables[:1], rows)
+        places, codes, folds = self._learn(near, y, groups)
+        if measures is not None and folds:
+            self.memory_ = self._learn_memory(places, codes, groups, measures[rows])
+        if copies and folds:
+            self.far_ = TypeClassifier(self.C, self.random_state)
+            self.far_.made_by_ = None
+            self.far_._learn(everything, *with_groups)
+            self.reach_ = self._find_reach(places, codes, folds)
+        return self
 
-        scaler = StandardScaler().fit(X)
+    def _learn(
+        self, profiles: _Rows, y: np.ndarray, groups: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, list[Split]]:
+        """Learn to name types; places along the leading directions, of "discriminant" alone, the
+        index of the type of each profile, and the folds that were left out."""
+        machines = self.kernel != "discriminant"
+        scaler = StandardScaler()
+        for block in profiles:
+            scaler.partial_fit(block)
         varies = scaler.var_ > 0
-        if self.kernel == "discriminant" and varies.any():
+        if not machines and varies.any():
             least = _LEAST_SCALE * np.median(scaler.scale_[varies])
             scaler.scale_ = np.maximum(scaler.scale_, least)
-        scaled = scaler.transform(X).astype(np.float32)
-        machines = self.kernel != "discriminant"
-        squared_norm = float(np.einsum("ij,ij->", scaled, scaled, dtype=np.float64)) / len(X)
+        scaled = profiles.standardised(scaler.mean_, scaler.scale_)
+        squared = (np.einsum("ij,ij->", block, block, dtype=np.float64) for block in scaled)
+        squared_norm = float(sum(squared)) / len(y)
         if squared_norm == 0:
-            raise ValueError(f"the {len(X)} profiles are all the same; types cannot be told apart")
+            raise ValueError(f"the {len(y)} profiles are all the same; types cannot be told apart")
         folds = stratified_folds(y, groups, MAX_FOLDS, self.random_state)
+        classes, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
         if not folds:
             fewest = groups_per_type(y, groups)
             where = "has one image" if counts.min() == 1 else "is in too few groups"
@@ -240,29 +269,24 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
                 + "probabilities are not calibrated; give at least 2 "
                 + ("images of each type" if groups is None else "groups with each type"),
                 FewImagesWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
 
         self.classes_ = classes
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
         self.calibrated_ = bool(folds)
-        self.n_features_in_ = X.shape[1]
-        codes = np.searchsorted(classes, y)
-        if machines:
-            self._learn_machines(scaled, codes, folds, squared_norm)
-        else:
-            self._learn_gaussians(scaled, codes, folds)
+        self.n_features_in_ = len(scaler.mean_)
         self.far_, self.reach_, self.foreign_ = None, np.inf, False
         self.memory_ = self.learnt_memory_ = None
-        if measures is not None and folds and not machines:
-            self.memory_ = self._learn_memory(scaled, codes, groups, measures)
-        if copies and folds and not machines:
-            self.far_ = TypeClassifier(self.C, self.random_state).fit(*everything)
-            self.reach_ = self._find_reach(scaled, codes, folds)
-        return self
+        if machines:
+            places = np.empty((len(y), 0))
+            self._learn_machines(np.concatenate(list(scaled)), codes, folds, squared_norm)
+        else:
+            places = self._learn_gaussians(scaled, codes, folds)
+        return places, codes, folds
 
     def _learn_memory(
-        self, scaled: np.ndarray, codes: np.ndarray, groups: Any, measures: np.ndarray
+        self, at: np.ndarray, codes: np.ndarray, groups: Any, measures: np.ndarray
     ) -> Memory | None:
         """p-values are told by cells that were left out of types and of decisions, as a new one;
         few at a time, lest what they were left out of be much poorer than what names the new."""
@@ -272,7 +296,6 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         n_directions = min(N_DIRECTIONS, len(gaussians.basis))
         if units is None:
             return None
-        at = gaussians.places(scaled)
         places = join(at[:, :n_directions], measures, units)
         good = np.isfinite(places).all(axis=1)
         n_types = len(self.classes_)
@@ -300,29 +323,29 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         far = learnt.standing(distance[good], nearest[good])
         return replace(learnt, left_out=told_by(far, between[good]))
 
-    def _find_reach(self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split]) -> float:
+    def _find_reach(self, places: np.ndarray, codes: np.ndarray, folds: list[Split]) -> float:
         """Distance within which most cells that were left out lie from the nearest type."""
         gaussians = self.gaussians_
         assert gaussians is not None
-        places, distance = gaussians.places(scaled), np.zeros(len(scaled))
+        distance = np.zeros(len(places))
         for train, test in folds:
             learnt = Gaussians.at(places[train], codes[train], gaussians.basis)
-            distance[test] = learnt.nearest(scaled[test])
+            distance[test] = learnt.nearest_at(places[test])
         return float(np.quantile(distance, _REACH))
 
-    def _learn_gaussians(self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split]) -> None:
-        gaussians = Gaussians.learn(scaled, codes)
-        places = gaussians.places(scaled)
+    def _learn_gaussians(self, scaled: _Rows, codes: np.ndarray, folds: list[Split]) -> np.ndarray:
+        gaussians, places = Gaussians.learn(scaled, codes)
 
-        def decide(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        def learn(train: np.ndarray) -> _Decide:
             weights, intercept = Gaussians.at(places[train], codes[train], gaussians.basis).pairs()
-            decisions: np.ndarray = places[test] @ weights.T + intercept
-            return decisions
+            return lambda rows: np.asarray(places[rows] @ weights.T + intercept)
 
         self.gaussians_ = gaussians
-        self.support_vectors_, self.gamma_, self.C_ = scaled[:0], 0.0, 1.0
+        self.support_vectors_ = np.empty((0, self.n_features_in_), np.float32)
+        self.gamma_, self.C_ = 0.0, 1.0
         self.coef_, self.intercept_ = gaussians.machines()
-        self.slope_, self.confusion_ = _left_out(decide, codes, folds)
+        self.slope_, self.confusion_ = _left_out(learn, codes, folds)
+        return places
 
     def _learn_machines(
         self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split], squared_norm: float
@@ -341,18 +364,18 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         svm = SVC(kernel="precomputed", C=C).fit(gram, codes)
         weights, intercept = _pair_weights(svm)
 
-        def decide(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        def learn(train: np.ndarray) -> _Decide:
             svm = SVC(kernel="precomputed", C=C).fit(gram[np.ix_(train, train)], codes[train])
             weights, intercept = _pair_weights(svm)
-            decisions: np.ndarray = gram[np.ix_(test, train[svm.support_])] @ weights.T + intercept
-            return decisions
+            support = train[svm.support_]
+            return lambda rows: np.asarray(gram[np.ix_(rows, support)] @ weights.T + intercept)
 
         support = scaled[svm.support_]
         self.gaussians_ = None
         self.support_vectors_, self.gamma_, self.C_ = support[:0] if linear else support, gamma, C
         self.coef_ = weights @ support.astype(np.float64) if linear else weights
         self.intercept_ = intercept
-        self.slope_, self.confusion_ = _left_out(decide, codes, folds)
+        self.slope_, self.confusion_ = _left_out(learn, codes, folds)
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -405,6 +428,7 @@ def train(
     """
     threads = resolve_threads(n_threads)
     source = open_images(images, labels, min_size=model.min_size)
+    check_types(source.labels or ())
     if source.n_hint is None:
         held = list(source.read(threads))
         if groups is not None:
@@ -451,18 +475,70 @@ def jittered_profiles(
     return rounds
 
 
-def with_copies(
-    values: np.ndarray, labels: Any, groups: np.ndarray | None, copies: Sequence[np.ndarray]
-) -> tuple[np.ndarray, Any, np.ndarray | None]:
-    """Profiles, labels and groups of images followed by those of their copies."""
-    n = 1 + len(copies)
-    if groups is None and copies:
-        groups = np.arange(len(values))
-    return (
-        np.concatenate([values, *copies]),
-        np.tile(np.asarray(labels), n),
-        None if groups is None else np.tile(groups, n),
-    )
+def labels_with_copies(
+    labels: np.ndarray, groups: np.ndarray | None, n_copies: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels and groups of images followed by those of their copies, which are of their group."""
+    if groups is None and n_copies:
+        groups = np.arange(len(labels))
+    n = 1 + n_copies
+    return np.tile(labels, n), None if groups is None else np.tile(groups, n)
+
+
+class _Rows:
+    """The same rows of tables of profiles, one table after the other, a block at a time."""
+
+    def __init__(
+        self, tables: list[np.ndarray], rows: np.ndarray, units: tuple[Any, Any] | None = None
+    ) -> None:
+        self._tables, self._rows, self._units = tables, rows, units
+
+    def __len__(self) -> int:
+        return len(self._tables) * len(self._rows)
+
+    def standardised(self, mean: np.ndarray, scale: np.ndarray) -> _Rows:
+        return _Rows(self._tables, self._rows, (mean, scale))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Blocks (n, n_features), float64, or float32 once standardised."""
+        size = max(1, BLOCK // self._tables[0].shape[1])
+        for table in self._tables:
+            for start in range(0, len(self._rows), size):
+                block = table[self._rows[start : start + size]].astype(np.float64, copy=False)
+                if self._units is not None:
+                    mean, scale = self._units
+                    block -= mean
+                    block /= scale
+                    block = block.astype(np.float32)
+                yield block
+
+
+def check_types(labels: Iterable[Any]) -> None:
+    """Refuse more types than can be told apart, before work; those of one image are left out."""
+    counts = Counter(label for label in labels if label is not None)
+    n = sum(count >= MIN_PER_TYPE for count in counts.values())
+    if n > MOST_TYPES:
+        raise ValueError(
+            f"expected at most {MOST_TYPES} types, got {n}; are the labels types rather than names "
+            "of images or patients?"
+        )
+
+
+def _check_sizes(y: np.ndarray, n_profiles: int, machines: bool) -> None:
+    classes = np.unique(y)
+    if len(classes) < 2:
+        raise ValueError(f"expected at least two types, got one only: {classes[0]!s}")
+    if len(y) <= len(classes):
+        raise ValueError(
+            f"expected more images than types, got {len(y)} images of {len(classes)} types; "
+            "are the labels types rather than image names?"
+        )
+    check_types(y.tolist())
+    if machines and n_profiles > MOST_FOR_MACHINES:
+        raise ValueError(
+            f"support vector machines are learnt from at most {MOST_FOR_MACHINES} profiles, got "
+            f"{n_profiles}; kernel='discriminant' takes any number"
+        )
 
 
 def _choose_C(gram: np.ndarray, y: np.ndarray, candidates: np.ndarray, folds: list[Split]) -> float:
@@ -506,27 +582,38 @@ def of_types_with(least: int, y: np.ndarray, groups: np.ndarray | None, of: str 
     return kept
 
 
+_Decide = Callable[[np.ndarray], np.ndarray]
+"""Decisions on pairs of types (n, n_pairs) of the profiles of these indices (n,)."""
+
+
 def _left_out(
-    decide: Callable[[np.ndarray, np.ndarray], np.ndarray], codes: np.ndarray, folds: list[Split]
+    learn: Callable[[np.ndarray], _Decide], codes: np.ndarray, folds: list[Split]
 ) -> tuple[float, np.ndarray | None]:
-    """On the folds left out, of what is decided, learnt on the rest: the slope of least log loss,
-    and the confusion. 1 and None without folds."""
+    """On the folds left out, of what is learnt on the rest: the slope of least log loss, on as many
+    cells as a block of decisions has, and the confusion. 1 and None without folds."""
     if not folds:
         return 1.0, None
     n_types = codes.max() + 1
-    pairs = np.zeros((len(codes), n_types * (n_types - 1) // 2))
-    for train, test in folds:
-        pairs[test] = decide(train, test)
+    size = BLOCK // (n_types * (n_types - 1) // 2)
+    chosen = np.ones(len(codes), dtype=bool)
+    if len(codes) > size:
+        chosen[np.random.default_rng(0).permutation(len(codes))[size:]] = False
+    learnt = [(learn(train), test) for train, test in folds]
+    rows = np.concatenate([test[chosen[test]] for _, test in learnt])
+    pairs = np.concatenate([decide(test[chosen[test]]) for decide, test in learnt])
 
     def loss(log_slope: float) -> float:
         log_p = log_softmax(log_products(np.exp(log_slope) * pairs, n_types), axis=1)
-        result: float = -log_p[np.arange(len(codes)), codes].mean()
+        result: float = -log_p[np.arange(len(rows)), codes[rows]].mean()
         return result
 
     slope = float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
-    called = log_products(slope * pairs, n_types).argmax(axis=1)
     confusion = np.zeros((n_types, n_types), np.int64)
-    np.add.at(confusion, (codes, called), 1)
+    for decide, test in learnt:
+        for start in range(0, len(test), size):
+            block = test[start : start + size]
+            called = log_products(slope * decide(block), n_types).argmax(axis=1)
+            np.add.at(confusion, (codes[block], called), 1)
     return slope, confusion
 
 

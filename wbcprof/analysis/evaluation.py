@@ -12,7 +12,12 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
 from wbcprof.analysis import figures
-from wbcprof.analysis.classify import TypeClassifier, jittered_profiles, of_types_with
+from wbcprof.analysis.classify import (
+    TypeClassifier,
+    check_types,
+    jittered_profiles,
+    of_types_with,
+)
 from wbcprof.analysis.figures import FigureFiles
 from wbcprof.analysis.folds import draw_half, groups_per_type, together_by
 from wbcprof.analysis.scores import Scores, aligned, figure
@@ -437,6 +442,7 @@ def evaluate(
     cells, y = [cells[i] for i in kept], y[kept]
     groups, together = (None if g is None else g[kept] for g in (groups, together))
     pixels = [cell.pixels for cell in cells]
+    check_types(y.tolist())
     splits = half_half_splits(y, repeats, seed, together)
     types = np.unique(y).tolist()
     learnt = model

@@ -228,13 +228,13 @@ def count_pages(path: Path, planes: bool = False) -> tuple[int, int]:
     return (len(shapes), math.prod(shapes[0])) if len(shapes) > 1 else (1, 0)
 
 
-def _shapes(path: Path, planes: bool = False) -> list[tuple[int, int]]:
+def _shapes(source: Path | bytes, planes: bool = False) -> list[tuple[int, int]]:
     """Rows and columns of the images of a TIFF, by tifffile; none where it cannot be read, nor of
     one that is too large to be."""
     from PIL import Image
 
     try:
-        with tiff.opened(path) as file:
+        with tiff.opened(source) as file:
             shapes = [picture.shape for picture in tiff.pictures(file, planes)]
     except Exception:  # said when the file is read
         return []
@@ -312,6 +312,18 @@ def stated_shape(path: Path) -> tuple[int, int] | None:
         return shapes[0] if shapes else None
 
 
+def stated_pixels(source: Path | bytes) -> int:
+    """Of the image in a file, by the file's head; 0 where it cannot be read."""
+    if isinstance(source, Path) and not source.is_file():  # a pipe would wait
+        return 0
+    try:
+        with open_picture(source) as image:
+            return math.prod(image.size)
+    except Exception:  # nothing that Pillow knows, or said when the file is read
+        shapes = _shapes(source)
+        return math.prod(shapes[0]) if shapes else 0
+
+
 def open_picture(source: Path | bytes) -> Any:
     """A file as Pillow opens it. Pillow goes by content, and of formats that are not meant one,
     PostScript, starts an interpreter, whatever the file is called."""
@@ -362,6 +374,15 @@ def is_of_the_system(error: Exception) -> bool:
     if isinstance(error, FileNotFoundError) and isinstance(error.filename, str | os.PathLike):
         return not os.path.isdir(os.path.dirname(os.path.abspath(error.filename)))
     return error.errno in _OF_THE_SYSTEM
+
+
+_MAY_PASS = {os.strerror(code) for code in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EBUSY)}
+
+
+def may_pass(reason: str) -> bool:
+    """Whether an image that was skipped for this reason may be there later: it was missing, or was
+    not to be read."""
+    return reason in _MAY_PASS
 
 
 def _too_large(limit: int | None) -> str:

@@ -148,6 +148,10 @@ class _Photographs:
     def in_memory(self) -> bool:
         return self.images.in_memory
 
+    @property
+    def n_pixels(self) -> int:
+        return self.images.n_pixels
+
     def whole_images(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
         return zip(self.ids, self.images.shapes(), strict=True)
 
@@ -220,6 +224,11 @@ class _Tiles:
     def in_memory(self) -> bool:
         return self.image.in_memory
 
+    @property
+    def n_pixels(self) -> int:
+        places = map(self.grid.place, self.numbers)
+        return sum((bottom - top) * (right - left) for left, top, right, bottom in places)
+
     def whole_images(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
         yield self.image_id, (self.grid.rows, self.grid.columns)
 
@@ -281,6 +290,7 @@ class _Torn:
     slide: str
     reason: Unusable
     in_memory: bool = True
+    n_pixels: int = 0
 
     def __len__(self) -> int:
         return 1

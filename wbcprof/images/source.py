@@ -66,6 +66,7 @@ from wbcprof.images.decode import (
     read_picture,
     settle,
     stated_pixel_size,
+    stated_pixels,
     stated_shape,
 )
 from wbcprof.images.depth import Deep, Depth, Depths, Outcome, Unusable
@@ -99,6 +100,7 @@ NOT_ONE_PER_IMAGE = (str, bytes, bytearray, Mapping, set, frozenset)
 _FEW_FILES = 5  # whose pixel size is looked at
 _BLOCK_PAGES = 16  # of a TIFF that are read in one go, at most
 _BLOCK_BYTES = 64 << 20  # of a stored array or a TIFF that are read in one go
+_AHEAD_BYTES = 256 << 20  # of RGB pixels, as files state them, that are decoded ahead
 _CPU_DEVICES = (1, 3, 11, 13)  # of DLPack: CPU; CUDA host, ROCm host and CUDA managed memory
 
 
@@ -712,11 +714,13 @@ def _may_hold_stacks(images: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """The image in a file, or pages of a TIFF, of which so many are read in one go."""
+    """The image in a file, or pages of a TIFF, of so many pixels each, of which so many are read in
+    one go."""
 
     path: Path
     name: str
     pages: range | None = None
+    page_pixels: int = 0
     block_pages: int = 1
     planes: bool = False
 
@@ -732,6 +736,10 @@ class File:
     @property
     def in_memory(self) -> bool:
         return False
+
+    @property
+    def n_pixels(self) -> int:
+        return stated_pixels(self.path) if self.pages is None else len(self) * self.page_pixels
 
     def part(self, start: int, stop: int) -> File:
         return self if self.pages is None else replace(self, pages=self.pages[start:stop])
@@ -765,6 +773,13 @@ class Encoded:
     @property
     def in_memory(self) -> bool:
         return False  # it is yet to be decoded
+
+    @property
+    def n_pixels(self) -> int:
+        if isinstance(self.content, bytes):
+            return stated_pixels(self.content)
+        width, height = self.content.size
+        return int(width * height)
 
     def part(self, start: int, stop: int) -> Encoded:
         return self
@@ -804,6 +819,10 @@ class Array:
     def in_memory(self) -> bool:
         return isinstance(self.array, np.ndarray)
 
+    @property
+    def n_pixels(self) -> int:
+        return int(math.prod(self.array.shape[:2]))
+
     def part(self, start: int, stop: int) -> Array:
         return self
 
@@ -838,6 +857,10 @@ class Rows:
     @property
     def in_memory(self) -> bool:
         return isinstance(self.array, np.ndarray)
+
+    @property
+    def n_pixels(self) -> int:
+        return len(self) * int(math.prod(self.array.shape[1:3]))
 
     def part(self, start: int, stop: int) -> Rows:
         return Rows(self.array, self.start + start, self.start + stop)
@@ -885,6 +908,10 @@ class Block(Protocol):
     def ids(self) -> list[str]: ...
     @property
     def in_memory(self) -> bool: ...
+    @property
+    def n_pixels(self) -> int:
+        """Of all its images as they are stated, 0 where they are not."""
+
     def part(self, start: int, stop: int) -> Self: ...
     def blocks(self) -> Iterator[Self]: ...
 
@@ -980,21 +1007,24 @@ def in_order(
     n_threads: int,
     changed: bool,
 ) -> Generator[tuple[str, T], None, None]:
-    """Id of every image and what was loaded of it, in order, whatever order threads finish in;
-    arrays in memory go to threads only if they are changed."""
+    """Id of every image and what was loaded of it, in order, whatever order threads finish in, no
+    more of it ahead than `_AHEAD_BYTES`; arrays in memory go to threads only if they are
+    changed."""
     if n_threads == 1:
         for block in blocks:
             yield from zip(block.ids, load(block), strict=True)
         return
 
-    pending: deque[tuple[B, Callable[[], list[T]]]] = deque()
-    ahead = 0
+    pending: deque[tuple[B, Callable[[], list[T]], int]] = deque()
+    ahead = bytes_ahead = 0
     pool = failure = None
     more = True
     try:
         while more or pending:
             # Two blocks at least, however large, so that one is decoded while one is used.
-            while more and (len(pending) < 2 or ahead < 2 * n_threads):
+            while more and (
+                len(pending) < 2 or (ahead < 2 * n_threads and bytes_ahead < _AHEAD_BYTES)
+            ):
                 try:
                     coming = next(blocks, None)
                 except Exception as error:  # of the user's iterator: its turn comes
@@ -1003,17 +1033,18 @@ def in_order(
                     more = False
                     continue
                 wait: Callable[[], list[T]] = partial(load, coming)
+                size = 3 * coming.n_pixels
                 if changed or not coming.in_memory:
                     if pool is None:
                         from concurrent.futures import ThreadPoolExecutor
 
                         pool = ThreadPoolExecutor(n_threads, "wbcprof-images")
                     wait = pool.submit(wait).result
-                pending.append((coming, wait))
-                ahead += len(coming)
+                pending.append((coming, wait, size))
+                ahead, bytes_ahead = ahead + len(coming), bytes_ahead + size
             if pending:
-                block, wait = pending.popleft()
-                ahead -= len(block)
+                block, wait, size = pending.popleft()
+                ahead, bytes_ahead = ahead - len(block), bytes_ahead - size
                 yield from zip(block.ids, wait(), strict=True)
         if failure is not None:
             raise failure
@@ -1259,7 +1290,7 @@ def with_pages(file: File, planes: bool = False) -> File:
     if n == 1:
         return file
     block_pages = max(1, min(_BLOCK_PAGES, _BLOCK_BYTES // (3 * pixels)))
-    return replace(file, pages=range(n), block_pages=block_pages, planes=planes)
+    return replace(file, pages=range(n), page_pixels=pixels, block_pages=block_pages, planes=planes)
 
 
 def from_folder(folder: Path, suffixes: Sequence[str]) -> Listed[Given] | Stream:

@@ -27,7 +27,7 @@ from wbcprof.files import tell
 from wbcprof.learning.checkpoint import read_checkpoint, write_checkpoint
 from wbcprof.learning.learner import Learner, RemotePatches
 from wbcprof.learning.sample import PatchRows, PatchStream
-from wbcprof.model.layer import Layer, predict
+from wbcprof.model.layer import MOST_VALUES, Layer, predict
 from wbcprof.model.preprocessing import Preprocessing
 from wbcprof.model.settings import LayerSettings
 from wbcprof.model.sparse import sparse_code
@@ -35,7 +35,6 @@ from wbcprof.threads import one_blas_thread, resolve_threads
 
 SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
 
-_MAX_FEATURES = 8192
 _FREE = ("max_iter", "tol")  # settings that may change where learning goes on
 
 _Patches = np.ndarray | PatchRows | PatchStream | RemotePatches
@@ -320,9 +319,9 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
                 f"n_components ({settings.n_components}) must be at most the number of patches in "
                 f"memory ({len(_first_round(X))}): ask for fewer signatures, or for more patches"
             )
-        if self.n_features_in_ > _MAX_FEATURES:
+        if self.n_features_in_ > MOST_VALUES:
             raise ValueError(
-                f"patches must have at most {_MAX_FEATURES} values, since learning needs their "
+                f"patches must have at most {MOST_VALUES} values, since learning needs their "
                 f"covariance, got {self.n_features_in_}; use smaller patches or images"
             )
         patches: _Patches = X

@@ -16,6 +16,7 @@ part that of its own cells, by the same measure.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -53,12 +54,13 @@ class Gaussians:
     covariance: np.ndarray
 
     @classmethod
-    def learn(cls, scaled: np.ndarray, codes: np.ndarray) -> Gaussians:
-        """From standardised profiles (n, n_features) and the index of the type of each."""
+    def learn(cls, scaled: Iterable[np.ndarray], codes: np.ndarray) -> tuple[Gaussians, np.ndarray]:
+        """From blocks of standardised profiles (n, n_features), gone through more than once, and
+        the index of the type of each; with the places of all, (n, n_directions)."""
         n_types = codes.max() + 1
-        n_directions = max(1, min(N_DIRECTIONS, len(scaled) - n_types, scaled.shape[1]))
-        basis = _leading_directions(scaled, n_directions)
-        return cls.at(scaled @ basis.T.astype(np.float64), codes, basis)
+        basis = _leading_directions(scaled, len(codes), len(codes) - n_types)
+        places = np.concatenate([block @ basis.T.astype(np.float64) for block in scaled])
+        return cls.at(places, codes, basis), places
 
     @classmethod
     def at(cls, places: np.ndarray, codes: np.ndarray, basis: np.ndarray) -> Gaussians:
@@ -89,8 +91,12 @@ class Gaussians:
     def _white(self) -> tuple[np.ndarray, np.ndarray]:
         """Directions (n_directions, n_features), float32, along which cells of a type have variance
         1, and the types there (n_types, n_directions)."""
-        whitening = np.linalg.inv(np.linalg.cholesky(self.covariance))
+        whitening = self._whitening
         return (whitening @ self._rows).astype(np.float32), self.means @ whitening.T
+
+    @cached_property
+    def _whitening(self) -> np.ndarray:
+        return np.linalg.inv(np.linalg.cholesky(self.covariance))
 
     def places(self, scaled: np.ndarray, n_directions: int | None = None) -> np.ndarray:
         """Where standardised profiles lie along the first or all directions, (n, n_directions)
@@ -119,11 +125,19 @@ class Gaussians:
     def nearest(self, scaled: np.ndarray) -> np.ndarray:
         """Squared Mahalanobis distance of standardised profiles to the nearest type, (n,); of the
         precision of float32, whose product takes half the time."""
-        directions, means = self._white
         with np.errstate(over="ignore", invalid="ignore"):
+            directions, _ = self._white
             white = products(scaled.astype(np.float32, copy=False), directions).astype(np.float64)
-            squared = np.einsum("kd,kd->k", means, means) - 2 * (white @ means.T)
-            squared += np.einsum("id,id->i", white, white)[:, None]
+            return self._nearest(white)
+
+    def nearest_at(self, places: np.ndarray) -> np.ndarray:
+        """The same, of places."""
+        return self._nearest(places @ self._whitening.T)
+
+    def _nearest(self, white: np.ndarray) -> np.ndarray:
+        _, means = self._white
+        squared = np.einsum("kd,kd->k", means, means) - 2 * (white @ means.T)
+        squared += np.einsum("id,id->i", white, white)[:, None]
         result: np.ndarray = squared.min(axis=1)
         return result
 
@@ -200,16 +214,28 @@ def shrink(covariance: np.ndarray, share: float) -> np.ndarray:
     return result
 
 
-def _leading_directions(scaled: np.ndarray, n: int) -> np.ndarray:
-    """Orthonormal directions of most variance of centred rows, (n, n_features) float32; signs by
-    the largest entry."""
-    rows = scaled.astype(np.float64)
-    if len(rows) < rows.shape[1]:
+def _leading_directions(scaled: Iterable[np.ndarray], n_rows: int, most: int) -> np.ndarray:
+    """Orthonormal directions of most variance of centred rows, `most` at most, (n, n_features)
+    float32; signs by the largest entry."""
+    products: np.ndarray | None = None
+    held = []
+    for block in scaled:
+        rows = block.astype(np.float64)
+        if n_rows < rows.shape[1]:
+            held.append(rows)
+        elif products is None:
+            products = rows.T @ rows
+        else:
+            products += rows.T @ rows
+    if products is None:
+        rows = np.concatenate(held)
+        n = max(1, min(N_DIRECTIONS, most))
         _, vectors = np.linalg.eigh(rows @ rows.T)
         directions = vectors[:, ::-1][:, :n].T @ rows
         directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
     else:
-        _, vectors = np.linalg.eigh(rows.T @ rows)
+        n = max(1, min(N_DIRECTIONS, most, len(products)))
+        _, vectors = np.linalg.eigh(products)
         directions = vectors[:, ::-1][:, :n].T
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
     return (directions * np.where(largest < 0, -1, 1)).astype(np.float32)

@@ -23,6 +23,7 @@ NONLINEARITIES = tuple(_core.NONLINEARITIES)
 
 _MEAN = Pooling()
 _MANY_WINDOWS = 1 << 20  # of a region: sums in float32 lose digits, and ones stop at 2^24
+_MOST_PACKED = 1 << 28  # values of transformed filters
 _LARGEST = 1e15  # pixel, filter, response and code: sums of squares of 1e8 of them are in float32
 
 
@@ -244,8 +245,13 @@ class Encoder:
         if self._form is not None:
             return self._forms[self._form]
         if (rows, columns) not in self._chosen:
+            direct, *others = self._forms.values()
+            packed = len(self._offset) * self.channels  # values of the filters, times those below
+            others = [
+                form for form in others if packed * (form.points * form.square) ** 2 <= _MOST_PACKED
+            ]
             self._chosen[rows, columns] = min(
-                self._forms.values(),
+                [direct, *others],
                 key=lambda form: form.count_work(
                     rows, columns, self._count_features(form), self.n_signatures
                 ),

@@ -52,6 +52,9 @@ def predict(
 
 _ARRAYS = ("signatures", "weights", "bias", "gain", "threshold")
 _SIZE = Integer(1, 1 << 20)
+MOST_VALUES = 8192
+"""Of a patch: learning needs their covariance, and work holds those of a row of windows."""
+
 _RULES = {
     "patch_size": _SIZE,
     "step": _SIZE,
@@ -114,6 +117,8 @@ class Layer:
             raise ValueError(f"there are no signatures, got an array of shape {signatures.shape}")
         values = check(_RULES, **{name: document[name] for name in _RULES})
         h, m = signatures.shape
+        if m > MOST_VALUES:
+            raise ValueError(f"patches have at most {MOST_VALUES} values, got {m}")
         if m % values["patch_size"] ** 2:
             raise ValueError(
                 f"signatures of {m} values are no patches of side {values['patch_size']}"

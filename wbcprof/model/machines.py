@@ -27,6 +27,9 @@ from wbcprof.model.memory import FIELDS, Memory, Strangeness, between_types
 RULES = {"C": NamedOr("auto", Real(above=0)), "kernel": Choice(("discriminant", "rbf", "linear"))}
 """What the parameters of a classifier may be."""
 
+BLOCK = 1 << 23
+"""Values that are held in double precision at once."""
+
 _FAR = "far."
 _MEMORY, _LEARNT_MEMORY = "memory.", "learnt_memory."
 _GAUSSIANS = ("basis", "means", "covariance")
@@ -80,6 +83,12 @@ class TypeMachines(Shown):
         }
 
     def _logits(self, X: Any) -> np.ndarray:
+        X = self._checked(X)
+        size = max(1, BLOCK // X.shape[1])
+        starts = range(0, len(X), size)
+        return np.concatenate([self._logits_of(X[start : start + size]) for start in starts])
+
+    def _logits_of(self, X: np.ndarray) -> np.ndarray:
         scaled = self.standardise(X)
         if self.far_ is None:
             return self._near_logits(scaled)
@@ -88,7 +97,7 @@ class TypeMachines(Shown):
         if not far.all():
             logits[~far] = self._near_logits(scaled[~far])
         if far.any():
-            logits[far] = self.far_._logits(np.asarray(X)[far])
+            logits[far] = self.far_._logits(X[far])
         return logits
 
     def _near_logits(self, scaled: np.ndarray) -> np.ndarray:
@@ -243,6 +252,12 @@ class TypeMachines(Shown):
     def standardise(self, X: Any) -> np.ndarray:
         """Profiles (n_images, n_features) less the mean of the training profiles, over their
         spread."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled: np.ndarray = (self._checked(X) - self.mean_) / self.scale_
+        return scaled
+
+    def _checked(self, X: Any) -> np.ndarray:
+        """Profiles of the model whose profiles these machines name."""
         made_by = made_by_of(X)
         if None not in (made_by, self.made_by_) and made_by != self.made_by_:
             raise ValueError(
@@ -255,9 +270,8 @@ class TypeMachines(Shown):
                 f"Number of features ({X.shape[1]}) must match that of the training profiles "
                 f"({self.n_features_in_})"
             )
-        with np.errstate(over="ignore", invalid="ignore"):
-            scaled: np.ndarray = (X - self.mean_) / self.scale_
-        return scaled
+        checked: np.ndarray = X
+        return checked
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Unnormalised log-probability of each type.
@@ -440,8 +454,12 @@ def kernel_columns(scaled: np.ndarray, support: np.ndarray | None, gamma: float)
     if support is None:
         return scaled
     support = support.astype(np.float64)
-    distance = (scaled**2).sum(axis=1)[:, None] + (support**2).sum(axis=1) - 2 * scaled @ support.T
-    columns: np.ndarray = np.exp(-gamma * np.maximum(distance, 0))
+    columns: np.ndarray = scaled @ support.T
+    columns *= -2
+    columns += (scaled**2).sum(axis=1)[:, None] + (support**2).sum(axis=1)
+    np.maximum(columns, 0, out=columns)
+    columns *= -gamma
+    np.exp(columns, out=columns)
     return columns
 
 
@@ -467,17 +485,20 @@ def made_by_of(profiles: Any) -> str | None:
 
 
 def check_profiles(values: Any) -> np.ndarray:
-    """Profiles (n_images, n_features) as float64.
+    """Profiles (n_images, n_features), float32 as they are, else float64.
 
     Raises
     ------
     ValueError
         Another shape, none, or NaN or infinity.
     """
-    values = np.asarray(unmasked(values, "profiles"), dtype=np.float64)
+    values = np.asarray(unmasked(values, "profiles"))
+    if values.dtype != np.float32:
+        values = values.astype(np.float64, copy=False)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"expected profiles (n_images, n_features), got shape {values.shape}")
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    sizes = np.maximum(np.abs(values.min(axis=1)), np.abs(values.max(axis=1)))
+    bad = np.flatnonzero(~np.isfinite(sizes))
     if bad.size:
         raise ValueError(
             f"expected finite profiles, got NaN or infinity in {bad.size} of {len(values)}, "

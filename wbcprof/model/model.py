@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
-from itertools import chain, product
+from itertools import chain, pairwise, product
 from typing import Any, BinaryIO, Unpack
 
 import numpy as np
@@ -30,7 +31,7 @@ from wbcprof.model.preprocessing import pixel_table, to_grey_levels, windows
 from wbcprof.model.profiles import Profiles
 from wbcprof.model.settings import Coding, CodingOptions, Inference
 from wbcprof.model.storage import read_model, write_model
-from wbcprof.smear.canonical import CanonicalForm
+from wbcprof.smear.canonical import SIDE, CanonicalForm
 from wbcprof.smear.instrument import Instrument, instrument_from_json, measure_instrument
 from wbcprof.smear.measures import MEASURES, examine
 from wbcprof.smear.normalise import Normaliser, normaliser_from_json
@@ -44,6 +45,8 @@ _CLASSIFIER = "classifier."
 _POOLING = ("pools", "levels", "centres")
 _MOST_REGIONS = 1 << 13
 _MOST_FEATURES = 1 << 22  # of a profile
+_MOST_HELD = 1 << 26  # values of the maps of an image
+_BATCH_HELD = 1 << 24  # of all images profiled in one kernel call, where there are several
 
 
 class AdaptationWarning(UserWarning):
@@ -151,6 +154,11 @@ class Model(Shown):
         if pooling.n_regions > _MOST_REGIONS or n_features > _MOST_FEATURES:
             raise ValueError(
                 f"profiles over {pooling.n_regions} regions are larger than a model's may be"
+            )
+        side = max(SIDE, smallest_side((one.patch_size, one.step, one.region) for one in layers))
+        if _values_held(layers, n_features, (side, side), None) > _MOST_HELD:
+            raise ValueError(
+                f"the code maps of an image of {side} px are larger than a model's may be"
             )
         normaliser, instrument = document["normaliser"], document["instrument"]
         classifier = None
@@ -393,7 +401,8 @@ class Model(Shown):
         ids: list[str] = []
         labels: list[str | None] = []
         measures: list[np.ndarray] = []
-        for batch in _batches(self.read(source, n_threads, before, measured=before is None)):
+        held = partial(_values_held, self.layers, len(self.feature_names), step=coding.step)
+        for batch in _batches(self.read(source, n_threads, before, measured=before is None), held):
             pixels = np.stack([cell.pixels for cell in batch])
             few = 1
             if coding.tolerance is not None and checked is None:
@@ -941,11 +950,30 @@ def _coded_rows(
         yield start, codes.reshape(*tile.shape[:2], -1), centre, spread
 
 
-def _batches(cells: Iterator[Cell]) -> Iterator[list[Cell]]:
-    """Runs of consecutive images of one shape, at most `_BATCH_BYTES` of pixels each."""
+def _values_held(
+    layers: Sequence[Layer], n_features: int, shape: Sequence[int], step: int | None
+) -> int:
+    """Values of the profile of an image of this shape, and of its code maps on the way to it;
+    `step` is that of the first layer."""
+    held = n_features
+    sides = list(shape)
+    for layer, above in pairwise(layers):
+        windows = [(side - layer.patch_size) // (step or layer.step) + 1 for side in sides]
+        sides = [-(-n // (above.region or 1)) for n in windows]
+        held += math.prod(sides) * layer.n_signatures
+        step = None
+    return held
+
+
+def _batches(cells: Iterator[Cell], held: Callable[[Sequence[int]], int]) -> Iterator[list[Cell]]:
+    """Runs of consecutive images of one shape, at most `_BATCH_BYTES` of pixels and `_BATCH_HELD`
+    values each, of which so many are `held` of an image."""
     batch: list[Cell] = []
     for cell in cells:
-        full = batch and (len(batch) + 1) * cell.pixels.nbytes > _BATCH_BYTES
+        n = len(batch) + 1
+        full = batch and (
+            n * cell.pixels.nbytes > _BATCH_BYTES or n * held(cell.pixels.shape[:2]) > _BATCH_HELD
+        )
         if full or (batch and batch[0].pixels.shape != cell.pixels.shape):
             yield batch
             batch = []

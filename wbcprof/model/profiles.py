@@ -32,6 +32,7 @@ from wbcprof.files import (
     replacing,
     to_number,
 )
+from wbcprof.images.decode import is_of_the_system
 from wbcprof.images.source import SkippedImage
 from wbcprof.smear.measures import MEASURES
 
@@ -47,9 +48,6 @@ _METADATA = "Metadata_"
 MEASURE_COLUMNS = tuple(f"{_METADATA}{name}" for name in MEASURES)
 _METADATA_KEY = "wbcprof"
 _PACKAGES = {".csv": (), ".parquet": ("pandas", "pyarrow"), ".h5ad": ("anndata",)}
-_UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, csv.Error)
-
-
 _FEATURE = re.compile(r"Cells_([A-Za-z]+)_Signature_(\d{4,})((?:_L\d+R\d+C\d+|_Centre\d+)?)")
 
 
@@ -306,6 +304,11 @@ class Profiles(Shown):
         ImportError
             See `check_table`.
 
+        Notes
+        -----
+        A damaged ``.h5ad`` may end the process within HDF5, which trusts its files: open none that
+        you do not trust.
+
         Examples
         --------
         >>> from tempfile import TemporaryDirectory
@@ -329,7 +332,11 @@ class Profiles(Shown):
         path.open("rb").close()
         try:
             return read[suffix](path)
-        except _UNREADABLE as error:
+        except ImportError:
+            raise
+        except Exception as error:  # the libraries raise almost any kind on damaged files
+            if is_of_the_system(error):
+                raise
             raise ValueError(f"{str(path)!r} is no usable table of profiles: {error}") from error
 
     @classmethod

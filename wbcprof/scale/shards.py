@@ -44,6 +44,7 @@ from wbcprof._shown import shown
 from wbcprof._version import __version__
 from wbcprof.checks import Integer
 from wbcprof.files import file_digest, write_rows
+from wbcprof.images.decode import may_pass
 from wbcprof.images.source import ImageSource, ImageWarning, Listed, open_images
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles, check_table
@@ -91,8 +92,9 @@ def profile_to_shards(
     Called again after an interruption, it goes on from the finished shards, to the same files as
     without one. Called again with more images, by their ids, it profiles these alone, into further
     shards; profiles of images that are not given any more are kept, and counted in a warning.
-    Images that cannot be read are listed in ``skipped.csv``. See the module's docstring for the
-    files.
+    Images that cannot be read are listed in ``skipped.csv``; called again, it makes those shards
+    anew that lack a file which was missing or not to be read, but not of an iterator. See the
+    module's docstring for the files.
 
     Parameters
     ----------
@@ -216,7 +218,8 @@ def fill_shards(
         **identity,
     }
     with claimed(folder, identity):
-        shards = _Shards(folder)
+        given = set(source.ids()) if isinstance(source.images, Listed) else set()
+        shards = _Shards(folder, given)
         new: Iterable[ImageSource] = shards.without(source.quietly(), shard_size, advance)
         if isinstance(source.images, Listed):  # all is compared before anything is made
             new = list(new)
@@ -241,7 +244,9 @@ def fill_shards(
 class _Shards:
     """Finished shards of a folder, and the images that they were made from."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, given: set[str]) -> None:
+        """Those that lack an image for a reason that may have passed are not finished, where all
+        their images are given, by these ids."""
         self._folder = folder
         self._done: set[int] = set()
         self._known: dict[str, deque[tuple[int, str | None, str | None]]] = defaultdict(deque)
@@ -249,6 +254,9 @@ class _Shards:
             record, index = read_json(path), int(path.stem.removeprefix("part-"))
             table = folder / _table_name(index)
             if not table.exists() or record.get("table") != file_digest(table):
+                continue
+            lacks = any(may_pass(reason) for _, reason in record["skipped"])
+            if lacks and given.issuperset(record["ids"]):
                 continue
             self._done.add(index)
             n = len(record["ids"])

@@ -52,6 +52,7 @@ _MOST_NUCLEUS = 0.35  # of the lit pixels, where a background is there too
 _NUCLEUS_SIDES = (0.04, 0.8)  # square root of its area, over the image's shorter side
 _EXPECTED = 0.26  # the same, of an image in which none is found
 _LEAST_SIDE = 24  # px of an image
+_MOST = {"background": 255.0, "density": math.log(256)}
 _FURTHEST = 0.2  # from the middle of the image to the centre, over the shorter side
 
 
@@ -154,6 +155,11 @@ class CanonicalForm(Shown):
             value = np.asarray(getattr(self, name), np.float64)
             if value.shape != (3,) or not (np.isfinite(value) & (value > 0)).all():
                 raise ValueError(f"{name} must be 3 positive numbers, got {value.tolist()}")
+            if value.max() > _MOST[name]:
+                raise ValueError(
+                    f"{name} must be at most {_MOST[name]:.4g}, as images of 256 grey levels have "
+                    f"it, got {value.tolist()}"
+                )
             object.__setattr__(self, name, value)
 
     @classmethod

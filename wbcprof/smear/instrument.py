@@ -186,6 +186,14 @@ def _instrument(parts: list[Acquisition], given: float | None, source: ImageSour
     )
 
 
+_DENSITY = Real(least=-6, most=6)
+_RANGES = {  # of what images of 256 grey levels can give
+    "background": Real(least=0, most=255),
+    "red_cell_density": _DENSITY,
+    "nucleus_density": _DENSITY,
+}
+
+
 def instrument_from_json(document: dict[str, Any]) -> Instrument:
     """The instrument whose `to_json` gave this.
 
@@ -200,7 +208,7 @@ def instrument_from_json(document: dict[str, Any]) -> Instrument:
         checked[name] = number.check(name, document[name])
     for name in ("background", "red_cell_density", "nucleus_density"):
         if document[name] is not None:
-            values = [Real().check(name, value) for value in document[name]]
+            values = [_RANGES[name].check(name, value) for value in document[name]]
             if len(values) != 3:
                 raise ValueError(f"{name} must be 3 numbers, got {len(values)}")
             checked[name] = values

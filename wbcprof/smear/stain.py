@@ -33,6 +33,13 @@ RULE = Choice(tuple(STAINS))
 """What the name of a method may be."""
 
 _SHAPES = {"background": (3,), "centre": (3,), "spread": (3,), "stains": (2, 3), "strength": (2,)}
+_RANGES = {  # of what images of 256 grey levels can give
+    "background": (0, 255),
+    "centre": (-10, 10),
+    "spread": (0, 10),
+    "stains": (-1.001, 1.001),
+    "strength": (0, 1000),
+}
 _STAINED = 0.15  # least mean optical density over the background, natural log, of a stained pixel
 _BRIGHTEST = 0.1  # of the pixels, whose median colour is the background's
 _MOST_BRIGHTER = 4  # times that a channel of the background is made brighter, at most
@@ -101,6 +108,11 @@ class StainNormaliser(Shown):
             value = np.asarray(value, np.float64)
             if value.shape != shape or not np.isfinite(value).all():
                 raise ValueError(f"{name} must be {shape} finite numbers, got {value.tolist()}")
+            least, most = _RANGES[name]
+            if not ((value >= least) & (value <= most)).all():
+                raise ValueError(f"{name} must be from {least} to {most}, got {value.tolist()}")
+            if name == "stains" and not np.allclose(np.linalg.norm(value, axis=1), 1, atol=1e-3):
+                raise ValueError(f"stains must be of length 1, got {value.tolist()}")
             object.__setattr__(self, name, value)
 
     @classmethod
