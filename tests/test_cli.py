@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from pages import undrawn
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -178,9 +179,9 @@ def test_groups_reach_fit_evaluate_and_report(folder, model_file, tmp_path, monk
     assert json.loads(json_file.read_text())["n_groups"] == 4
 
     page = tmp_path / "r.html"
-    assert (
-        main([str(a) for a in ["report", model_file, folder, "-o", page, "--groups", table]]) == 0
-    )
+    with undrawn():
+        report = ["report", model_file, folder, "-o", page, "--groups", table]
+        assert main([str(a) for a in report]) == 0
     assert "No group, of the 4 given, lies in several parts" in page.read_text(encoding="utf-8")
 
     given = []
@@ -229,7 +230,8 @@ def test_demo_leaves_model_profiles_evaluation_and_pictures(tmp_path, monkeypatc
     small = {"n_signatures": 16, "patch_size": 12, "n_patches": 1500, "max_iter": 2}
     monkeypatch.setattr(demo, "LEARNING", small)
     out = tmp_path / "out"
-    assert main(["demo", "--out", str(out)]) == 0
+    with undrawn():
+        assert main(["demo", "--out", str(out)]) == 0
     names = {path.name for path in out.iterdir()}
     assert {"model.wbcprof", "profiles.csv", "evaluation.json", "signatures.png"} <= names
     assert (out / "evaluation.txt").read_text().startswith("Generated cells, not real data.")

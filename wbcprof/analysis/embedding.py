@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 from wbcprof.analysis.figures import AXIS_NAMES, check_cells
 from wbcprof.checks import UNLABELLED, Choice
 
+_FEW = 1000  # cells that one thread embeds
+
 
 def embed(
     values: ArrayLike,
@@ -62,9 +64,12 @@ def embed(
         return points
     if method == "tsne":
         from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
 
         model = TSNE(perplexity=min(30, max(1, (n - 1) / 3)), init="pca", random_state=random_state)
-        return np.asarray(model.fit_transform(components), dtype=np.float64)
+        # Of few cells, its steps are so short that threads wait for each other most of the time.
+        with threadpool_limits(1 if n <= _FEW else None, user_api="openmp"):
+            return np.asarray(model.fit_transform(components), dtype=np.float64)
     if method == "umap":
         try:
             from umap import UMAP
