@@ -2,20 +2,23 @@
 
 Exit codes: 0 done; 1 the input or the environment does not allow it (one line says why);
 2 the command line is wrong; 3 with --strict: done, but for images that could not be read;
-130 interrupted.
+130 interrupted; 143 and 129 ended by SIGTERM and SIGHUP, when nothing half-written is left either.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -31,14 +34,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    with warnings.catch_warnings():  # which puts back what shows them
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings(), _unwinding():  # the first puts back what shows warnings
         warnings.showwarning = _show_warning
         return _run(options)
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal asks the process to end."""
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """Meanwhile signals that would end the process at once interrupt it, so that what is being
+    written is removed; unless they are ignored, as by nohup."""
+
+    def end(number: int, frame: object) -> None:
+        raise _Ended(number)
+
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        named = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))
+        taken = [one for one in named if one and signal.getsignal(one) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _run(options: argparse.Namespace) -> int:
     try:
         options.run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader of the output has what it wanted; nothing is left to flush to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,8 +83,12 @@ def _run(options: argparse.Namespace) -> int:
     except _Incomplete as error:
         _say(f"wbcprof {options.command}: {error}")
         return 3
+    except _Ended as error:
+        _say(f"wbcprof {options.command}: ended by {signal.Signals(error.args[0]).name}")
+        return 128 + int(error.args[0])
     except KeyboardInterrupt:
-        _say(f"\nwbcprof {options.command}: interrupted")
+        _say("")
+        _say(f"wbcprof {options.command}: interrupted")
         return 130
     return 0
 
@@ -651,16 +687,21 @@ def _show_warning(
 
 
 def _say(text: str) -> None:
-    from wbcprof.files import tell
+    from wbcprof.files import tell, visible
 
-    tell(text, sys.stderr)
+    tell(visible(text), sys.stderr)
+
+
+def _say_lines(text: str) -> None:
+    for line in text.split("\n"):
+        _say(line)
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from wbcprof.files import check_output
+    from wbcprof.files import check_outputs
     from wbcprof.learning.profiler import fit
 
-    check_output(options.output)
+    check_outputs({"--output": options.output, "--checkpoint": options.checkpoint}, {})
     model = None
     if options.model is not None:
         from wbcprof.model.model import load
@@ -717,6 +758,7 @@ def _say_how_good(classifier: Any) -> None:
 
 def _profile(options: argparse.Namespace) -> None:
     from wbcprof.analysis.quality import warn_of_fields
+    from wbcprof.files import check_output
     from wbcprof.model.model import load
     from wbcprof.model.profiles import check_table
 
@@ -728,6 +770,7 @@ def _profile(options: argparse.Namespace) -> None:
             f"--dask and --shard-size are for a folder of shards; {options.output!r} is one table"
         )
     check_table(options.output)
+    check_output(_skipped_of(options))
     model = load(options.model)
     profiles = model.profile(
         _images(options),
@@ -796,6 +839,7 @@ def _classify(options: argparse.Namespace) -> None:
     to_shards = options.output is not None and _is_folder(options.output)
     if options.output is not None and not to_shards:
         check_output(options.output, TABLES)
+        check_output(_skipped_of(options))
     if options.shard_size is not None and not to_shards:
         raise ValueError("--shard-size is for a folder of shards; name one with --output")
     model = load(options.model)
@@ -906,10 +950,14 @@ def _list_skipped(options: argparse.Namespace, skipped: Sequence[SkippedImage]) 
         return
     where = ""
     if options.output is not None:
-        where = f"{options.output}.skipped.csv"
+        where = _skipped_of(options)
         rows = ({"image": lost.image_id, "reason": lost.reason} for lost in skipped)
         write_rows(where, ("image", "reason"), rows)
     _check_all_read(options, len(skipped), where)
+
+
+def _skipped_of(options: argparse.Namespace) -> str:
+    return f"{options.output}.skipped.csv"
 
 
 def _check_all_read(options: argparse.Namespace, n_skipped: int, where: str) -> None:
@@ -995,12 +1043,12 @@ def _adapt(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from wbcprof.files import CSV, JSON, check_output, replacing
+    from wbcprof.files import CSV, JSON, check_outputs, replacing
 
-    outputs = {"json": JSON, "csv": CSV, "latex": _LATEX}
-    for name, suffixes in outputs.items():
-        if (path := getattr(options, name)) is not None:
-            check_output(path, suffixes)
+    check_outputs(
+        {"--json": options.json, "--csv": options.csv, "--latex": options.latex},
+        {"--json": JSON, "--csv": CSV, "--latex": _LATEX},
+    )
     if (options.images is None) == (options.test is None):
         raise ValueError(
             "expected IMAGES, of which half is learnt from, or --test LABELLED with --model; "
@@ -1117,13 +1165,14 @@ def _figure_options(options: argparse.Namespace) -> dict[str, Any]:
 def _monitor(options: argparse.Namespace) -> None:
     from wbcprof.analysis.monitoring import Monitor
     from wbcprof.analysis.slides import read_slides
-    from wbcprof.files import CSV, HTML, JSON, check_output
+    from wbcprof.files import CSV, HTML, JSON, check_outputs
     from wbcprof.model.model import load
     from wbcprof.report.monitor import write_monitor
 
-    for path, kind in ((options.output, HTML), (options.state, JSON), (options.csv, CSV)):
-        if path is not None:
-            check_output(path, kind)
+    check_outputs(
+        {"--output": options.output, "--state": options.state, "--csv": options.csv},
+        {"--output": HTML, "--state": JSON, "--csv": CSV},
+    )
     model, settings = load(options.model), _given(options, ["baseline", "control"])
     if options.state is not None and os.path.exists(options.state):
         monitor = Monitor.load(options.state, model, **settings)
@@ -1173,15 +1222,14 @@ def _find(options: argparse.Namespace) -> None:
 
 
 def _smear(options: argparse.Namespace) -> None:
-    from wbcprof.files import HTML, TABLES, check_output
+    from wbcprof.files import HTML, TABLES, check_outputs
     from wbcprof.model.model import load
     from wbcprof.report.smear import write_smear
 
-    paths = [path for path in (options.output, options.csv, options.cells) if path is not None]
-    if len({os.path.abspath(path) for path in paths}) < len(paths):
-        raise ValueError("--output, --csv and --cells must be different files")
-    for path in paths:
-        check_output(path, HTML if path == options.output else TABLES)
+    check_outputs(
+        {"--output": options.output, "--csv": options.csv, "--cells": options.cells},
+        {"--output": HTML, "--csv": TABLES, "--cells": TABLES},
+    )
     result = write_smear(
         load(options.model),
         options.images,
@@ -1252,7 +1300,7 @@ def _info(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from wbcprof.demo import run_demo
 
-    run_demo(Path(options.out), options.threads, _say)
+    run_demo(Path(options.out), options.threads, _say_lines)
 
 
 _Options = Callable[[argparse.ArgumentParser], None]
