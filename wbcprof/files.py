@@ -380,7 +380,10 @@ def check_output(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> 
     if target.exists() and not target.is_file():
         raise ValueError(f"the output {str(target)!r} is not a regular file")
     if target.is_symlink():
-        check_output(os.path.realpath(target))
+        followed = os.path.realpath(target)
+        if os.path.islink(followed):
+            raise ValueError(f"the output {str(target)!r} is a link to itself")
+        check_output(followed)
     return target
 
 
