@@ -44,6 +44,10 @@ def figure(**parameters):
         return figures.reconstructions(IMAGES, IMAGES, **parameters)
     if "n_bins" in parameters:
         return figures.calibration(["a"], [[1.0]], ["a"], **parameters)
+    if "figure_format" in parameters:
+        return figures.FigureFiles("nowhere", parameters["figure_format"])
+    if "width" in parameters:
+        return figures.save(figures.heatmap(ROWS, TYPES), "nowhere.pdf", **parameters)
     if "method" in parameters:
         return figures.embedding(ROWS[:, :2], TYPES, **parameters)
     return figures.heatmap(ROWS, TYPES, **parameters)

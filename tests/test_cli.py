@@ -230,6 +230,7 @@ def test_demo_leaves_model_profiles_evaluation_and_pictures(tmp_path, monkeypatc
 
     monkeypatch.setattr(demo, "N_PER_TYPE", 6)
     monkeypatch.setattr(demo, "REPEATS", 2)
+    monkeypatch.setattr(demo, "FIELDS", {**demo.FIELDS, "n_fields": 3})
     small = {"n_signatures": 16, "patch_size": 12, "n_patches": 1500, "max_iter": 2}
     monkeypatch.setattr(demo, "LEARNING", small)
     out = tmp_path / "out"

@@ -19,7 +19,7 @@ SETUP = """
     from wbcprof.model.encoder import Encoder
     from wbcprof.model.sparse import gram_matrix, sparse_code
     from wbcprof import threads
-    from wbcprof.threads import blas_threads, resolve_threads
+    from wbcprof.threads import one_blas_thread, resolve_threads
 
     threads._most_threads = lambda: 16  # more threads than CPUs, on any machine
     rng = np.random.default_rng(0)
@@ -140,7 +140,7 @@ def test_many_threads_beside_busy_blas_pools_compute_the_same(tmp_path):
             if i % 3 == 0:
                 return np.linalg.norm(square @ square)
             if i % 3 == 1:
-                with blas_threads(2):
+                with one_blas_thread():
                     check(work(2), 2)
             check(work(1 + i % 4), 1 + i % 4)
 

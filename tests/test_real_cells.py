@@ -39,7 +39,7 @@ def test_signatures_rebuild_real_cells(real_model, sample):
 
 
 def test_profiles_of_real_cells_name_their_types(real_model, sample):
-    evaluation = evaluate(*sample, model=real_model, repeats=3)
+    evaluation = evaluate(*sample, model=real_model, repeats=2)
     assert evaluation.macro_f1 > 0.6  # by chance: 0.17
     assert evaluation.baseline["macro_f1"] > 0.6
 

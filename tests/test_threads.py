@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from wbcprof import threads
 from wbcprof.threads import _available_cpus, _cpu_quotas, resolve_threads
 
 MOUNT = "31 23 0:28 {top} {point} rw,relatime shared:9 - {kind} {kind} rw,{options}\n"
@@ -272,3 +274,28 @@ def test_threads_from_the_environment(monkeypatch):
     monkeypatch.setenv("WBCPROF_NUM_THREADS", "many")
     with pytest.raises(ValueError, match="WBCPROF_NUM_THREADS must be a positive integer"):
         resolve_threads()
+
+
+def test_overlapping_holds_give_back_what_was_before_the_first():
+    """Two fits in threads left BLAS at one thread for good, and let go of it too soon."""
+
+    def limits():
+        return [pool.num_threads for pool in threads._blas_pools()]
+
+    before = limits()
+    threads._set_blas_threads([2] * len(before))
+    try:
+        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+            holds = [(pool, threads.one_blas_thread()) for pool in (one, other)]
+            for pool, hold in holds:
+                pool.submit(hold.__enter__).result()
+                assert set(limits()) == {1}
+            one.submit(holds[0][1].__exit__, None, None, None).result()
+            assert set(limits()) == {1}
+            other.submit(holds[1][1].__exit__, None, None, None).result()
+            assert set(limits()) == {2}
+        with threads.one_blas_thread():
+            assert set(limits()) == {1}
+        assert set(limits()) == {2}
+    finally:
+        threads._set_blas_threads(before)

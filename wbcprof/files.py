@@ -111,7 +111,7 @@ def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[tuple[int, lis
         stream.seek(0)
         outside = "".join(first.split('"')[::2])  # of quotes
         delimiter = max(_DELIMITERS, key=outside.count)
-        rows = csv.reader(stream, delimiter=delimiter)
+        rows = csv.reader(stream, delimiter=delimiter, strict=True)
         try:
             yield ((rows.line_num, row) for row in rows if any(map(str.strip, row)))
         except (UnicodeDecodeError, csv.Error) as error:

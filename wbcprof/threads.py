@@ -87,22 +87,48 @@ def _startable(count: int) -> int:
     return count
 
 
-_preparing = threading.RLock()
+_lock = threading.RLock()
 
 
 @contextmanager
-def preparing() -> Iterator[None]:
-    """Held while what all threads share is made. A signal handler may come in; a child that is
-    forked meanwhile has a lock of its own, so nothing is shared but what is whole."""
-    with _preparing:
+def alone() -> Iterator[None]:
+    """Held while what all threads share is made or changed. A signal handler may come in; a child
+    that is forked meanwhile has a lock of its own, so nothing is shared but what is whole."""
+    with _lock:
         yield
+
+
+_holders = 0
+_blas_before: list[int] = []
 
 
 @contextmanager
-def blas_threads(n_threads: int | None = None) -> Iterator[None]:
-    """Hold the BLAS pools of NumPy and SciPy to `resolve_threads(n_threads)` threads."""
-    with _blas_controller().limit(limits=resolve_threads(n_threads), user_api="blas"):
+def one_blas_thread() -> Iterator[None]:
+    """Hold the BLAS pools of NumPy and SciPy to one thread. Of calls that overlap, the last to end
+    gives back what was before the first: no bits depend on when others end, and none of it stays.
+    """
+    global _holders, _blas_before
+    with alone():
+        if not _holders:
+            _blas_before = [pool.num_threads for pool in _blas_pools()]
+        _holders += 1
+        _set_blas_threads([1] * len(_blas_before))
+    try:
         yield
+    finally:
+        with alone():
+            _holders -= 1
+            if not _holders:
+                _set_blas_threads(_blas_before)
+
+
+def _set_blas_threads(numbers: list[int]) -> None:
+    for pool, number in zip(_blas_pools(), numbers, strict=True):
+        # Since threadpoolctl 3.8 the thread that has set one is alone in changing it.
+        let_go = getattr(pool, "clear_controlling_thread", lambda force: None)
+        let_go(force=True)
+        pool.set_num_threads(number)
+        let_go(force=True)
 
 
 def product(a: np.ndarray, b: np.ndarray, n_threads: int | None = None) -> np.ndarray:
@@ -110,7 +136,7 @@ def product(a: np.ndarray, b: np.ndarray, n_threads: int | None = None) -> np.nd
 
     A BLAS that splits a product over its own threads may round differently for each number of
     them. Here the rows of `a` are cut into blocks of fixed size and each thread takes whole
-    blocks; `blas_threads(1)` must hold BLAS to one thread meanwhile.
+    blocks; `one_blas_thread` must hold BLAS to one thread meanwhile.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -122,11 +148,12 @@ def product(a: np.ndarray, b: np.ndarray, n_threads: int | None = None) -> np.nd
 
 
 @lru_cache(maxsize=1)
-def _blas_controller() -> Any:
+def _blas_pools() -> list[Any]:
     import scipy.linalg  # noqa: F401  (its BLAS must be loaded before it can be held)
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController()
+    found: list[Any] = ThreadpoolController().select(user_api="blas").lib_controllers
+    return found
 
 
 def _cpus() -> int:
@@ -189,8 +216,8 @@ def _read(path: Path) -> str:
 
 
 def _note_fork() -> None:
-    global _forked, _is_fork_server, _preparing
-    _preparing = threading.RLock()
+    global _forked, _is_fork_server, _lock
+    _lock = threading.RLock()
     _forked = _forked or _asked_for_several or not _is_fork_server
     _is_fork_server = False
 

@@ -1,5 +1,6 @@
 """Writes the seeds of fuzzing, all generated: ``python tests/fuzz/make_corpus.py``."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 import wbcprof
 from wbcprof.datasets import make_leukocytes
+from wbcprof.files import write_rows
 
 CORPUS = Path(__file__).parent / "corpus"
 MODES = {
@@ -15,6 +17,16 @@ MODES = {
     "bmp": ["1", "L", "P", "RGB"], "ppm": ["RGB"], "webp": ["RGB", "RGBA"],
     "tif": ["1", "L", "P", "RGB", "RGBA", "CMYK", "F", "I;16"],
 }  # fmt: skip
+
+TABLES = {
+    "people.csv": 'path,label,patient\n0.png,a,1\n1.png,"b, c",2\n',
+    "boxes.csv": "image;left;top;right;bottom;label\n0.png;1,5;2;10;12;a\n1.png;3;4;20;22;b\n",
+    "coco.json": '{"images": [{"id": 1, "file_name": "0.png", "width": 40, "height": 40}], '
+    '"annotations": [{"image_id": 1, "bbox": [1, 2, 10, 10], "category_id": 1}], '
+    '"categories": [{"id": 1, "name": "a"}]}',
+    "voc.xml": "<annotation><filename>0.png</filename><object><name>a</name><bndbox><xmin>1</xmin>"
+    "<ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>",
+}
 
 
 def write_images(folder):
@@ -59,6 +71,24 @@ def write_kernels(folder):
         (folder / f"{seed:02d}").write_bytes(content)
 
 
+def write_tables(folder):
+    """The first byte says what the others are: the place of the suffix in `fuzz_tables.READERS`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    names = [f"Cells_Mean_Signature_{k:04d}" for k in range(1, 5)]
+    profiles = wbcprof.Profiles(rng.random((3, 4), np.float32), names, list("abc"), list("xyx"))
+    for suffix in (".csv", ".parquet"):
+        profiles.save(folder / f"profiles{suffix}")
+    write_rows(folder / "people.xlsx", ["image", "label"], [{"image": "0.png", "label": "a"}])
+    for name, text in TABLES.items():
+        (folder / name).write_text(text)
+    for path in folder.iterdir():
+        place = [".csv", ".parquet", ".xlsx", ".json", ".xml"].index(path.suffix)
+        path.write_bytes(bytes([place]) + path.read_bytes())
+
+
 write_images(CORPUS / "images")
 write_models(CORPUS / "model")
 write_kernels(CORPUS / "kernels")
+write_tables(CORPUS / "tables")

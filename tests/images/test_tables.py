@@ -232,3 +232,11 @@ def test_times_of_slides_are_read_alike(folder, model):
         times = folder.parent / f"{folder.name}-times.csv"
         found = list(read_slides(model, folder, times=times))
     assert [slide.name for slide in found] == ["y", "x"]
+
+
+@pytest.mark.parametrize("row", ['"x/a.png,A', '"x/a.png"b,A', 'x/a.png,"A'])
+def test_an_unbalanced_quote_swallows_nothing(folder, row):
+    table = folder / "t.csv"
+    table.write_text(f"image,label\n{row}\ny/b.png,B\n")
+    with pytest.raises(ValueError, match=r"t.csv' is not a readable CSV file"):
+        read_table(table)

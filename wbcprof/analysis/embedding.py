@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from wbcprof.analysis.figures import AXIS_NAMES, check_cells
 from wbcprof.checks import UNLABELLED, Choice
 
-_FEW = 1000  # cells that one thread embeds
+_MANY_CELLS = 5000  # below, threads wait for one another longer than they work, on busy cores
 
 
 def embed(
@@ -67,8 +67,7 @@ def embed(
         from threadpoolctl import threadpool_limits
 
         model = TSNE(perplexity=min(30, max(1, (n - 1) / 3)), init="pca", random_state=random_state)
-        # Of few cells, its steps are so short that threads wait for each other most of the time.
-        with threadpool_limits(1 if n <= _FEW else None, user_api="openmp"):
+        with threadpool_limits(1 if n < _MANY_CELLS else None, user_api="openmp"):  # of this thread
             return np.asarray(model.fit_transform(components), dtype=np.float64)
     if method == "umap":
         try:

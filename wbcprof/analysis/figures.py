@@ -54,6 +54,7 @@ from wbcprof.checks import UNLABELLED, Choice, Integer, Maybe, Real, check
 from wbcprof.checks import label_names as _names
 from wbcprof.checks import sorted_types as _types
 from wbcprof.files import FIGURE_FORMATS, FIGURES, check_output, replacing
+from wbcprof.threads import alone
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -184,7 +185,7 @@ def picture_of(
         figure.set_size_inches(size * (width / 25.4 / size[0]))
     texts: Any = {"pdf.fonttype": 42, "svg.fonttype": "none"}
     try:
-        with rc_context(texts), warnings.catch_warnings():
+        with alone(), rc_context(texts), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
             figure.savefig(stream, format=kind, **options)
     finally:

@@ -22,7 +22,7 @@ from wbcprof.learning.learner import Coder, CodeStatistics, Measured, RemotePatc
 from wbcprof.learning.psd import SAMPLE_PATCHES
 from wbcprof.learning.sample import LayerInput, PatchRows, sample_patches
 from wbcprof.scale.cluster import Holder, check_seen, cluster_errors, held, held_by_workers
-from wbcprof.threads import blas_threads
+from wbcprof.threads import one_blas_thread
 
 _BLOCK_PATCHES = 5000  # of a block at least, where there are fewer than `_MOST_BLOCKS`
 _MOST_BLOCKS = 64  # which limits how many workers learning can use
@@ -34,7 +34,7 @@ class _InputHolder(Holder):
 
     def setup(self, worker: distributed.Worker) -> None:
         self._blas = ExitStack()
-        self._blas.enter_context(blas_threads(1))
+        self._blas.enter_context(one_blas_thread())
 
     def teardown(self, worker: distributed.Worker) -> None:
         self._blas.close()

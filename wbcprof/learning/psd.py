@@ -31,7 +31,7 @@ from wbcprof.model.layer import Layer, predict
 from wbcprof.model.preprocessing import Preprocessing
 from wbcprof.model.settings import LayerSettings
 from wbcprof.model.sparse import sparse_code
-from wbcprof.threads import blas_threads, resolve_threads
+from wbcprof.threads import one_blas_thread, resolve_threads
 
 SAMPLE_PATCHES = 30_000  # that preprocessing and start are fitted on
 
@@ -213,7 +213,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         patches = self._check_patches(X, settings, reset=True)
         path = self.checkpoint
         self._n_before = len(history)
-        with blas_threads(1):
+        with one_blas_thread():
             identity = {} if path is None else self._identity(patches, settings, layer)
             if path is not None and os.path.exists(path):
                 self._resume(path, identity, settings, threads)
@@ -264,7 +264,7 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         patches = self._check_patches(X, settings, reset=first)
         if not first:
             self._check_unchanged(settings)
-        with blas_threads(1):
+        with one_blas_thread():
             if first:
                 self._start(patches, settings, threads)
             self._learner.n_threads = threads

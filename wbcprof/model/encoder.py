@@ -17,7 +17,7 @@ from wbcprof import _core
 from wbcprof.checks import Choice, Integer
 from wbcprof.model.forms import Approximation, Form, cook_toom_matrices, list_forms
 from wbcprof.model.pooling import STATISTICS, Pooling
-from wbcprof.threads import preparing, resolve_threads
+from wbcprof.threads import alone, resolve_threads
 
 NONLINEARITIES = tuple(_core.NONLINEARITIES)
 
@@ -284,7 +284,7 @@ class Encoder:
         self._prepare(self.choose_form(height, width))
 
     def _prepare(self, form: Form) -> _core.Filters:
-        with preparing():
+        with alone():
             if form not in self._prepared:
                 self._prepared[form] = self._transform_filters(form)
             return self._prepared[form]

@@ -20,7 +20,7 @@ from wbcprof.model.arrays import check_arrays
 from wbcprof.model.encoder import Encoder
 from wbcprof.model.preprocessing import PIXEL_INPUTS, Preprocessing, correlate, pixel_table
 from wbcprof.model.settings import Inference, LayerSettings
-from wbcprof.threads import preparing
+from wbcprof.threads import alone
 
 
 def activate(nonlinearity: str, a: np.ndarray, threshold: np.ndarray | None) -> np.ndarray:
@@ -156,7 +156,7 @@ class Layer:
     def encoder(self, step: int | None = None) -> Encoder:
         """The layer folded with its preprocessing into a kernel-ready encoder, made once."""
         step = self.step if step is None else step
-        with preparing():
+        with alone():
             if step not in self._encoders:
                 self._encoders[step] = self._fold(step)
             return self._encoders[step]

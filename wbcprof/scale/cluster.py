@@ -191,6 +191,9 @@ def cluster_errors() -> Iterator[None]:
     """Say in one line what is wrong with the cluster."""
     try:
         yield
+    except FileNotFoundError as error:  # of a worker that has not even the folder
+        check_seen([] if error.filename is None else [os.fspath(error.filename)])
+        raise
     except distributed.KilledWorker as error:
         raise OSError(
             f"Dask workers died one after the other on the same task, perhaps for want of memory: "
