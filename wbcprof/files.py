@@ -304,6 +304,23 @@ def json_value(value: Any) -> Any:
     return repr(value)
 
 
+def regular(path: str | os.PathLike[str]) -> Path:
+    """The path of a file to read, unless it is a pipe or a device, which may keep a reader waiting
+    for ever.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is nothing.
+    ValueError
+        It is neither a file nor a folder.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"expected a regular file, got {os.fspath(path)!r}, a pipe or a device")
+    return Path(path)
+
+
 def check_outputs(paths: Mapping[str, str | None], kinds: Mapping[str, Sequence[str]]) -> None:
     """`check_output` of those that are given, by option, of the kinds said; and all different.
 
