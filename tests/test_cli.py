@@ -756,7 +756,7 @@ def test_signals_that_end_a_command_leave_nothing_half_written(
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
-def test_names_at_the_terminal_are_escapes(model_file, cells, tmp_path, capsysbinary):
+def test_names_at_the_terminal_are_escapes(model_file, cells, tmp_path, capsysbinary, monkeypatch):
     (tmp_path / "cells").mkdir()
     Image.fromarray(cells.images[0]).save(tmp_path / "x.png")
     os.rename(tmp_path / "x.png", os.fsencode(tmp_path / "cells") + b"/caf\xe9\x1b[31m.png")
@@ -765,6 +765,9 @@ def test_names_at_the_terminal_are_escapes(model_file, cells, tmp_path, capsysbi
     told = capsysbinary.readouterr()
     assert b"caf\\udce9\x1b[31m.png" in told.out  # data: a table, whose names are as they are
     assert b"a\\nb\\x1b[32m.png" in told.err and b"\x1b" not in told.err
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["classify", str(model_file), str(tmp_path / "cells")]) == 0
+    assert b"caf\\udce9\\x1b[31m.png" in capsysbinary.readouterr().out
 
 
 def test_what_would_be_refused_after_the_work_is_refused_before(folder, model_file, tmp_path,

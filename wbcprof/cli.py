@@ -692,6 +692,13 @@ def _say(text: str) -> None:
     tell(visible(text), sys.stderr)
 
 
+def _print(text: str) -> None:
+    """Write a result that people read."""
+    from wbcprof.files import visible
+
+    print("\n".join(map(visible, text.split("\n"))))
+
+
 def _say_lines(text: str) -> None:
     for line in text.split("\n"):
         _say(line)
@@ -969,7 +976,7 @@ def _check_all_read(options: argparse.Namespace, n_skipped: int, where: str) -> 
 def _write_table(path: str | None, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     """To a file as its suffix says, whole or absent, or as CSV to the standard output; numbers to
     four places, those that are not known left empty."""
-    from wbcprof.files import csv_text, write_rows
+    from wbcprof.files import csv_text, visible, write_rows
 
     def cell(value: Any) -> Any:
         if not isinstance(value, float):
@@ -981,10 +988,11 @@ def _write_table(path: str | None, columns: Sequence[str], rows: Iterable[dict[s
     if path is not None:
         write_rows(path, columns, shown)
         return
+    as_text = visible if sys.stdout.isatty() else str  # a screen, or a program that reads names
     writer = csv.writer(sys.stdout)
     writer.writerow(columns)
     for row in shown:
-        writer.writerow([csv_text(row[name]) for name in columns])
+        writer.writerow([as_text(csv_text(row[name])) for name in columns])
 
 
 def _suggest(options: argparse.Namespace) -> None:
@@ -1065,7 +1073,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             temporary.write_text(found.to_latex(), encoding="utf-8")
     if figures:
         found.save_figures(**figures)
-    print(found.to_text())
+    _print(found.to_text())
 
 
 _LATEX = (".tex",)
@@ -1245,7 +1253,7 @@ def _smear(options: argparse.Namespace) -> None:
         result.write_counts(options.csv)
     if options.cells is not None:
         result.write_cells(options.cells)
-    print(result.to_text())
+    _print(result.to_text())
     _say(f"page written to {options.output}; it opens in any browser, without a network")
 
 
@@ -1257,44 +1265,46 @@ def _info(options: argparse.Namespace) -> None:
     if options.images is not None:
         from wbcprof.smear.instrument import measure_instrument
 
-        print(measure_instrument(options.images, pixel_size=options.pixel_size).describe())
+        _print(measure_instrument(options.images, pixel_size=options.pixel_size).describe())
         return
     if options.model is None:
-        print(f"wbcprof {__version__}")
-        print(f"instruction set {_core.instruction_set()} of {', '.join(_core.instruction_sets())}")
-        print(f"threads {resolve_threads(None)}")
+        _print(f"wbcprof {__version__}")
+        _print(
+            f"instruction set {_core.instruction_set()} of {', '.join(_core.instruction_sets())}"
+        )
+        _print(f"threads {resolve_threads(None)}")
         return
     from wbcprof.model.model import load
 
     model = load(options.model)
-    print(f"model {model.fingerprint}")
+    _print(f"model {model.fingerprint}")
     for index, layer in enumerate(model.layers):
-        print(
+        _print(
             f"layer {index}: {layer.n_signatures} signatures of {layer.patch_size} x "
             f"{layer.patch_size} x {layer.channels}, {layer.settings.nonlinearity} encoder, "
             f"step {layer.step}, preprocessing {layer.preprocessing.kind}"
         )
-    print(f"images are made: {'no' if model.normaliser is None else model.normaliser.method}")
+    _print(f"images are made: {'no' if model.normaliser is None else model.normaliser.method}")
     if model.instrument is not None:
-        print(f"learnt from images of {model.instrument.describe()}")
+        _print(f"learnt from images of {model.instrument.describe()}")
     if "adapted" in model.provenance:
         adapted = model.provenance["adapted"]
-        print(
+        _print(
             f"adapted to {adapted['n_cells']} cells, {adapted['n_labelled']} of them labelled, "
             f"{adapted['apart']} standard deviations away"
         )
-    print(f"features: {len(model.feature_names)} ({', '.join(model.pooling.pools)})")
+    _print(f"features: {len(model.feature_names)} ({', '.join(model.pooling.pools)})")
     types = (
         "none"
         if model.classifier is None
         else ", ".join(map(repr, model.classifier.classes_.tolist()))
     )
-    print(f"classifier: {types}")
+    _print(f"classifier: {types}")
     if model.classifier is not None:
         memory = model.classifier.memory_
         told = "cannot tell" if memory is None else f"told by {memory.n_cells:,} cells"
-        print(f"which cells are strange: {told}")
-    print(json.dumps({"parameters": model.parameters, "provenance": model.provenance}, indent=2))
+        _print(f"which cells are strange: {told}")
+    _print(json.dumps({"parameters": model.parameters, "provenance": model.provenance}, indent=2))
 
 
 def _demo(options: argparse.Namespace) -> None:
