@@ -1,9 +1,14 @@
 """What is in a page, and names that no page may run."""
 
+import base64
 import json
 import re
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
+
+import pytest
+from sklearn.ensemble import RandomForestClassifier
 
 HOSTILE = [
     "<script>window.hacked=1</script>",
@@ -11,6 +16,23 @@ HOSTILE = [
     '"\' onmouseover="window.hacked=1',
     "$x^2$ & {{ 7*7 }} \u2028 </style><!--",
 ]
+
+_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+
+
+@contextmanager
+def undrawn():
+    """Figures are made but not drawn, where what is said beside them is what is tested; and few
+    trees rank the signatures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wbcprof.analysis.figures.picture_of", lambda *_, **__: _PIXEL)
+        patch.setattr(
+            "wbcprof.analysis.classify.RandomForestClassifier",
+            lambda **given: RandomForestClassifier(**given | {"n_estimators": 20}),
+        )
+        yield
 
 
 class Page(HTMLParser):

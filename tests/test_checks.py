@@ -101,7 +101,7 @@ RULES = [
     (Flag(), [True, np.False_], "True or False"),
     (Maybe(Integer()), [None, 4], "None or a positive integer"),
     (NamedOr("auto", Real(above=0)), ["auto", 2.0], "'auto' or positive and finite"),
-    (Each(Integer(1, 9), least=1), [[1, 2], (3,), np.array([4])], "a sequence, not empty, each"),
+    (Each(Integer(1, 9), least=1), [[1, 2], (3,), np.array([4])], "a sequence, not empty, without"),
 ]
 
 
@@ -258,3 +258,24 @@ def test_a_masked_label_is_unknown_and_unsigned_numbers_are_numbers():
     assert one_known_label_each(np.array([1, 2], np.uint64), 2, "profiles").dtype == np.int64
     large = one_known_label_each(np.array([1, 2**64 - 1], np.uint64), 2, "profiles")
     assert large.tolist() == ["1", "18446744073709551615"]
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"pools": ("mean", "mean")}, "pools must be a sequence, not empty, without repeats"),
+        ({"levels": (1, 2, 1)}, "levels must be a sequence, without repeats"),
+        ({"centres": (0.333, 0.334)}, "centres must differ by a hundredth at least, got"),
+        ({"memory_budget": 2**70}, "memory_budget must be a positive integer of 64 bits, got"),
+        ({"rho": 1e300}, "rho must be at least 0 and at most"),
+        ({"whiten": "no"}, "whiten must be True or False"),
+        ({"random_state": np.random.RandomState(0)}, "random_state must be an integer"),
+        ({"checkpoint": "no such folder/state"}, "no such folder.* does not exist"),
+    ],
+)
+def test_what_could_not_be_kept_is_not_learnt(given, error, monkeypatch):
+    monkeypatch.setattr(
+        "wbcprof.learning.profiler.open_images", lambda *a, **k: pytest.fail("worked first")
+    )
+    with pytest.raises((ValueError, FileNotFoundError), match=error):
+        wbcprof.fit(IMAGES, **given)

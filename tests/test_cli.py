@@ -3,8 +3,10 @@
 import csv
 import inspect
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -13,6 +15,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from pages import undrawn
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -20,6 +23,7 @@ import wbcprof
 from wbcprof import PSD, Profiler
 from wbcprof.cli import main
 from wbcprof.datasets import make_leukocytes, write_folder
+from wbcprof.files import replacing
 from wbcprof.images.source import open_images
 from wbcprof.learning.profiler import PRESETS
 
@@ -201,9 +205,9 @@ def test_groups_reach_fit_evaluate_and_report(folder, model_file, tmp_path, monk
     assert json.loads(json_file.read_text())["n_groups"] == 4
 
     page = tmp_path / "r.html"
-    assert (
-        main([str(a) for a in ["report", model_file, folder, "-o", page, "--groups", table]]) == 0
-    )
+    with undrawn():
+        report = ["report", model_file, folder, "-o", page, "--groups", table]
+        assert main([str(a) for a in report]) == 0
     assert "No group, of the 4 given, lies in several parts" in page.read_text(encoding="utf-8")
 
     given = []
@@ -253,7 +257,8 @@ def test_demo_leaves_model_profiles_evaluation_and_pictures(tmp_path, monkeypatc
     small = {"n_signatures": 16, "patch_size": 12, "n_patches": 1500, "max_iter": 2}
     monkeypatch.setattr(demo, "LEARNING", small)
     out = tmp_path / "out"
-    assert main(["demo", "--out", str(out)]) == 0
+    with undrawn():
+        assert main(["demo", "--out", str(out)]) == 0
     names = {path.name for path in out.iterdir()}
     assert {"model.wbcprof", "profiles.csv", "evaluation.json", "signatures.png"} <= names
     assert (out / "evaluation.txt").read_text().startswith("Generated cells, not real data.")
@@ -732,3 +737,71 @@ def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch, capsys):
         progress(done, 10)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and lines[2].startswith("profiling: 2 of 10") and "\r" not in lines[2]
+
+
+def test_demo_leaves_the_folders_of_others_alone(tmp_path, capsys):
+    (tmp_path / "model.wbcprof").write_text("ours")
+    error = complain(["demo", "--out", tmp_path], capsys)
+    assert "expected a new or empty folder" in error and "which holds 'model.wbcprof'" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["model.wbcprof"]
+
+
+def test_a_reader_that_leaves_takes_nothing_along(folder, model_file, tmp_path):
+    fit = ["fit", str(folder), "-o", str(tmp_path / "m"), *LEARN]
+    evaluate = ["evaluate", str(folder), "--model", str(model_file), "--repeats", "2",
+                "--json", str(tmp_path / "e.json")]  # fmt: skip
+    for command, written in ((fit, "m"), (evaluate, "e.json")):
+        reading, writing = os.pipe()
+        os.close(reading)
+        run = subprocess.run(
+            [sys.executable, "-m", "wbcprof", *command],
+            stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        )  # fmt: skip
+        os.close(writing)
+        assert (tmp_path / written).is_file()
+        assert run.returncode == 0 and "BrokenPipe" not in run.stderr
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_signals_that_end_a_command_leave_nothing_half_written(
+    name, code, tmp_path, capsys, monkeypatch
+):
+    number = getattr(signal, name)
+
+    def write_and_wait(*arguments, **options):
+        with replacing(tmp_path / "m") as temporary:
+            temporary.write_text("half")
+            signal.raise_signal(number)
+
+    monkeypatch.setattr("wbcprof.model.model.load", write_and_wait)
+    assert main(["info", "m"]) == code
+    assert f"ended by {name}" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_names_at_the_terminal_are_escapes(model_file, cells, tmp_path, capsysbinary, monkeypatch):
+    (tmp_path / "cells").mkdir()
+    Image.fromarray(cells.images[0]).save(tmp_path / "x.png")
+    os.rename(tmp_path / "x.png", os.fsencode(tmp_path / "cells") + b"/caf\xe9\x1b[31m.png")
+    (tmp_path / "cells" / "a\nb\x1b[32m.png").write_bytes(b"none")
+    assert main(["classify", str(model_file), str(tmp_path / "cells")]) == 0
+    told = capsysbinary.readouterr()
+    assert b"caf\\udce9\x1b[31m.png" in told.out  # data: a table, whose names are as they are
+    assert b"a\\nb\\x1b[32m.png" in told.err and b"\x1b" not in told.err
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["classify", str(model_file), str(tmp_path / "cells")]) == 0
+    assert b"caf\\udce9\\x1b[31m.png" in capsysbinary.readouterr().out
+
+
+def test_what_would_be_refused_after_the_work_is_refused_before(folder, model_file, tmp_path,
+                                                                 capsys, monkeypatch):  # fmt: skip
+    monkeypatch.setattr(
+        "wbcprof.images.source.open_images", lambda *a, **k: pytest.fail("worked first")
+    )
+    model = tmp_path / "m"
+    fit = ["fit", folder, "-o", model, "--checkpoint"]
+    assert "must be different files" in complain([*fit, model], capsys)
+    assert "does not exist" in complain([*fit, tmp_path / "no" / "state"], capsys)
+    out = tmp_path / ("x" * 250 + ".csv")  # whose list of skipped images could not be written
+    for command in ("profile", "classify"):
+        assert "name too long" in complain([command, model_file, folder, "-o", out], capsys)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import undrawn
 from PIL import Image
 
 import wbcprof
@@ -97,7 +98,10 @@ def quick_figures(monkeypatch):
     def draw(drawn, kind, **options):
         return b"%PDF" + bytes(2000)
 
-    monkeypatch.setattr("wbcprof.analysis.figures.picture_of", draw)
+    with undrawn():
+        monkeypatch.setattr("wbcprof.analysis.figures.picture_of", draw)
+        yield
+        monkeypatch.undo()
 
 
 # What each writes into the folder "out", as the last argument.

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import stat
 
 import numpy as np
 import pytest
@@ -9,7 +10,18 @@ import pytest
 from wbcprof.analysis import Monitor
 from wbcprof.cli import main
 from wbcprof.datasets import make_leukocytes, write_folder
-from wbcprof.files import CSV, HTML, JSON, TABLES, check_output, open_table, write_rows
+from wbcprof.files import (
+    CSV,
+    HTML,
+    JSON,
+    TABLES,
+    check_output,
+    check_outputs,
+    open_table,
+    replacing,
+    visible,
+    write_rows,
+)
 from wbcprof.report import write_monitor, write_report, write_smear
 
 ROWS = [{"name": "=a", "p": 0.5}, {"name": None, "p": None}]
@@ -113,3 +125,53 @@ def test_classify_writes_what_the_suffix_says(smear_model, tmp_path):
     assert list(line) == list(row) and line["image"] == row["image"]
     probability = "probability_neutrophil"
     assert line[probability] == ("" if row[probability] is None else f"{row[probability]:.4f}")
+
+
+def test_what_a_link_points_to_is_replaced_and_keeps_its_mode(tmp_path):
+    (tmp_path / "far").mkdir()
+    real, link = tmp_path / "far" / "real.csv", tmp_path / "link.csv"
+    real.write_text("before")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    with replacing(link, CSV) as temporary:
+        assert temporary.parent == real.parent
+        temporary.write_text("after")
+    assert link.is_symlink() and real.read_text() == "after"
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+    real.unlink()  # the link points to nothing
+    write_rows(link, ["a"], [{"a": 1}])
+    assert link.is_symlink() and real.read_text() == "a\n1\n"
+    assert [path.name for path in real.parent.iterdir()] == ["real.csv"]
+
+
+def test_links_to_what_is_no_file_are_refused(tmp_path):
+    (tmp_path / "to device").symlink_to("/dev/null")
+    (tmp_path / "to nowhere").symlink_to(tmp_path / "no" / "t.csv")
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    for name, error in (("to device", "regular"), ("to nowhere", "create it"), ("round", "itself")):
+        with pytest.raises((ValueError, FileNotFoundError), match=error):
+            check_output(tmp_path / name)
+        assert (tmp_path / name).is_symlink()
+
+
+def test_a_name_as_long_as_may_be_can_be_written(tmp_path):
+    for name in ("x" * 251 + ".csv", "\u00e9" * 125 + ".csv", "x." + "y" * 253):
+        with replacing(tmp_path / name) as temporary:
+            temporary.write_text("whole")
+        assert (tmp_path / name).read_text() == "whole"
+
+
+def test_two_outputs_are_two_files(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    for other in ("m", "link", "../" + tmp_path.name + "/m"):
+        with pytest.raises(ValueError, match="--output and --checkpoint must be different files"):
+            check_outputs(
+                {"--output": str(tmp_path / "m"), "--checkpoint": str(tmp_path / other)}, {}
+            )
+    check_outputs({"--output": str(tmp_path / "m"), "--checkpoint": None}, {})
+
+
+def test_what_no_screen_shows_is_an_escape():
+    assert visible("caf\u00e9 \u767d \x1b[31m\n\x9b\udce9\u202e") == (
+        "caf\u00e9 \u767d \\x1b[31m\\n\\x9b\\udce9\\u202e"
+    )

@@ -49,8 +49,13 @@ class Rule:
         """
         try:
             return self.take(value)
-        except (ValueError, TypeError, OverflowError):
+        except OverflowError:
+            raise ValueError(f"{name} must be {self} of 64 bits, got {shown(value)}") from None
+        except (ValueError, TypeError):
             raise ValueError(f"{name} must be {self}, got {shown(value)}") from None
+
+
+_LARGEST = 2**63 - 1
 
 
 class Integer(Rule):
@@ -64,10 +69,12 @@ class Integer(Rule):
             raise ValueError
         if value < self.least or (self.most is not None and value > self.most):
             raise ValueError
+        if value > _LARGEST:  # which no file of arrays takes
+            raise OverflowError
         return int(value)
 
     def bad(self) -> Sequence[Any]:
-        beyond = [] if self.most is None else [self.most + 1]
+        beyond = [_LARGEST + 1 if self.most is None else self.most + 1]
         return [self.least - 1, *beyond, True, 2.0, math.nan, "3", None, [3]]
 
     def __str__(self) -> str:
@@ -191,7 +198,8 @@ class NamedOr(Rule):
 
 
 class Each(Rule):
-    """A sequence, each item of which another rule allows; one item may stand for itself."""
+    """A sequence of different items, each of which another rule allows; one item may stand for
+    itself."""
 
     def __init__(self, rule: Rule, least: int = 0):
         self.rule, self.least = rule, least
@@ -200,7 +208,7 @@ class Each(Rule):
         if isinstance(value, str | int | float | np.generic):
             value = (value,)
         items = tuple(self.rule.take(item) for item in value)
-        if len(items) < self.least:
+        if len(items) < self.least or len(set(items)) < len(items):
             raise ValueError
         return items
 
@@ -208,7 +216,8 @@ class Each(Rule):
         return [*([] if self.least == 0 else [()]), *([item] for item in self.rule.bad()), None]
 
     def __str__(self) -> str:
-        return f"a sequence,{' not empty,' * (self.least > 0)} each item {self.rule}"
+        empty = " not empty," * (self.least > 0)
+        return f"a sequence,{empty} without repeats, each item {self.rule}"
 
 
 def check(rules: Mapping[str, Rule], **values: Any) -> dict[str, Any]:

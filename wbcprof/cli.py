@@ -2,21 +2,24 @@
 
 Exit codes: 0 done; 1 the input or the environment does not allow it (one line says why);
 2 the command line is wrong; 3 with --strict: done, but for images that could not be read;
-130 interrupted.
+130 interrupted; 143 and 129 ended by SIGTERM and SIGHUP, when nothing half-written is left either.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -32,14 +35,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    with warnings.catch_warnings():  # which puts back what shows them
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings(), _unwinding():  # the first puts back what shows warnings
         warnings.showwarning = _show_warning
         return _run(options)
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal asks the process to end."""
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """Meanwhile signals that would end the process at once interrupt it, so that what is being
+    written is removed; unless they are ignored, as by nohup."""
+
+    def end(number: int, frame: object) -> None:
+        raise _Ended(number)
+
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        named = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))
+        taken = [one for one in named if one and signal.getsignal(one) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _run(options: argparse.Namespace) -> int:
     try:
         options.run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader of the output has what it wanted; nothing is left to flush to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,8 +84,12 @@ def _run(options: argparse.Namespace) -> int:
     except _Incomplete as error:
         _say(f"wbcprof {options.command}: {error}")
         return 3
+    except _Ended as error:
+        _say(f"wbcprof {options.command}: ended by {signal.Signals(error.args[0]).name}")
+        return 128 + int(error.args[0])
     except KeyboardInterrupt:
-        _say(f"\nwbcprof {options.command}: interrupted")
+        _say("")
+        _say(f"wbcprof {options.command}: interrupted")
         return 130
     return 0
 
@@ -652,16 +688,28 @@ def _show_warning(
 
 
 def _say(text: str) -> None:
-    from wbcprof.files import tell
+    from wbcprof.files import tell, visible
 
-    tell(text, sys.stderr)
+    tell(visible(text), sys.stderr)
+
+
+def _print(text: str) -> None:
+    """Write a result that people read."""
+    from wbcprof.files import visible
+
+    print("\n".join(map(visible, text.split("\n"))))
+
+
+def _say_lines(text: str) -> None:
+    for line in text.split("\n"):
+        _say(line)
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from wbcprof.files import check_output
+    from wbcprof.files import check_outputs
     from wbcprof.learning.profiler import fit
 
-    check_output(options.output)
+    check_outputs({"--output": options.output, "--checkpoint": options.checkpoint}, {})
     model = None
     if options.model is not None:
         from wbcprof.model.model import load
@@ -722,6 +770,7 @@ def _say_how_good(classifier: Any) -> None:
 
 def _profile(options: argparse.Namespace) -> None:
     from wbcprof.analysis.quality import warn_of_fields
+    from wbcprof.files import check_output
     from wbcprof.model.model import load
     from wbcprof.model.profiles import check_table
 
@@ -733,6 +782,7 @@ def _profile(options: argparse.Namespace) -> None:
             f"--dask and --shard-size are for a folder of shards; {options.output!r} is one table"
         )
     check_table(options.output)
+    check_output(_skipped_of(options))
     model = load(options.model)
     profiles = model.profile(
         _images(options),
@@ -801,6 +851,7 @@ def _classify(options: argparse.Namespace) -> None:
     to_shards = options.output is not None and _is_folder(options.output)
     if options.output is not None and not to_shards:
         check_output(options.output, TABLES)
+        check_output(_skipped_of(options))
     if options.shard_size is not None and not to_shards:
         raise ValueError("--shard-size is for a folder of shards; name one with --output")
     model = load(options.model)
@@ -911,10 +962,14 @@ def _list_skipped(options: argparse.Namespace, skipped: Sequence[SkippedImage]) 
         return
     where = ""
     if options.output is not None:
-        where = f"{options.output}.skipped.csv"
+        where = _skipped_of(options)
         rows = ({"image": lost.image_id, "reason": lost.reason} for lost in skipped)
         write_rows(where, ("image", "reason"), rows)
     _check_all_read(options, len(skipped), where)
+
+
+def _skipped_of(options: argparse.Namespace) -> str:
+    return f"{options.output}.skipped.csv"
 
 
 def _check_all_read(options: argparse.Namespace, n_skipped: int, where: str) -> None:
@@ -926,7 +981,7 @@ def _check_all_read(options: argparse.Namespace, n_skipped: int, where: str) -> 
 def _write_table(path: str | None, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     """To a file as its suffix says, whole or absent, or as CSV to the standard output; numbers to
     four places, those that are not known left empty."""
-    from wbcprof.files import csv_text, write_rows
+    from wbcprof.files import csv_text, visible, write_rows
 
     def cell(value: Any) -> Any:
         if not isinstance(value, float):
@@ -938,10 +993,11 @@ def _write_table(path: str | None, columns: Sequence[str], rows: Iterable[dict[s
     if path is not None:
         write_rows(path, columns, shown)
         return
+    as_text = visible if sys.stdout.isatty() else str  # a screen, or a program that reads names
     writer = csv.writer(sys.stdout)
     writer.writerow(columns)
     for row in shown:
-        writer.writerow([csv_text(row[name]) for name in columns])
+        writer.writerow([as_text(csv_text(row[name])) for name in columns])
 
 
 def _suggest(options: argparse.Namespace) -> None:
@@ -1000,12 +1056,12 @@ def _adapt(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from wbcprof.files import CSV, JSON, check_output, replacing
+    from wbcprof.files import CSV, JSON, check_outputs, replacing
 
-    outputs = {"json": JSON, "csv": CSV, "latex": _LATEX}
-    for name, suffixes in outputs.items():
-        if (path := getattr(options, name)) is not None:
-            check_output(path, suffixes)
+    check_outputs(
+        {"--json": options.json, "--csv": options.csv, "--latex": options.latex},
+        {"--json": JSON, "--csv": CSV, "--latex": _LATEX},
+    )
     if (options.images is None) == (options.test is None):
         raise ValueError(
             "expected IMAGES, of which half is learnt from, or --test LABELLED with --model; "
@@ -1022,7 +1078,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             temporary.write_text(found.to_latex(), encoding="utf-8")
     if figures:
         found.save_figures(**figures)
-    print(found.to_text())
+    _print(found.to_text())
 
 
 _LATEX = (".tex",)
@@ -1122,13 +1178,14 @@ def _figure_options(options: argparse.Namespace) -> dict[str, Any]:
 def _monitor(options: argparse.Namespace) -> None:
     from wbcprof.analysis.monitoring import Monitor
     from wbcprof.analysis.slides import read_slides
-    from wbcprof.files import CSV, HTML, JSON, check_output
+    from wbcprof.files import CSV, HTML, JSON, check_outputs
     from wbcprof.model.model import load
     from wbcprof.report.monitor import write_monitor
 
-    for path, kind in ((options.output, HTML), (options.state, JSON), (options.csv, CSV)):
-        if path is not None:
-            check_output(path, kind)
+    check_outputs(
+        {"--output": options.output, "--state": options.state, "--csv": options.csv},
+        {"--output": HTML, "--state": JSON, "--csv": CSV},
+    )
     model, settings = load(options.model), _given(options, ["baseline", "control"])
     if options.state is not None and os.path.exists(options.state):
         monitor = Monitor.load(options.state, model, **settings)
@@ -1178,15 +1235,14 @@ def _find(options: argparse.Namespace) -> None:
 
 
 def _smear(options: argparse.Namespace) -> None:
-    from wbcprof.files import HTML, TABLES, check_output
+    from wbcprof.files import HTML, TABLES, check_outputs
     from wbcprof.model.model import load
     from wbcprof.report.smear import write_smear
 
-    paths = [path for path in (options.output, options.csv, options.cells) if path is not None]
-    if len({os.path.abspath(path) for path in paths}) < len(paths):
-        raise ValueError("--output, --csv and --cells must be different files")
-    for path in paths:
-        check_output(path, HTML if path == options.output else TABLES)
+    check_outputs(
+        {"--output": options.output, "--csv": options.csv, "--cells": options.cells},
+        {"--output": HTML, "--csv": TABLES, "--cells": TABLES},
+    )
     result = write_smear(
         load(options.model),
         options.images,
@@ -1202,7 +1258,7 @@ def _smear(options: argparse.Namespace) -> None:
         result.write_counts(options.csv)
     if options.cells is not None:
         result.write_cells(options.cells)
-    print(result.to_text())
+    _print(result.to_text())
     _say(f"page written to {options.output}; it opens in any browser, without a network")
 
 
@@ -1214,50 +1270,52 @@ def _info(options: argparse.Namespace) -> None:
     if options.images is not None:
         from wbcprof.smear.instrument import measure_instrument
 
-        print(measure_instrument(options.images, pixel_size=options.pixel_size).describe())
+        _print(measure_instrument(options.images, pixel_size=options.pixel_size).describe())
         return
     if options.model is None:
-        print(f"wbcprof {__version__}")
-        print(f"instruction set {_core.instruction_set()} of {', '.join(_core.instruction_sets())}")
-        print(f"threads {resolve_threads(None)}")
+        _print(f"wbcprof {__version__}")
+        _print(
+            f"instruction set {_core.instruction_set()} of {', '.join(_core.instruction_sets())}"
+        )
+        _print(f"threads {resolve_threads(None)}")
         return
     from wbcprof.model.model import load
 
     model = load(options.model)
-    print(f"model {model.fingerprint}")
+    _print(f"model {model.fingerprint}")
     for index, layer in enumerate(model.layers):
-        print(
+        _print(
             f"layer {index}: {layer.n_signatures} signatures of {layer.patch_size} x "
             f"{layer.patch_size} x {layer.channels}, {layer.settings.nonlinearity} encoder, "
             f"step {layer.step}, preprocessing {layer.preprocessing.kind}"
         )
-    print(f"images are made: {'no' if model.normaliser is None else model.normaliser.method}")
+    _print(f"images are made: {'no' if model.normaliser is None else model.normaliser.method}")
     if model.instrument is not None:
-        print(f"learnt from images of {model.instrument.describe()}")
+        _print(f"learnt from images of {model.instrument.describe()}")
     if "adapted" in model.provenance:
         adapted = model.provenance["adapted"]
-        print(
+        _print(
             f"adapted to {adapted['n_cells']} cells, {adapted['n_labelled']} of them labelled, "
             f"{adapted['apart']} standard deviations away"
         )
-    print(f"features: {len(model.feature_names)} ({', '.join(model.pooling.pools)})")
+    _print(f"features: {len(model.feature_names)} ({', '.join(model.pooling.pools)})")
     types = (
         "none"
         if model.classifier is None
         else ", ".join(map(repr, model.classifier.classes_.tolist()))
     )
-    print(f"classifier: {types}")
+    _print(f"classifier: {types}")
     if model.classifier is not None:
         memory = model.classifier.memory_
         told = "cannot tell" if memory is None else f"told by {memory.n_cells:,} cells"
-        print(f"which cells are strange: {told}")
-    print(json.dumps({"parameters": model.parameters, "provenance": model.provenance}, indent=2))
+        _print(f"which cells are strange: {told}")
+    _print(json.dumps({"parameters": model.parameters, "provenance": model.provenance}, indent=2))
 
 
 def _demo(options: argparse.Namespace) -> None:
     from wbcprof.demo import run_demo
 
-    run_demo(Path(options.out), options.threads, _say)
+    run_demo(Path(options.out), options.threads, _say_lines)
 
 
 _Options = Callable[[argparse.ArgumentParser], None]

@@ -25,6 +25,7 @@ LEARNING: dict[str, Any] = {
 }
 REPEATS = 5
 EXAMPLES_PER_TYPE = 6
+MARK = "wbcprof-demo.txt"
 FIELDS: dict[str, Any] = {"n_fields": 12, "size": (600, 800), "n_leukocytes": 8}
 
 
@@ -39,6 +40,11 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     n_threads : int or None
     say : callable
         Receives one line per stage.
+
+    Raises
+    ------
+    FileExistsError
+        The folder holds files, and no demo has written to it.
     """
     from wbcprof.analysis.classify import rank_signatures, train
     from wbcprof.analysis.evaluation import evaluate
@@ -49,6 +55,7 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     from wbcprof.report.smear import write_smear
 
     folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder)
     cells = make_leukocytes(N_PER_TYPE)
     images, labels = list(cells.images), list(cells.labels)
     say(f"{len(images)} generated cells (drawn by a program, not real data)")
@@ -93,6 +100,18 @@ def run_demo(folder: Path, n_threads: int | None, say: Callable[[str], None]) ->
     )
     say(counted.to_text())
     say(f"model, profiles, evaluation, pictures, report.html and smear.html are in {folder}")
+
+
+def _claim(folder: Path) -> None:
+    """Mark a folder as one whose files a demo may replace."""
+    there = next(folder.iterdir(), None)
+    if there is not None and not (folder / MARK).is_file():
+        raise FileExistsError(
+            f"expected a new or empty folder, or that of an earlier demo, got {str(folder)!r}, "
+            f"which holds {there.name!r}; name another with --out"
+        )
+    with replacing(folder / MARK) as temporary:
+        temporary.write_text("wbcprof demo writes to this folder, and replaces what it wrote.\n")
 
 
 def _draw(

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import stat
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,12 @@ def from_csv_text(cell: str) -> str | None:
     if not cell:
         return None
     return cell[1:] if cell[0] == "'" and _GUARDED.match(cell) else cell
+
+
+def visible(text: str) -> str:
+    """Text on one line, in which what no screen shows (line breaks, escape sequences, bytes of file
+    names that are not UTF-8) stands as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def tell(text: str, stream: TextIO | None, end: str = "\n") -> None:
@@ -297,6 +304,41 @@ def json_value(value: Any) -> Any:
     return repr(value)
 
 
+def regular(path: str | os.PathLike[str]) -> Path:
+    """The path of a file to read, unless it is a pipe or a device, which may keep a reader waiting
+    for ever.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is nothing.
+    ValueError
+        It is neither a file nor a folder.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"expected a regular file, got {os.fspath(path)!r}, a pipe or a device")
+    return Path(path)
+
+
+def check_outputs(paths: Mapping[str, str | None], kinds: Mapping[str, Sequence[str]]) -> None:
+    """`check_output` of those that are given, by option, of the kinds said; and all different.
+
+    Raises
+    ------
+    ValueError
+        Two are one file.
+    """
+    taken: dict[str, str] = {}
+    for option, path in paths.items():
+        if path is None:
+            continue
+        check_output(path, kinds.get(option, ()))
+        other = taken.setdefault(os.path.realpath(path), option)
+        if other != option:
+            raise ValueError(f"{other} and {option} must be different files, got {path!r} for both")
+
+
 @contextmanager
 def naming(what: str) -> Iterator[None]:
     """Say in a ValueError what it is about."""
@@ -354,14 +396,32 @@ def check_output(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> 
         raise ValueError(f"the output {str(target)!r} is a folder; name a file in it")
     if target.exists() and not target.is_file():
         raise ValueError(f"the output {str(target)!r} is not a regular file")
+    if target.is_symlink():
+        followed = os.path.realpath(target)
+        if os.path.islink(followed):
+            raise ValueError(f"the output {str(target)!r} is a link to itself")
+        check_output(followed)
     return target
+
+
+_STEM, _LONGEST_SUFFIX = 100, 20  # bytes and letters of a temporary name
+
+
+def _mode_of(target: Path) -> int:
+    """That of a file, or what a plain open() would give it: temporary files are private."""
+    with suppress(FileNotFoundError):
+        return stat.S_IMODE(target.stat().st_mode)
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it to `path` on success.
 
-    On any exception the temporary file is removed and `path` is left as it was.
+    On any exception the temporary file is removed and `path` is left as it was. What a link points
+    to is replaced, not the link; a file that is replaced keeps its mode.
 
     Raises
     ------
@@ -371,21 +431,25 @@ def replacing(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Ite
     import tempfile
 
     target = check_output(path, suffixes)
-    # The suffix is kept: writers choose their format by it.
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
+    # The suffix is kept: writers choose their format by it. No name is longer than that of `path`
+    # may be, where that is long.
+    suffix = Path(path).suffix
+    stem = os.fsencode(target.stem)[:_STEM].decode("utf-8", "ignore")
     descriptor, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix
+        dir=target.parent,
+        prefix=f".{stem}-",
+        suffix=suffix if len(suffix) <= _LONGEST_SUFFIX else "",
     )
     os.close(descriptor)
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes private files; give the output the permissions a plain open() would.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         # Some file systems notice only now that the disk is full.
         with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
+        temporary.chmod(_mode_of(target))
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -157,7 +157,7 @@ def test_foreign_files_are_refused(tmp_path):
         (lambda d: d["layers"][0].update(patch_size=5), "must read RGB pixels"),
         (lambda d: d["layers"][0].update(pixel_input=None), "and no other, reads pixels"),
         (lambda d: d.update(history=[[{"objective": "1"}]]), "history must hold numbers"),
-        (lambda d: d["pooling"].update(levels=[64] * 3), "over 12288 regions are larger"),
+        (lambda d: d["pooling"].update(levels=[64, 63, 62]), "over 11909 regions are larger"),
         (lambda d: [1, 2], "not a JSON object"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import CHROMIUM, DRIVER, Browser
-from pages import HOSTILE, Page
+from pages import HOSTILE, Page, undrawn
 from PIL import Image
 
 import wbcprof
@@ -49,6 +49,12 @@ def page(pooled, tmp_path_factory):
     labels[0] = None
     write_report(model, list(cells.images), path, labels=labels, note="Generated, not real data")
     return Page(path)
+
+
+@pytest.fixture
+def quick():
+    with undrawn():
+        yield
 
 
 def quiet(done, of):
@@ -156,6 +162,7 @@ def test_scores_are_those_of_the_calls(page):
     assert "Cross-validation in 5 parts" in page.text and "1 cells without a label" in page.text
 
 
+@pytest.mark.usefixtures("quick")
 def test_samples_and_the_models_own_classifier(pooled, tmp_path):
     cells, model = pooled
     folder = write_folder(cells, tmp_path / "cells")
@@ -221,6 +228,7 @@ def test_the_command_tells_of_each_stage(pooled, tmp_path, capsys):
         assert picture.width == pytest.approx(60 / 25.4 * 300, abs=1)
 
 
+@pytest.mark.usefixtures("quick")
 def test_types_without_a_cell_have_dashes(page, pooled, tmp_path, monkeypatch):
     cells, model = pooled
     profiles = model.profile(cells.images)
@@ -243,7 +251,7 @@ def test_types_without_a_cell_have_dashes(page, pooled, tmp_path, monkeypatch):
 def unlabelled(smear_model, cells, tmp_path_factory):
     """A page of cells without labels, of two known types and of four others."""
     path = tmp_path_factory.mktemp("unlabelled") / "r.html"
-    with pytest.warns(StrangeCellsWarning):
+    with undrawn(), pytest.warns(StrangeCellsWarning):
         write_report(smear_model, cells.images, path)
     return Page(path)
 
@@ -292,6 +300,7 @@ def test_galleries_begin_with_the_least_sure(unlabelled):
     assert set(types) == {"lymphocyte"} and not any(page.data["strange"][i] for i in shown)
 
 
+@pytest.mark.usefixtures("quick")
 def test_without_types_the_page_opens_on_the_least_alike(pooled, tmp_path):
     cells, model = pooled
     images = [*cells.images[:9], np.roll(cells.images[9][::-1], 30, axis=1)]
@@ -356,6 +365,7 @@ def test_hostile_names_are_text(hostile_report):
 # ---- sizes and bad input ----
 
 
+@pytest.mark.usefixtures("quick")
 def test_many_cells_are_sampled_and_it_says_so(pooled, tmp_path, monkeypatch):
     cells, model = pooled
     monkeypatch.setattr(report_cells, "_MAP_CELLS", 10)
@@ -366,6 +376,7 @@ def test_many_cells_are_sampled_and_it_says_so(pooled, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.usefixtures("quick")
 def test_few_images(pooled, tmp_path, n):
     cells, model = pooled
     write_report(model, list(cells.images[:n]), tmp_path / "r.html")
@@ -375,6 +386,7 @@ def test_few_images(pooled, tmp_path, n):
     assert all(np.isfinite(page.data["x"]))
 
 
+@pytest.mark.usefixtures("quick")
 def test_one_type(pooled, tmp_path):
     cells, model = pooled
     write_report(model, cells.images[:8], tmp_path / "r.html", labels=["a"] * 8)
@@ -386,7 +398,8 @@ def test_one_type(pooled, tmp_path):
 def test_a_type_of_one_cell_and_hundreds_of_types(pooled, tmp_path):
     cells, model = pooled
     labels = ["a"] * 8 + ["b"] * 8 + ["c"] + ["d"] * 7
-    write_report(model, cells.images, tmp_path / "r.html", labels=labels)
+    with undrawn():
+        write_report(model, cells.images, tmp_path / "r.html", labels=labels)
     page = Page(tmp_path / "r.html")
     assert sum(page.data["wrong"][16:17]) == 0 and "types with fewer than 5" in page.text
     many = np.concatenate([cells.images] * 13)[:300]
@@ -396,6 +409,7 @@ def test_a_type_of_one_cell_and_hundreds_of_types(pooled, tmp_path):
     assert (tmp_path / "m.html").stat().st_size < 15e6
 
 
+@pytest.mark.usefixtures("quick")
 def test_images_all_alike(pooled, tmp_path):
     cells, model = pooled
     same = np.repeat(cells.images[:1], 12, axis=0)
@@ -424,6 +438,7 @@ def test_no_group_nor_copy_is_called_by_its_own(pooled, tmp_path):
         assert not set(groups[one]) & set(groups[other])
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_type_in_one_group_is_called_but_not_scored(pooled, tmp_path):
     cells, model = pooled
     groups = {f"image_{n:06d}": n if n < 16 else "one" for n in range(24)}
@@ -437,6 +452,7 @@ def test_a_type_in_one_group_is_called_but_not_scored(pooled, tmp_path):
             write_report(model, cells.images, out, labels=list(cells.labels), groups=wrong)
 
 
+@pytest.mark.usefixtures("quick")
 def test_two_layers_have_no_pictures_of_signatures(pooled, tmp_path):
     cells, _ = pooled
     stack = [{"n_signatures": 6, "n_patches": 500}]
@@ -507,7 +523,7 @@ def browsed(pooled, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browsed")
     real = Path(__file__).resolve().parents[3] / "shared" / "data" / "pbc"
     if real.is_dir():
-        images = [p for d in sorted(real.iterdir()) if d.is_dir() for p in sorted(d.glob("*"))[:8]]
+        images = [p for d in sorted(real.iterdir()) if d.is_dir() for p in sorted(d.glob("*"))[:5]]
         labels = [path.parent.name for path in images]
         model = wbcprof.fit(images, 16, 16, n_patches=1500, max_iter=2)
         note = ""

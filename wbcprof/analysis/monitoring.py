@@ -31,7 +31,7 @@ from wbcprof.analysis.charts import (
     make_chart,
 )
 from wbcprof.checks import Integer, Real, check, shown
-from wbcprof.files import CSV, JSON, csv_text, json_value, replacing
+from wbcprof.files import CSV, JSON, csv_text, json_value, regular, replacing
 from wbcprof.model.model import Model, check_made_by
 from wbcprof.model.profiles import Profiles
 from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT
@@ -476,7 +476,7 @@ class Monitor(Shown):
         """
         name = os.fspath(path)
         try:
-            with open(path, encoding="utf-8") as stream:
+            with open(regular(path), encoding="utf-8") as stream:
                 document = json.load(stream)
             version, content = document["format"], document["monitor"]
             if version == _FORMAT:

@@ -19,7 +19,7 @@ import numpy as np
 
 from wbcprof._shown import Shown
 from wbcprof.checks import known_label, shown
-from wbcprof.files import SHEETS, from_csv_text, naming, to_number
+from wbcprof.files import SHEETS, from_csv_text, naming, regular, to_number
 from wbcprof.images.decode import open_picture, reasons, stated_shape
 from wbcprof.images.fields import IMAGES_AND_SLIDES, FieldSource
 from wbcprof.images.folders import MASK_ENDINGS, is_users
@@ -222,6 +222,7 @@ def _reader(path: Path) -> Callable[[Path, _Images], _Found]:
             return _from_voc if kinds == {".xml"} else _from_yolo
         if _files(path, SUFFIXES):
             return _from_masks
+    regular(path)
     readers = {**dict.fromkeys(SHEETS, _from_csv), ".json": _from_coco, ".xml": _from_voc}
     readers |= dict.fromkeys(SUFFIXES, _from_masks)
     if path.is_dir() or path.suffix.lower() not in readers:

@@ -111,11 +111,25 @@ def _read(
             raise
         return
     with opened as image:
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(_content(source), image.width * image.height)
         if image.format == "TIFF" and _is_for_tifffile(image, pages):
             yield from _read_tiff(source, pages, planes)
             return
         for page in pages:
             yield _read_page(image, source, page)
+
+
+_SCANS, _MOST_SCANS, _MOST_SCANNED = 20, 100, 1e9
+
+
+def _check_scans(data: bytes, pixels: int) -> None:
+    """Refuse a JPEG whose scans, each of which goes over all pixels, would take minutes. Writers
+    make ten or so."""
+    n = data.count(b"\xff\xda")  # in coded pixels, a zero follows every ff
+    most = max(_SCANS, min(_MOST_SCANS, int(_MOST_SCANNED / max(pixels, 1))))
+    if n > most:
+        raise Unusable(f"{n} scans of {pixels} pixels, expected {most} at most; save it again")
 
 
 def _start(source: Path | bytes, n: int) -> bytes:
@@ -151,11 +165,11 @@ def _is_for_tifffile(image: Any, pages: Sequence[int | None]) -> bool:
     from PIL.TiffImagePlugin import COMPRESSION_INFO
 
     tags = image.tag_v2.get
-    several = image.n_frames > 1
     what = ""
-    if tiff.has_axes(tags) and (several or tiff.n_in_stack(tags) > 1):
+    # Pages are counted by walking through all, so only where that tells something.
+    if tiff.has_axes(tags) and (tiff.n_in_stack(tags) > 1 or image.n_frames > 1):
         what = "TIFF of several channels, depths or times"
-    elif pages[0] is None and several:
+    elif pages[0] is None and image.n_frames > 1:
         what = "TIFF of several pages"
     elif tags(274, 1) != 1:
         what = "turned TIFF"

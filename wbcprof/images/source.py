@@ -98,7 +98,7 @@ ACCEPTED = (
 NOT_ONE_PER_IMAGE = (str, bytes, bytearray, Mapping, set, frozenset)
 
 _FEW_FILES = 5  # whose pixel size is looked at
-_BLOCK_PAGES = 16  # of a TIFF that are read in one go, at most
+_BLOCK_PAGES, _MOST_BLOCKS = 16, 64  # pages of a TIFF that are read in one go, unless it has many
 _BLOCK_BYTES = 64 << 20  # of a stored array or a TIFF that are read in one go
 _AHEAD_BYTES = 256 << 20  # of RGB pixels, as files state them, that are decoded ahead
 _CPU_DEVICES = (1, 3, 11, 13)  # of DLPack: CPU; CUDA host, ROCm host and CUDA managed memory
@@ -1289,7 +1289,9 @@ def with_pages(file: File, planes: bool = False) -> File:
     n, pixels = count_pages(file.path, planes)
     if n == 1:
         return file
-    block_pages = max(1, min(_BLOCK_PAGES, _BLOCK_BYTES // (3 * pixels)))
+    # A page is found through all before it, so there are not more blocks the more pages there are.
+    at_once = max(_BLOCK_PAGES, -(-n // _MOST_BLOCKS))
+    block_pages = max(1, min(at_once, _BLOCK_BYTES // (3 * pixels)))
     return replace(file, pages=range(n), page_pixels=pixels, block_pages=block_pages, planes=planes)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
+from wbcprof.files import regular
+
 
 @dataclass(frozen=True)
 class StoredArray:
@@ -41,7 +43,7 @@ class StoredArray:
         ValueError
             The file holds no array of numbers, or not all of it.
         """
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
             shape, fortran, dtype = read[npy.read_magic(file)](file)
             offset, n_bytes = file.tell(), file.seek(0, 2)

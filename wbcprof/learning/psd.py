@@ -23,7 +23,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from wbcprof._version import __version__
-from wbcprof.files import tell
+from wbcprof.files import check_output, tell
 from wbcprof.learning.checkpoint import read_checkpoint, write_checkpoint
 from wbcprof.learning.learner import Learner, RemotePatches
 from wbcprof.learning.sample import PatchRows, PatchStream
@@ -280,6 +280,8 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             One is out of range, or two do not go together.
         """
         settings = LayerSettings.of(vars(self))
+        if self.checkpoint is not None:
+            check_output(self.checkpoint)
         if self.checkpoint is not None and not isinstance(self.random_state, int | np.integer):
             raise ValueError(
                 f"random_state must be an integer for a checkpoint, got {self.random_state!r}"
@@ -316,8 +318,9 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             )
         if reset and len(_first_round(X)) < settings.n_components:
             raise ValueError(
-                f"n_components ({settings.n_components}) must be at most the number of patches in "
-                f"memory ({len(_first_round(X))}): ask for fewer signatures, or for more patches"
+                f"{settings.n_components} signatures (n_components of PSD, n_signatures of fit) "
+                f"need as many patches in memory, got {len(_first_round(X))}: ask for fewer "
+                "signatures, or for more patches"
             )
         if self.n_features_in_ > MOST_VALUES:
             raise ValueError(

@@ -60,14 +60,16 @@ def approximate(
         raise ValueError("images must hold at least one image, got none")
     square = encoder.choose_form(values.shape[1], values.shape[2]).square
     analysis, synthesis = _rank_directions(encoder.filters, values, square)
-    measured = replace(pooling, pools=("mean", "std", "active", *pooling.pools))
+    moments = ("mean", "std", "active")
+    measured = replace(pooling, pools=tuple(dict.fromkeys((*moments, *pooling.pools))))
+    own = [measured.pools.index(pool) for pool in pooling.pools]
 
     def encode(encoder: Encoder) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Profiles; and mean, std and active of the codes, averages over images and regions."""
         profiles = encoder.encode_pool(images, measured, n_threads=n_threads)
         profiles = profiles.reshape(len(values), len(measured.pools), -1, encoder.n_signatures)
         averages = profiles[:, :3].mean(axis=(0, 2), dtype=np.float64)
-        return profiles[:, 3:], dict(zip(("mean", "std", "active"), averages, strict=True))
+        return profiles[:, own], dict(zip(moments, averages, strict=True))
 
     exact, codes = encode(encoder)
     norm = float(np.linalg.norm(exact))

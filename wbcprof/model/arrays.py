@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from wbcprof.files import regular
+
 _MAX_BYTES = 2 << 30
 _MAX_HEADER_BYTES = 4 << 20  # some thousand iterations of history
 _MAX_DIGITS = 20  # of an integer: all of ours fit 64 bits
@@ -59,7 +61,7 @@ def read_arrays(
     """
     from safetensors import SafetensorError, deserialize
 
-    with io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb") as stream:
+    with io.BytesIO(path) if isinstance(path, bytes) else open(regular(path), "rb") as stream:
         size, _ = before = _stamp(stream)
         start = stream.read(8)
         length = int.from_bytes(start, "little")

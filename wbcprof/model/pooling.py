@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wbcprof._shown import Shown
-from wbcprof.checks import Choice, Each, Integer, Real, settle
+from wbcprof.checks import Choice, Each, Integer, Real, settle, shown
 from wbcprof.model.regions import Regions, find_regions, region_names
 
 
@@ -78,8 +78,8 @@ class Pooling(Shown):
     Raises
     ------
     ValueError
-        A pool is unknown, a level is not an integer from 1 to 64, a centre not in (0, 1], or there
-        are no pools or no regions.
+        A pool is unknown, a level is not an integer from 1 to 64, a centre not in (0, 1], one is
+        there twice, or there are no pools or no regions.
 
     Examples
     --------
@@ -103,6 +103,10 @@ class Pooling(Shown):
         settle(self, RULES)
         if not self.levels and not self.centres:
             raise ValueError("codes are pooled over at least one region, got no levels, no centres")
+        if len(set(region_names((), self.centres))) < len(self.centres):
+            raise ValueError(
+                f"centres must differ by a hundredth at least, got {shown(self.centres)}"
+            )
 
     @property
     def n_regions(self) -> int:

@@ -29,6 +29,7 @@ from wbcprof.files import (
     json_value,
     naming,
     open_table,
+    regular,
     replacing,
     to_number,
 )
@@ -329,7 +330,7 @@ class Profiles(Shown):
             return cls._load_shards(path)
         read = {".csv": cls._read_csv, ".parquet": cls._read_parquet, ".h5ad": cls._read_h5ad}
         suffix = _table_suffix(path)
-        path.open("rb").close()
+        regular(path).open("rb").close()
         try:
             return read[suffix](path)
         except ImportError:

@@ -33,7 +33,7 @@ class LayerSettings:
     n_components: int = _setting(1024, Integer())
     alpha: float = _setting(0.05, Real(above=0), "weight of sparsity", "A")
     kappa: float = _setting(0.1, Real(least=0))
-    rho: float = _setting(1.0, Real(least=0))
+    rho: float = _setting(1.0, Real(least=0, most=1e15))
     positive: bool = _setting(True, Flag())
     nonlinearity: str = _setting("rectified", Choice(NONLINEARITIES))
     preprocessing: str = _setting("dataset_mean", Choice(PREPROCESSING))

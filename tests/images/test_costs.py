@@ -1,0 +1,49 @@
+"""What a small file may cost."""
+
+import io
+import re
+import time
+
+import numpy as np
+import pytest
+from PIL import Image, TiffImagePlugin
+
+from wbcprof.images import source
+from wbcprof.images.decode import read_file
+from wbcprof.images.source import File, open_images, with_pages
+
+
+@pytest.fixture
+def pages(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 24, 24, 3), dtype=np.uint8)
+    pixels[:, 0, 0, 0] = range(40)
+    images = [Image.fromarray(page) for page in pixels]
+    images[0].save(tmp_path / "pages.tif", save_all=True, append_images=images[1:])
+    return tmp_path / "pages.tif"
+
+
+def test_pages_are_counted_once(pages, monkeypatch):
+    """All were walked through for every sixteen: four thousand took 21 s."""
+    given = open_images(pages)
+    never = property(lambda image: pytest.fail("counted again"))
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "n_frames", never)
+    colours = [int(cell.pixels[0, 0, 0]) for cell in given.read(1)]
+    assert colours == list(range(40))
+
+
+def test_many_pages_are_not_more_blocks(pages, monkeypatch):
+    monkeypatch.setattr(source, "count_pages", lambda *_: (10_000, 24 * 24))
+    assert len(list(with_pages(File(pages, "pages.tif")).blocks())) <= 64
+
+
+def test_a_jpeg_of_very_many_scans_is_refused():
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "JPEG", progressive=True)
+    data = stream.getvalue()
+    assert isinstance(read_file(data)[0], tuple) and data.count(b"\xff\xda") > 1
+    last = data[data.rindex(b"\xff\xda") : -2]
+    start = time.perf_counter()
+    (found,) = read_file(data[:-2] + last * 3000 + data[-2:])
+    assert re.search(r"^30\d\d scans of 4096 pixels, expected 100 at most", str(found))
+    assert time.perf_counter() - start < 1
