@@ -23,6 +23,7 @@ MACHINERY = {
     "standardise", "TypeClassifier.adapted", "TypeClassifier.unadapted", "is_far", "change",
     "least_side", "stated_pixel_size", "end_pass", "self_contained", "whole_images",
     "FieldSource.part", "FieldSource.digest", "Model.adapted_to", "quietly", "fit_from",
+    "TypeClassifier.name",
 }  # fmt: skip
 # What functions return: attributes are promised, how they are made is not.
 RESULTS = {

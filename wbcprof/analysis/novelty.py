@@ -192,7 +192,7 @@ def name_cells(
     RATE.check("false_alarms", false_alarms)
     Real(least=0, most=1).check("reject_below", reject_below)
     machines = _machines(model, profiles)
-    probabilities = machines.predict_proba(profiles.values)
+    probabilities, strange = machines.name(profiles.values, profiles.measures)
     named = machines.classes_[probabilities.argmax(axis=1)]
     calls = named.astype(object)
     calls[probabilities.max(axis=1) < reject_below] = UNSURE
@@ -201,8 +201,7 @@ def name_cells(
     blind = why_blind(machines.memory_, profiles, false_alarms)
     if blind:
         warnings.warn(blind, StrangeCellsWarning, stacklevel=2)
-    if machines.memory_ is not None and profiles.measures is not None:
-        strange = machines.strangeness(profiles.values, profiles.measures)
+    if strange is not None:
         p, score = strange.p, strange.score
         how = what_is_strange(strange, false_alarms)
         calls[how != ""] = how[how != ""]

@@ -84,12 +84,10 @@ class TypeMachines(Shown):
 
     def _logits(self, X: Any) -> np.ndarray:
         X = self._checked(X)
-        size = max(1, BLOCK // X.shape[1])
-        starts = range(0, len(X), size)
-        return np.concatenate([self._logits_of(X[start : start + size]) for start in starts])
+        return np.concatenate([self._logits_of(X[rows]) for rows in _blocks(X)])
 
     def _logits_of(self, X: np.ndarray) -> np.ndarray:
-        scaled = self.standardise(X)
+        scaled = self._scaled(X)
         if self.far_ is None:
             return self._near_logits(scaled)
         far = self.foreign_ | self._is_beyond(scaled)
@@ -97,7 +95,7 @@ class TypeMachines(Shown):
         if not far.all():
             logits[~far] = self._near_logits(scaled[~far])
         if far.any():
-            logits[far] = self.far_._logits(X[far])
+            logits[far] = self.far_._logits_of(X[far])
         return logits
 
     def _near_logits(self, scaled: np.ndarray) -> np.ndarray:
@@ -150,16 +148,37 @@ class TypeMachines(Shown):
                 "whether a cell is strange cannot be known: the profiles come without measures; "
                 "profile the images again"
             )
-        scaled = self.standardise(X)
-        if len(measures) != len(scaled):
+        strange = self.name(X, measures)[1]
+        assert strange is not None
+        return strange
+
+    def name(self, X: Any, measures: np.ndarray | None) -> tuple[np.ndarray, Strangeness | None]:
+        """`predict_proba` and, where it can be known, `strangeness`, of profiles that are
+        standardised once."""
+        X = self._checked(X)
+        if self.memory_ is None or measures is None:
+            return shares(self._logits(X)), None
+        if len(measures) != len(X):
             raise ValueError(
-                f"Length of measures ({len(measures)}) must match number of profiles "
-                f"({len(scaled)})"
+                f"Length of measures ({len(measures)}) must match number of profiles ({len(X)})"
             )
-        far = self.far_ if self.foreign_ else None
-        logits = self._near_logits(scaled) if far is None else far._logits(X)
-        places = self.memory_.places(self._directions(scaled, self.memory_), measures)
-        return self.memory_.strangeness(places, between_types(logits))
+        found = [self._name(X[rows], measures[rows], self.memory_) for rows in _blocks(X)]
+        logits, *strange = map(np.concatenate, zip(*found, strict=True))
+        return shares(logits), Strangeness(*strange)
+
+    def _name(self, X: np.ndarray, measures: np.ndarray, memory: Memory) -> tuple[np.ndarray, ...]:
+        """Logits, and the fields of `Strangeness`, whose v is by the near machines, or of foreign
+        cells by those that name them."""
+        scaled = self._scaled(X)
+        if self.foreign_ and self.far_ is not None:
+            logits = near = self.far_._logits_of(X)
+        else:
+            logits = near = self._near_logits(scaled)
+            if self.far_ is not None and (far := self._is_beyond(scaled)).any():
+                logits = near.copy()
+                logits[far] = self.far_._logits_of(X[far])
+        places = memory.places(self._directions(scaled, memory), measures)
+        return logits, *memory.strangeness(places, between_types(near))
 
     def _directions(self, scaled: np.ndarray, memory: Memory) -> np.ndarray:
         """Leading directions of standardised profiles, which a memory reads."""
@@ -252,8 +271,11 @@ class TypeMachines(Shown):
     def standardise(self, X: Any) -> np.ndarray:
         """Profiles (n_images, n_features) less the mean of the training profiles, over their
         spread."""
+        return self._scaled(self._checked(X))
+
+    def _scaled(self, X: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
-            scaled: np.ndarray = (self._checked(X) - self.mean_) / self.scale_
+            scaled: np.ndarray = (X - self.mean_) / self.scale_
         return scaled
 
     def _checked(self, X: Any) -> np.ndarray:
@@ -482,6 +504,12 @@ def made_by_of(profiles: Any) -> str | None:
     """Fingerprint of the model that made profiles, where they say so."""
     metadata = getattr(profiles, "metadata", None)
     return metadata.get("model") if isinstance(metadata, dict) else None
+
+
+def _blocks(X: np.ndarray) -> list[slice]:
+    """Rows of profiles that are worked on at once."""
+    size = max(1, BLOCK // X.shape[1])
+    return [slice(start, start + size) for start in range(0, len(X), size)]
 
 
 def check_profiles(values: Any) -> np.ndarray:
