@@ -8,8 +8,9 @@ import pytest
 
 import wbcprof
 from wbcprof.analysis import Monitor
-from wbcprof.images import open_images
+from wbcprof.images import open_images, read_groups
 from wbcprof.images.boxes import read_boxes
+from wbcprof.images.tables import read_table
 
 READERS = [
     ("t.csv", wbcprof.Profiles.load),
@@ -18,6 +19,10 @@ READERS = [
     ("m.wbcprof", wbcprof.load),
     ("state.json", lambda path: Monitor.load(path, wbcprof.Model([]))),
     ("a.npy", open_images),
+    ("images.csv", open_images),
+    ("people.csv", read_table),
+    ("groups.csv", lambda path: read_groups(path, [np.zeros((9, 9, 3), np.uint8)])),
+    ("boxes.csv", lambda path: read_boxes(path, [np.zeros((9, 9, 3), np.uint8)])),
     ("boxes.json", lambda path: read_boxes(path, [np.zeros((9, 9, 3), np.uint8)])),
     ("boxes.xml", lambda path: read_boxes(path, [np.zeros((9, 9, 3), np.uint8)])),
     ("state", lambda path: wbcprof.PSD(2, checkpoint=path, random_state=0).fit(np.eye(9))),

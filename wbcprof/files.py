@@ -98,7 +98,7 @@ def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[tuple[int, lis
     ImportError
         It is a workbook, and openpyxl is not installed.
     """
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         start = file.read(len(_OLD_WORKBOOK))
     if start.startswith(b"PK\3\4"):
         yield _workbook_rows(path)
