@@ -767,6 +767,7 @@ def test_signals_that_end_a_command_leave_nothing_half_written(
     name, code, tmp_path, capsys, monkeypatch
 ):
     number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup it is ignored
 
     def write_and_wait(*arguments, **options):
         with replacing(tmp_path / "m") as temporary:
@@ -776,7 +777,7 @@ def test_signals_that_end_a_command_leave_nothing_half_written(
     monkeypatch.setattr("wbcprof.model.model.load", write_and_wait)
     assert main(["info", "m"]) == code
     assert f"ended by {name}" in capsys.readouterr().err and not list(tmp_path.iterdir())
-    assert signal.getsignal(number) is signal.SIG_DFL
+    assert signal.signal(number, before) is signal.SIG_DFL
 
 
 def test_names_at_the_terminal_are_escapes(model_file, cells, tmp_path, capsysbinary, monkeypatch):
