@@ -18,6 +18,7 @@ from wbcprof.checks import (
     Maybe,
     NamedOr,
     Real,
+    as_known,
     known_label,
     known_labels,
     one_known_label_each,
@@ -248,6 +249,13 @@ def test_learning_reads_a_list_as_reading_does():
     with pytest.raises(ValueError, match="none for 1 of 2, first for number 1"):
         one_known_label_each(["a", float("nan")], 2, "cells")
     assert one_known_label_each([1, 2], 2, "cells").dtype.kind == "i"
+
+
+def test_types_are_known_by_other_spellings_where_one_only_can_be_meant():
+    types = ["band", "bands", "B cell", "monocyte"]
+    given = ["band", "bands", "Bands", "b_cells", "Monocytes", "smudge", None]
+    expected = ["band", "bands", "Bands", "B cell", "monocyte", "smudge", None]
+    assert [as_known(name, types) for name in given] == expected
 
 
 def test_a_masked_label_is_unknown_and_unsigned_numbers_are_numbers():

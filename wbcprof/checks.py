@@ -390,6 +390,15 @@ def plain_name(name: str) -> str:
     return "_".join(name.lower().replace("-", " ").replace("_", " ").split()).removesuffix("s")
 
 
+def as_known(name: str | None, types: Sequence[str]) -> str | None:
+    """A type as it is spelt among `types`: exactly so, or where one only has this plain name; any
+    other as it is."""
+    if name is None or name in types:
+        return name
+    alike = [known for known in types if plain_name(known) == plain_name(name)]
+    return alike[0] if len(alike) == 1 else name
+
+
 def sorted_types(names: Iterable[str]) -> list[str]:
     """Distinct names in alphabetical order, ``"unlabelled"`` last."""
     return sorted(set(names), key=lambda name: (name == UNLABELLED, name))

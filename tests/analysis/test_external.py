@@ -75,6 +75,17 @@ def images_of(n):
     return make_leukocytes(n, size=72, types=["eosinophil"], random_state=3).images[0]
 
 
+def test_types_whose_names_are_alike_stay_apart(model, cells):
+    alike = wbcprof.Model(model.layers, model.pooling, normaliser=model.normaliser)
+    labels = ["band" if i % 2 else "bands" for i in range(len(cells.images))]
+    alike.classifier = wbcprof.TypeClassifier(kernel="linear", C=1.0).fit(
+        alike.profile(cells.images), labels
+    )
+    found = evaluate_external(alike, cells.images, labels)
+    assert found.types == ["band", "bands"] and not found.foreign
+    assert [sum(row) for row in found.confusion] == [24, 24]
+
+
 def test_no_cell_of_a_known_type_is_refused(naming, cells):
     with pytest.raises(ValueError, match=r"of types that the model knows \(.*\), got smudge"):
         evaluate_external(naming, cells.images[:2], ["smudge", "smudge"])

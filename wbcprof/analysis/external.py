@@ -25,7 +25,7 @@ from wbcprof.analysis import figures
 from wbcprof.analysis.figures import FigureFiles
 from wbcprof.analysis.novelty import UNLIKE, UNSURE, check_set, name_cells
 from wbcprof.analysis.scores import Scores, aligned, figure
-from wbcprof.checks import Real, plain_name
+from wbcprof.checks import Real, as_known
 from wbcprof.images.groups import groups_of
 from wbcprof.images.source import open_images
 from wbcprof.model.model import Model
@@ -267,13 +267,9 @@ def evaluate_external(
             "groups must be at least two, got one: limits cannot allow for how groups differ; "
             "leave groups out, for those of this one"
         )
-    spelt = {plain_name(str(name)): str(name) for name in model.classifier.classes_}
-    given = [
-        None if label is None else spelt.get(plain_name(label), label)
-        for label in profiles.labels or [None] * len(profiles)
-    ]
+    types = [str(name) for name in model.classifier.classes_]
+    given = [as_known(label, types) for label in profiles.labels or [None] * len(profiles)]
     kept = np.array([label is not None for label in given], bool)
-    types = list(spelt.values())
     if not set(given) & set(types):
         raise ValueError(
             f"expected images of types that the model knows ({', '.join(types)}), got "

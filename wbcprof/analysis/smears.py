@@ -38,7 +38,7 @@ from wbcprof.analysis.novelty import (
     why_blind,
 )
 from wbcprof.analysis.quality import flag_images
-from wbcprof.checks import Real, plain_name
+from wbcprof.checks import Real, as_known
 from wbcprof.files import rounded, write_rows
 from wbcprof.images.boxes import read_boxes
 from wbcprof.images.fields import open_fields
@@ -439,7 +439,7 @@ def count_smears(
     dropped += [SkippedImage(cells[i].cell_id, "the cell cannot be profiled") for i in lost]
     cells = [cells[i] for i in kept]
     profiles = replace(profiles, ids=[cell.cell_id for cell in cells])
-    cells = [replace(cell, label=_as_known(cell.label, types)) for cell in cells]
+    cells = [replace(cell, label=as_known(cell.label, types)) for cell in cells]
     if adapt:
         if len(cells) < LEAST_ADAPTED:
             raise ValueError(
@@ -586,12 +586,6 @@ def _name(
             )
         )
     return named
-
-
-def _as_known(label: str | None, types: list[str]) -> str | None:
-    """A label as the model spells it."""
-    spelt = {plain_name(name): name for name in types}
-    return None if label is None else spelt.get(plain_name(label), label)
 
 
 def _count(
