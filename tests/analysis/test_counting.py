@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import wbcprof
 from wbcprof.analysis.counting import (
     cells_needed,
     differential_count,
     exact_interval,
     wilson_interval,
 )
+from wbcprof.analysis.naming import classify_to_shards
 
 
 @pytest.fixture
@@ -140,3 +142,8 @@ def test_bad_limits():
         exact_interval(1, 10, 95)
     low, high = exact_interval(0, 0)
     assert np.isnan(low) and np.isnan(high)
+
+
+def test_a_lone_flag_is_one_name(cells, tmp_path):
+    with pytest.raises(ValueError, match="got 'ugly'"):
+        classify_to_shards(wbcprof.Model([]), cells.images, tmp_path / "out", drop="ugly")
