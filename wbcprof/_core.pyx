@@ -2,6 +2,7 @@
 """Checked arrays in, one nogil call of a C kernel, error code to exception. Needs no BLAS."""
 
 import os
+import warnings
 
 from cython.dataclasses cimport dataclass
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t
@@ -193,13 +194,16 @@ def instruction_sets():
 
 def cap_instruction_set(str name):
     """Run the kernels of the instruction set `name` from now on."""
-    cdef bytes encoded = name.encode()
-    if wbc_cap(encoded) != 0:
+    if name not in instruction_sets() or wbc_cap(name.encode()) != 0:
         raise ValueError(f"instruction set must be one of {instruction_sets()}, got {name!r}")
 
 
 if os.environ.get("WBCPROF_INSTRUCTION_SET"):
-    cap_instruction_set(os.environ["WBCPROF_INSTRUCTION_SET"])
+    try:
+        cap_instruction_set(os.environ["WBCPROF_INSTRUCTION_SET"])
+    except ValueError as error:  # an import that fails is a traceback in every command
+        warnings.warn(
+            f"WBCPROF_INSTRUCTION_SET is ignored: {error}", RuntimeWarning, stacklevel=2)
 
 
 SIGNATURE_BLOCK = WBC_SIGNATURE_BLOCK

@@ -310,6 +310,20 @@ def test_instruction_set_from_the_environment(tmp_path):
         assert result.stdout.strip() == level
 
 
+@pytest.mark.parametrize("name", ["foo", "\udcff", "SCALAR"])
+def test_unknown_instruction_sets_in_the_environment_are_a_warning(tmp_path, name):
+    result = subprocess.run(
+        [sys.executable, "-m", "wbcprof", "--version"],
+        env=os.environ | {"WBCPROF_INSTRUCTION_SET": name},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "WBCPROF_INSTRUCTION_SET is ignored: instruction set must be one of" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_twin_pools_an_identity_encoder():
     filters, image = np.ones((1, 1, 1, 1)), np.arange(6.0).reshape(1, 2, 3, 1)
     profile = reference.encode_pool(
