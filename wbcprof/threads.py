@@ -87,6 +87,25 @@ def _startable(count: int) -> int:
     return count
 
 
+class Abandoned(BaseException):
+    """Raised in a thread of which nobody takes what it makes; no error of an image."""
+
+
+_task = threading.local()
+
+
+def work_until(ended: threading.Event) -> None:
+    """For the threads of a pool, as they start: `go_on` ends what they do once `ended` is set."""
+    _task.ended = ended
+
+
+def go_on() -> None:
+    """Said between the steps of what takes seconds, so that an interrupt need not wait for it."""
+    ended = getattr(_task, "ended", None)
+    if ended is not None and ended.is_set():
+        raise Abandoned
+
+
 _lock = threading.RLock()
 
 

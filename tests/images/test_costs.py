@@ -2,7 +2,9 @@
 
 import io
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from PIL import Image, TiffImagePlugin
 from wbcprof.images import source
 from wbcprof.images.decode import read_file
 from wbcprof.images.source import File, open_images, with_pages
+from wbcprof.smear.stain import StainNormaliser
+from wbcprof.threads import Abandoned, go_on, work_until
 
 
 @pytest.fixture
@@ -47,3 +51,50 @@ def test_a_jpeg_of_very_many_scans_is_refused():
     (found,) = read_file(data[:-2] + last * 3000 + data[-2:])
     assert re.search(r"^30\d\d scans of 4096 pixels, expected 100 at most", str(found))
     assert time.perf_counter() - start < 1
+
+
+def test_nobody_waits_for_images_that_nobody_takes(tmp_path):
+    left = []
+
+    def load(file):
+        try:
+            while file.name != "0":  # the second and later ones would take for ever
+                go_on()
+                time.sleep(0.001)
+        except Abandoned:
+            left.append(file.name)
+            raise
+        return [file.name]
+
+    blocks = (File(tmp_path, str(n)) for n in range(9))
+    images = source.in_order(blocks, load, 2, changed=False)
+    assert next(images) == ("0", "0")
+    images.close()
+    assert left
+
+
+@pytest.mark.parametrize("what", ["decode", "restain"])
+def test_a_large_image_is_given_up_between_its_steps(tmp_path, monkeypatch, what):
+    noise = np.random.default_rng(0).integers(0, 256, (256, 1024, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png", compress_level=0)
+    stain = StainNormaliser("background", background=(200, 200, 200))
+    ended, steps = threading.Event(), []
+
+    def step():
+        steps.append(1)
+        if len(steps) == 3:
+            ended.set()
+        go_on()
+
+    monkeypatch.setattr(
+        f"wbcprof.{'images.decode' if what == 'decode' else 'smear.stain'}.go_on", step
+    )
+    with (
+        ThreadPoolExecutor(1, initializer=work_until, initargs=(ended,)) as pool,
+        pytest.raises(Abandoned),
+    ):
+        if what == "decode":
+            pool.submit(read_file, tmp_path / "a.png").result()
+        else:
+            pool.submit(stain.normalise, noise).result()
+    assert len(steps) == 3

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from wbcprof.images.depth import (
     bits_for,
     highest_of_floats,
 )
+from wbcprof.threads import go_on
 
 _PHYSICAL_SIZE = re.compile(r'PhysicalSizeX="([0-9.eE+-]+)"')
 _PHYSICAL_UNIT = re.compile(r'PhysicalSizeXUnit="([^"]+)"')
@@ -536,6 +537,8 @@ def _decode(image: Any, source: Path | bytes) -> tiff.Samples:
         stated = tiff.largest_stated(image.tag_v2.get)
     elif source and (deep := _deep_colour(image, source)):
         return deep
+    if hasattr(image, "load_read"):
+        image.load_read = _read_or_give_up(image.load_read)
     try:
         image.load()
     except OSError as error:
@@ -566,6 +569,16 @@ def _decode(image: Any, source: Path | bytes) -> tiff.Samples:
     elif mode not in ("L", "RGB", "F"):
         image = image.convert("RGB")
     return tiff.turned(np.asarray(image), turn), stated, tuple(kinds)
+
+
+def _read_or_give_up(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    """What Pillow reads a PNG or JPEG with, 64 kB at a time."""
+
+    def checked(n: int) -> bytes:
+        go_on()
+        return read(n)
+
+    return checked
 
 
 def _orientation(image: Any) -> int:

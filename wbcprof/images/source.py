@@ -39,6 +39,7 @@ import io
 import math
 import os
 import sys
+import threading
 import warnings
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
@@ -79,7 +80,7 @@ from wbcprof.images.tables import (
     read_table,
     tell_of_repeated,
 )
-from wbcprof.threads import resolve_threads
+from wbcprof.threads import go_on, resolve_threads, work_until
 
 __all__ = ["Cell", "ImageSource", "ImageWarning", "SkippedImage", "open_images"]
 
@@ -513,6 +514,7 @@ class ImageSource(Shown):
     def _change(
         self, outcome: Outcome | Deep, change: Change | None, learnt: Depths | None
     ) -> Loaded:
+        go_on()
         settled = settle(outcome, self._depth, learnt)
         if isinstance(settled, Unusable):
             return settled
@@ -528,6 +530,7 @@ class ImageSource(Shown):
             )
         if change is None:
             return pixels, kind, "", None
+        go_on()
         pixels, lacked, measures = change(pixels)
         return pixels, kind, lacked, measures
 
@@ -1018,6 +1021,7 @@ def in_order(
     pending: deque[tuple[B, Callable[[], list[T]], int]] = deque()
     ahead = bytes_ahead = 0
     pool = failure = None
+    ended = threading.Event()
     more = True
     try:
         while more or pending:
@@ -1038,7 +1042,7 @@ def in_order(
                     if pool is None:
                         from concurrent.futures import ThreadPoolExecutor
 
-                        pool = ThreadPoolExecutor(n_threads, "wbcprof-images")
+                        pool = ThreadPoolExecutor(n_threads, "wbcprof-images", work_until, (ended,))
                     wait = pool.submit(wait).result
                 pending.append((coming, wait, size))
                 ahead, bytes_ahead = ahead + len(coming), bytes_ahead + size
@@ -1049,6 +1053,7 @@ def in_order(
         if failure is not None:
             raise failure
     finally:
+        ended.set()
         if pool is not None:
             pool.shutdown(cancel_futures=True)
 

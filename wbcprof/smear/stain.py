@@ -12,7 +12,7 @@ macenko    two stains, the extremes of the plane of optical densities, and how s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import mul
 from typing import Any, Self
@@ -21,6 +21,7 @@ import numpy as np
 
 from wbcprof._shown import Shown
 from wbcprof.checks import Choice
+from wbcprof.threads import go_on
 
 STAINS = {
     "background": (),
@@ -138,7 +139,7 @@ class StainNormaliser(Shown):
         n = 0
         for image in images:
             n += 1
-            sample = _thin_out(_planes(image))
+            sample = _sampled(image)
             if not _is_black(sample):
                 samples.append(sample)
                 backgrounds.append(_background(sample))
@@ -198,36 +199,39 @@ class StainNormaliser(Shown):
 
     def change(self, image: np.ndarray) -> tuple[np.ndarray, str]:
         """`normalise`, and in words what could not be measured; "" where all could."""
-        planes = _planes(image)
-        sample = _thin_out(planes)
+        sample = _sampled(image)
         background = _background(sample)
         if _is_black(sample) or not _is_plausible(background, self.background):
             return image, "no background"
-        planes = self._restain(self._balance(planes, background))
-        return np.ascontiguousarray(planes.T).reshape(image.shape), ""
+        restain = self._restainer(self._balance(sample, background))
+        pixels = image.reshape(-1, 3)
+        out = np.empty_like(pixels)
+        for start in range(0, len(pixels), _CHUNK):
+            go_on()
+            chunk = slice(start, start + _CHUNK)
+            planes = np.ascontiguousarray(pixels[chunk].T)
+            out[chunk] = restain(self._balance(planes, background)).T
+        return out.reshape(image.shape), ""
 
     def _balance(self, planes: np.ndarray, background: np.ndarray) -> np.ndarray:
         """Pixels of an image with that background, given the reference's."""
         ratio = self.background / np.maximum(background, 1)
         return _look_up(_to_bytes(np.arange(256) * ratio[:, None]), planes)
 
-    def _restain(self, planes: np.ndarray) -> np.ndarray:
-        if self.method == "background":
-            return planes
-        sample = _thin_out(planes)
+    def _restainer(self, sample: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """What gives pixels (3, n), balanced, of the image of this sample the reference's stain."""
         sample = sample[:, self._is_stained(sample)]
-        if sample.shape[1] < _MIN_STAINED:
-            return planes
+        if self.method == "background" or sample.shape[1] < _MIN_STAINED:
+            return lambda planes: planes
         matrix, shift = self._map_logarithms(sample)
         into = _CONES if self.method == "reinhard" else np.eye(3)
         back = np.linalg.inv(into)
-        restained = np.empty_like(planes)
-        for start in range(0, planes.shape[1], _CHUNK):
-            chunk = np.s_[:, start : start + _CHUNK]
-            logarithms = np.log(_mix(into, planes[chunk] + 1.0))
-            levels = _mix(back, np.exp(_mix(matrix, logarithms) + shift[:, None])) - 1
-            restained[chunk] = _to_bytes(levels)
-        return restained
+
+        def restain(planes: np.ndarray) -> np.ndarray:
+            logarithms = np.log(_mix(into, planes + 1.0))
+            return _to_bytes(_mix(back, np.exp(_mix(matrix, logarithms) + shift[:, None])) - 1)
+
+        return restain
 
     def _map_logarithms(self, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Matrix (3, 3) and shift (3,) from the logarithms of an image's cones ("reinhard") or grey
@@ -279,14 +283,10 @@ def check_image(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _planes(image: np.ndarray) -> np.ndarray:
-    """Pixels by channel, (3, n)."""
-    return np.ascontiguousarray(check_image(image).reshape(-1, 3).T)
-
-
-def _thin_out(planes: np.ndarray) -> np.ndarray:
-    """Evenly spaced pixels, `_SAMPLED_PIXELS` at most."""
-    return planes[:, :: -(-planes.shape[1] // _SAMPLED_PIXELS)]
+def _sampled(image: np.ndarray) -> np.ndarray:
+    """Evenly spaced pixels by channel (3, n), `_SAMPLED_PIXELS` at most."""
+    pixels = check_image(image).reshape(-1, 3)
+    return np.ascontiguousarray(pixels[:: -(-len(pixels) // _SAMPLED_PIXELS)].T)
 
 
 def _look_up(tables: np.ndarray, planes: np.ndarray) -> np.ndarray:
