@@ -349,9 +349,29 @@ def _without_masked(labels: Any) -> np.ndarray:
     return array
 
 
-def listed(names: str | Iterable[str]) -> tuple[str, ...]:
-    """Names given as a parameter: a lone text is one name."""
-    return (names,) if isinstance(names, str) else tuple(names)
+def listed(names: Any) -> tuple[str, ...]:
+    """Names given as a parameter, as text, as labels are: a lone text or number is one name."""
+    if isinstance(names, str | bytes) or not isinstance(names, Iterable):
+        names = (names,)
+    return tuple(known_label(name) or UNLABELLED for name in names)
+
+
+def meant(names: Any, types: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Of `types`, those that names given as a parameter mean, being spelt so or, where none is,
+    having this plain name; and the names that mean none."""
+    chosen: set[str] = set()
+    unknown = []
+    for name in listed(names):
+        alike = [known for known in types if plain_name(known) == plain_name(name)]
+        chosen.update([name] if name in types else alike)
+        if name not in types and not alike:
+            unknown.append(name)
+    return [name for name in types if name in chosen], unknown
+
+
+def numbers(array: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
+    """An array-like of numbers; ValueError where some are masked (see `unmasked`)."""
+    return np.asarray(unmasked(array, name), dtype)
 
 
 def label_names(labels: Iterable[Any] | None, n: int | None = None) -> list[str]:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from wbcprof._shown import Shown
 from wbcprof.analysis.counting import DifferentialCount
-from wbcprof.checks import Flag, Real, check
+from wbcprof.checks import Flag, Real, check, numbers
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -468,7 +468,7 @@ def line_band(
 def _pairs(x: ArrayLike, y: ArrayLike, confidence: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Two methods' values of the same slides (n,) float64, checked."""
     check(RULES, confidence=confidence)
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    x, y = numbers(x, "x"), numbers(y, "y")
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(
             f"expected one value of each slide by each method, got shapes {x.shape} and {y.shape}"
@@ -496,6 +496,11 @@ def _slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Slopes of all pairs that count, in ascending order."""
     i, j = np.triu_indices(len(x), 1)
     run, rise = x[i] - x[j], y[i] - y[j]
+    # Shares are rounded, so that differences that are none, or are opposite, may look as if not.
+    least = 1e-12 * max(np.abs(x).max(), np.abs(y).max())
+    run[np.abs(run) <= least] = 0
+    rise[np.abs(rise) <= least] = 0
+    rise = np.where(np.abs(run + rise) <= least, -run, rise)
     # An infinite slope of either sign shifts the ranks alike, so that all may be above.
     slopes = np.full(len(run), np.inf)
     np.divide(rise, run, out=slopes, where=run != 0)

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from wbcprof._shown import Shown
+from wbcprof.checks import Integer, Maybe, Real, check, numbers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -40,6 +41,9 @@ SINGLE = "single"
 _OUTLIER = 6  # robust spreads from the median; a slide beyond is left out of the baseline
 _LEAST_SPREAD = 1e-3  # of the centre
 _LEAST_SHARE = 0.25  # of the spread of a random draw
+
+RULES = {"weight": Real(above=0, most=1), "n_baseline": Maybe(Integer())}
+"""What the parameters of a moving average may be."""
 
 
 def westgard(values: ArrayLike, centre: float, spread: ArrayLike) -> dict[str, list[int]]:
@@ -89,11 +93,14 @@ def westgard(values: ArrayLike, centre: float, spread: ArrayLike) -> dict[str, l
     >>> {rule: places for rule, places in found.items() if places}
     {'1-2s': [1, 2, 4], '1-3s': [4], '2-2s': [2]}
     """
-    series, spreads = np.asarray(values, np.float64), np.asarray(spread, np.float64)
+    series, spreads = numbers(values, "values"), numbers(spread, "spread")
     if series.ndim != 1:
         raise ValueError(f"expected one series of values, got shape {series.shape}")
-    if not (spreads > 0).all():
-        raise ValueError(f"expected positive spreads, got {np.min(spreads):g}")
+    if not np.isfinite(centre) or not ((spreads > 0) & np.isfinite(spreads)).all():
+        raise ValueError(
+            f"expected a finite centre and finite positive spreads, got {centre:g} and "
+            f"{np.min(spreads):g} to {np.max(spreads):g}"
+        )
     z = (series - centre) / spreads
     far = z > 2, z < -2
     swing = np.zeros(len(z), bool)
@@ -148,7 +155,8 @@ def moving_average(
     >>> average.tolist(), deviation.round(3).tolist()
     ([0.5, 0.75, 0.875], [0.5, 0.559, 0.573])
     """
-    series = np.asarray(z, np.float64).tolist()
+    check(RULES, weight=weight, n_baseline=n_baseline)
+    series = numbers(z, "z").tolist()
     steps = accumulate(series, lambda last, new: last + weight * (new - last), initial=0.0)
     average = np.array(list(steps)[1:])
     left = (1 - weight) ** np.arange(1, len(average) + 1)

@@ -40,6 +40,8 @@ from wbcprof.model.machines import (
     RULES,
     TypeMachines,
     check_profiles,
+    coded_of,
+    feature_names_of,
     kernel_columns,
     log_products,
     made_by_of,
@@ -210,7 +212,8 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         True
         """
         check(RULES, C=self.C, kernel=self.kernel)
-        self.made_by_ = made_by_of(X)
+        self.made_by_, self.coded_ = made_by_of(X), coded_of(X)
+        self.feature_names_in_ = feature_names_of(X)
         tables = [check_profiles(table) for table in (X, *copies)]
         if differs := [table.shape for table in tables if table.shape != tables[0].shape]:
             raise ValueError(
@@ -235,7 +238,7 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
             self.memory_ = self._learn_memory(places, codes, groups, measures[rows])
         if copies and folds:
             self.far_ = TypeClassifier(self.C, self.random_state)
-            self.far_.made_by_ = None
+            self.far_.made_by_ = self.far_.coded_ = self.far_.feature_names_in_ = None
             self.far_._learn(everything, *with_groups)
             self.reach_ = self._find_reach(places, codes, folds)
         return self

@@ -56,7 +56,7 @@ from wbcprof.analysis.counting import (
     differential_count,
     exact_interval,
 )
-from wbcprof.checks import UNLABELLED, Choice, label_names, sorted_types, unmasked
+from wbcprof.checks import UNLABELLED, Choice, known_labels, label_names, numbers, sorted_types
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -346,7 +346,16 @@ def associate(
     values, names, units = _table(values, feature_names, samples)
     known = units != UNLABELLED
     found, means = _means(values[known], units[known])
-    given = {str(name).strip(): float(value) for name, value in endpoint.items()}
+    given: dict[str, float] = {}
+    for name, value in zip(known_labels(list(endpoint)), endpoint.values(), strict=True):
+        if name is None:
+            continue
+        if name in given and given[name] != float(value):
+            raise ValueError(
+                f"endpoint must name each sample once, got {given[name]:g} and {float(value):g} "
+                f"for {name!r}"
+            )
+        given[name] = float(value)
     y = np.array([given.get(name, np.nan) for name in found])
     used = ~np.isnan(y)
     n, y = int(used.sum()), y[used]
@@ -441,7 +450,7 @@ def _table(
     """Values, the names of their columns, and one name per row, checked."""
     if names is None:
         names = getattr(values, "feature_names", None)
-    values = np.asarray(unmasked(values, "values"), dtype=np.float64)
+    values = numbers(values, "values")
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"values must have shape (cells, features), got {values.shape}")
     if not np.isfinite(values).all():
@@ -463,7 +472,10 @@ def _means(values: np.ndarray, units: np.ndarray | None) -> tuple[list[str], np.
     found, index, count = np.unique(units.astype(str), return_inverse=True, return_counts=True)
     sums = np.zeros((len(found), values.shape[1]))
     np.add.at(sums, index, values)
-    return found.tolist(), sums / count[:, None]
+    means = sums / count[:, None]
+    # What differs by the rounding of sums alone has one rank.
+    least = 2.0**-40 * np.abs(values).max(axis=0, initial=0)
+    return found.tolist(), np.rint(means / np.where(least > 0, least, 1)) * least
 
 
 def _rank_test(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

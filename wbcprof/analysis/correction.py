@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from wbcprof._shown import Shown
-from wbcprof.analysis.counting import LYMPHOCYTES, NEUTROPHILS, exact_interval, members
-from wbcprof.checks import Integer, Real, check, label_names
+from wbcprof.analysis.counting import exact_interval, ratio_types
+from wbcprof.checks import Integer, Real, check, label_names, unmasked
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -161,7 +161,7 @@ def correct_count(
     least, most = exact_interval(counts, counts.sum(), confidence)
     low = np.maximum(np.minimum(low, share - (called - least)), 0)
     high = np.minimum(np.maximum(high, share + (most - called)), 1)
-    ratio_of = members(names, neutrophils, NEUTROPHILS), members(names, lymphocytes, LYMPHOCYTES)
+    ratio_of = ratio_types(names, neutrophils, lymphocytes)
     columns = [[names.index(name) for name in chosen] for chosen in ratio_of]
     nlr = _ratio(share[None], columns)
     # Ranks, since a mean of infinite ratios is none.
@@ -177,7 +177,8 @@ def _counts(
     counts: ArrayLike, confusion: ArrayLike, names: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts (k,) and confusion (k, k) as int64, checked."""
-    k, counts, confusion = len(names), np.asarray(counts), np.asarray(confusion)
+    k, counts, confusion = len(names), unmasked(counts, "counts"), unmasked(confusion, "confusion")
+    counts, confusion = np.asarray(counts), np.asarray(confusion)
     if k < 2 or len(set(names)) < k:
         raise ValueError(f"type_names must be distinct and at least two, got {names}")
     for what, array, shape in (("counts", counts, (k,)), ("confusion", confusion, (k, k))):

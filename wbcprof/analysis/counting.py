@@ -6,6 +6,7 @@ lie from that of the blood, given that the cells are drawn from it at random.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from wbcprof._shown import Shown
-from wbcprof.checks import UNLABELLED, Real, label_names, listed, plain_name, sorted_types
+from wbcprof.checks import (
+    UNLABELLED,
+    Real,
+    label_names,
+    meant,
+    numbers,
+    plain_name,
+    sorted_types,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -24,6 +33,10 @@ LYMPHOCYTES = (
     "lymphocyte typical_lymphocyte atypical_lymphocyte reactive_lymphocyte variant_lymphocyte "
     "large_granular_lymphocyte"
 ).split()
+
+
+class UnknownTypeWarning(UserWarning):
+    """A type that was named in a parameter is none of those that there are cells of."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,7 +125,9 @@ def differential_count(
         or underscores, singular or plural, is in `NEUTROPHILS` or `LYMPHOCYTES` (mature
         neutrophils with bands; all mature lymphocytes).
     exclude : names
-        Types that are not leukocytes (smudge cells, platelets, erythroblasts): not counted.
+        Types that are not leukocytes (smudge cells, platelets, erythroblasts): not counted. Names
+        that are given mean the types that are spelt so or, where none is, differ from them as
+        above. One that means no type that there are cells of is an `UnknownTypeWarning`.
     confidence : float
 
     Returns
@@ -122,7 +137,8 @@ def differential_count(
     Raises
     ------
     ValueError
-        No cells, lengths differ, or `confidence` is not between 0 and 1.
+        No cells, lengths differ, types are both `neutrophils` and `lymphocytes`, or `confidence` is
+        not between 0 and 1.
 
     Notes
     -----
@@ -147,10 +163,10 @@ def differential_count(
     if not names:
         raise ValueError("expected at least one cell, got none")
     units = ["all cells"] * len(names) if samples is None else label_names(samples, len(names))
-    exclude = listed(exclude)
-    kept = [i for i, name in enumerate(names) if name not in exclude]
+    excluded = _chosen(exclude, sorted_types(names), "exclude")
+    kept = [i for i, name in enumerate(names) if name not in excluded]
     if not kept:
-        raise ValueError(f"all cells are of the excluded types {sorted(set(exclude))}")
+        raise ValueError(f"all cells are of the excluded types {excluded}")
     names, units = [names[i] for i in kept], [units[i] for i in kept]
     found_samples, found = sorted_types(units), sorted_types(names)
     table = np.zeros((len(found_samples), len(found)), dtype=np.int64)
@@ -165,10 +181,7 @@ def differential_count(
     with np.errstate(invalid="ignore", divide="ignore"):
         share = table / total[:, None]
         low, high = wilson_interval(table, total[:, None], confidence)
-        counted = (
-            members(found, neutrophils, NEUTROPHILS),
-            members(found, lymphocytes, LYMPHOCYTES),
-        )
+        counted = ratio_types(found, neutrophils, lymphocytes)
         n, m = (table[:, [column[name] for name in chosen]].sum(axis=1) for chosen in counted)
         ratio_low, ratio_high = (p / (1 - p) for p in wilson_interval(n, n + m, confidence))
         nlr = n / m
@@ -186,7 +199,7 @@ def wilson_interval(
     from scipy.special import ndtri
 
     Real(above=0, below=1).check("confidence", confidence)
-    counts, totals = np.asarray(counts, np.float64), np.asarray(totals, np.float64)
+    counts, totals = numbers(counts, "counts"), numbers(totals, "totals")
     z = ndtri(0.5 + confidence / 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         p = counts / totals
@@ -247,7 +260,7 @@ def poisson_interval(counts: ArrayLike, confidence: float = 0.95) -> tuple[np.nd
     from scipy.special import gammaincinv
 
     Real(above=0, below=1).check("confidence", confidence)
-    counts, tail = np.asarray(counts, np.float64), (1 - confidence) / 2
+    counts, tail = numbers(counts, "counts"), (1 - confidence) / 2
     low = np.where(counts > 0, gammaincinv(np.maximum(counts, 1), tail), 0.0)
     return low, gammaincinv(counts + 1, 1 - tail)
 
@@ -307,7 +320,7 @@ def cells_needed(
 
 
 def _cells(counts: ArrayLike, totals: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    counts, totals = np.asarray(counts, np.float64), np.asarray(totals, np.float64)
+    counts, totals = numbers(counts, "counts"), numbers(totals, "totals")
     if not ((counts >= 0) & (counts <= totals) & np.isfinite(totals)).all():
         raise ValueError("counts must be 0 or more, and at most the totals they are counted among")
     return counts, totals
@@ -323,8 +336,33 @@ def _exact(counts: np.ndarray, totals: np.ndarray, tail: float) -> tuple[np.ndar
     return np.where(counts > 0, low, 0), np.where(rest > 0, high, 1)
 
 
-def members(found: list[str], given: Sequence[str] | None, known: list[str]) -> list[str]:
-    """Types that are `given`, or else whose plain name is `known`."""
-    if given is not None:
-        return [name for name in found if name in listed(given)]
-    return [name for name in found if plain_name(name) in known]
+def ratio_types(
+    found: list[str], neutrophils: Any = None, lymphocytes: Any = None
+) -> tuple[list[str], list[str]]:
+    """Types that the ratio counts: those given, or else whose plain name is known."""
+    n, m = (
+        [name for name in found if plain_name(name) in known]
+        if given is None
+        else _chosen(given, found, parameter)
+        for given, known, parameter in (
+            (neutrophils, NEUTROPHILS, "neutrophils"),
+            (lymphocytes, LYMPHOCYTES, "lymphocytes"),
+        )
+    )
+    if both := set(n) & set(m):
+        raise ValueError(
+            f"a type is either of neutrophils or of lymphocytes, got {sorted(both)} for both"
+        )
+    return n, m
+
+
+def _chosen(names: Any, found: list[str], parameter: str) -> list[str]:
+    chosen, unknown = meant(names, found)
+    if unknown:
+        warnings.warn(
+            f"{parameter} names {', '.join(map(repr, unknown))}, of which there are no cells among "
+            f"those of {', '.join(map(repr, found))}",
+            UnknownTypeWarning,
+            stacklevel=4,
+        )
+    return chosen

@@ -50,7 +50,7 @@ from wbcprof.analysis.agreement import (
     mean_and_difference,
     passing_bablok,
 )
-from wbcprof.checks import UNLABELLED, Choice, Integer, Maybe, Real, check
+from wbcprof.checks import UNLABELLED, Choice, Integer, Maybe, Real, check, numbers, unmasked
 from wbcprof.checks import label_names as _names
 from wbcprof.checks import sorted_types as _types
 from wbcprof.files import FIGURE_FORMATS, FIGURES, check_output, replacing
@@ -94,6 +94,7 @@ AXIS_NAMES = {"tsne": "t-SNE", "lda": "LD", "umap": "UMAP", "pca": "PC"}
 RULES = {
     "n_per_type": Integer(),
     "n_top": Integer(),
+    "n_framed": Maybe(Integer(0)),
     "n_cells": Integer(2),
     "n_bins": Integer(),
     "clip": Real(above=0),
@@ -224,7 +225,7 @@ def signature_colours(signatures: ArrayLike) -> np.ndarray:
     -------
     (h, p, p, 3) float64 in [0, 1]
     """
-    values = np.asarray(signatures, dtype=np.float64)
+    values = numbers(signatures, "signatures")
     if values.ndim != 4 or values.shape[1] != values.shape[2] or values.shape[3] not in (1, 3):
         raise ValueError(f"signatures must have shape (h, p, p, 3 or 1), got {values.shape}")
     if values.size == 0 or not np.isfinite(values).all():
@@ -283,6 +284,7 @@ def signature_mosaic(
     extent = (0, columns, rows, 0)
     ax.imshow(picture.reshape(rows * pitch, columns * pitch, 4), extent=extent)
     text = f"{n:,} signatures{'' if order is None else ', best first'}"
+    check(RULES, n_framed=n_framed)
     if n_framed is None:
         n_framed = 0 if order is None else N_FRAMED
     n_framed = min(n_framed, n)
@@ -541,7 +543,7 @@ def embedding(
     ('PC 1', 'PC 2')
     """
     check(RULES, method=method)
-    points = np.asarray(points, dtype=np.float64)
+    points = numbers(points, "points")
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"points must be finite, of shape (cells, 2), got {points.shape}")
     names = _names(labels, len(points))
@@ -677,7 +679,7 @@ def confusion(
     ['10', '0', '0', '10']
     """
     matrix, type_names = _confusion(matrix, type_names)
-    counts, names = np.asarray(matrix, dtype=np.float64), _names(type_names)
+    counts, names = numbers(matrix, "matrix"), _names(type_names)
     k = len(names)
     if k == 0 or counts.shape != (k, k):
         raise ValueError(f"matrix must have shape ({k}, {k}) for {k} types, got {counts.shape}")
@@ -787,7 +789,7 @@ def response_map(
     >>> len(ax.images)  # the cell, and its codes over it
     2
     """
-    image, codes = _image(image), np.asarray(codes, dtype=np.float64)
+    image, codes = _image(image), numbers(codes, "codes")
     size = image.shape[:2]
     if not (1 <= patch_size <= min(size) and step >= 1):
         raise ValueError(
@@ -1138,7 +1140,7 @@ def _draw_tree(ax: Axes, data: np.ndarray, sideways: bool) -> np.ndarray:
 
 def check_cells(values: ArrayLike, labels: Iterable[Any] | None) -> tuple[np.ndarray, np.ndarray]:
     """Values (n, h) as float64, and one name for each cell; ValueError where they are not."""
-    values = np.asarray(values, dtype=np.float64)
+    values = numbers(values, "values")
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"values must have shape (cells, signatures), got {values.shape}")
     if not np.isfinite(values).all():
@@ -1147,10 +1149,21 @@ def check_cells(values: ArrayLike, labels: Iterable[Any] | None) -> tuple[np.nda
 
 
 def _image(image: ArrayLike) -> np.ndarray:
-    image = np.asarray(image)
+    image = np.asarray(unmasked(image, "image"))
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"an image must have shape (H, W, 3), got {image.shape}")
-    return image if image.dtype == np.uint8 else np.clip(image.astype(np.float64), 0, 1)
+    if image.dtype == np.uint8:
+        return image
+    low, high = image.min(), image.max()
+    if image.dtype.kind in "iu" and 0 <= low and high <= 255:
+        return image.astype(np.uint8)
+    # What is rebuilt of codes may overshoot.
+    if image.dtype.kind != "f" or not (-1 <= low and high <= 2):
+        raise ValueError(
+            "an image must hold whole numbers from 0 to 255 or floats from 0 to 1, got "
+            f"{image.dtype} from {low} to {high}"
+        )
+    return np.clip(image.astype(np.float64), 0, 1)
 
 
 def _rank(order: ArrayLike | None, h: int) -> np.ndarray:
@@ -1247,6 +1260,12 @@ def _f1_summary(entry: Any) -> tuple[dict[str, tuple[float, float]], tuple[float
             for name, row in entry.items()
         }
         scores = {str(name): (float(mean), float(std)) for name, (mean, std) in entry.items()}
+        for name, (mean, std) in scores.items():
+            if not (np.isnan(mean) or 0 <= mean <= 1) or std < 0:
+                raise ValueError(
+                    f"an F1 score must be from 0 to 1, and a deviation 0 or more, got {mean:g} and "
+                    f"{std:g} for {name!r}"
+                )
         return scores, (summary(mean for mean, _ in scores.values())[0], np.nan)
     runs = [{str(name): float(score) for name, score in run.items()} for run in entry]
     names = {name for run in runs for name in run}
@@ -1262,7 +1281,7 @@ def _calls(
     index = {name: i for i, name in enumerate(names)}
     if not names or len(index) < len(names):
         raise ValueError("class_names must be distinct and at least one")
-    probabilities = np.asarray(probabilities, dtype=np.float64)
+    probabilities = numbers(probabilities, "probabilities")
     k = len(names)
     if probabilities.ndim != 2 or probabilities.shape[1] != k:
         raise ValueError(f"probabilities must have shape (cells, {k}), got {probabilities.shape}")

@@ -20,12 +20,10 @@ import numpy as np
 from wbcprof._shown import Shown
 from wbcprof.analysis.correction import CorrectedCount, NotCorrectable, correct_count
 from wbcprof.analysis.counting import (
-    LYMPHOCYTES,
-    NEUTROPHILS,
     cells_needed,
     exact_interval,
-    members,
     poisson_interval,
+    ratio_types,
 )
 from wbcprof.analysis.novelty import (
     RATE,
@@ -640,10 +638,7 @@ def _count(
 
 
 def _nlr(counts: np.ndarray, types: list[str], confidence: float) -> tuple[float, float, float]:
-    n, m = (
-        sum(int(counts[types.index(name)]) for name in members(types, None, known))
-        for known in (NEUTROPHILS, LYMPHOCYTES)
-    )
+    n, m = (sum(int(counts[types.index(name)]) for name in chosen) for chosen in ratio_types(types))
     low, high = exact_interval(n, n + m, confidence)
     return _odds(n, m), _odds(float(low), 1 - float(low)), _odds(float(high), 1 - float(high))
 

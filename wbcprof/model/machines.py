@@ -33,6 +33,7 @@ BLOCK = 1 << 23
 _FAR = "far."
 _MEMORY, _LEARNT_MEMORY = "memory.", "learnt_memory."
 _GAUSSIANS = ("basis", "means", "covariance")
+_CODED = ("step", "inference")  # what of `Model.metadata` types depend on
 _ARRAYS = ("mean", "scale", "support_vectors", "coef", "intercept")
 _VALUES = ("classes", "kernel", "C", "random_state", "C_used", "gamma", "slope", "calibrated")
 _MOST_CHARACTERS = 1 << 20  # of the names of the types: their number times the longest
@@ -63,6 +64,8 @@ class TypeMachines(Shown):
     learnt_memory_: Memory | None  # of machines that were adapted
     confusion_: np.ndarray | None
     made_by_: str | None  # fingerprint of the model whose profiles they name, if known
+    coded_: dict[str, Any] | None  # what those profiles say of their coding, where they say it
+    feature_names_in_: np.ndarray | None  # where they had names
 
     def __init__(
         self, C: float | str = "auto", random_state: int = 0, *, kernel: str = "discriminant"
@@ -286,7 +289,28 @@ class TypeMachines(Shown):
                 f"the profiles are of the model {made_by}, the classifier names those of "
                 f"{self.made_by_}; profile the images with that model"
             )
+        said = getattr(X, "metadata", {}) if made_by else {}
+        for name, value in (self.coded_ or {}).items():
+            if said.get(name, value) != value:
+                raise ValueError(
+                    f"the profiles are coded otherwise than those learnt from: {name} "
+                    f"{said[name]!r} rather than {value!r}; profile the images again, or learn "
+                    "the classifier from such profiles"
+                )
+        names, learnt = feature_names_of(X), self.feature_names_in_
         X = check_profiles(X)
+        if (
+            names is not None
+            and learnt is not None
+            and len(names) == len(learnt)
+            and (names != learnt).any()
+        ):
+            at = int(np.argmax(names != learnt))
+            raise ValueError(
+                f"the features must be those learnt from, in their order, got {names[at]!r} rather "
+                f"than {learnt[at]!r} in column {at}; profile the images with the model, or put "
+                "the columns in the order of feature_names_in_"
+            )
         if X.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"Number of features ({X.shape[1]}) must match that of the training profiles "
@@ -431,6 +455,7 @@ class TypeMachines(Shown):
         if not (arrays["scale"] > 0).all():
             raise ValueError("scale holds values that are not positive")
         machines.made_by_ = document.get("made_by")
+        machines.coded_ = machines.feature_names_in_ = None  # the model's, which has them
         confusion = document.get("confusion")  # older files have none
         machines.confusion_ = None if confusion is None else _read_confusion(confusion, classes)
         for name in _ARRAYS:
@@ -504,6 +529,21 @@ def made_by_of(profiles: Any) -> str | None:
     """Fingerprint of the model that made profiles, where they say so."""
     metadata = getattr(profiles, "metadata", None)
     return metadata.get("model") if isinstance(metadata, dict) else None
+
+
+def coded_of(profiles: Any) -> dict[str, Any] | None:
+    """How a model coded profiles, where they say so."""
+    if made_by_of(profiles) is None:
+        return None
+    return {name: profiles.metadata[name] for name in _CODED if name in profiles.metadata}
+
+
+def feature_names_of(X: Any) -> np.ndarray | None:
+    """Names of the columns of profiles or of a table whose columns all have one, as objects."""
+    names = getattr(X, "feature_names", getattr(X, "columns", None))
+    if names is None or not all(isinstance(name, str) for name in names):
+        return None
+    return np.array(list(names), dtype=object)
 
 
 def _blocks(X: np.ndarray) -> list[slice]:

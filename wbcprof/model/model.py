@@ -189,6 +189,9 @@ class Model(Shown):
                 f"the classifier names profiles of the model {made_by}, and this is "
                 f"{model.fingerprint}; learn it from profiles of this model"
             )
+        if classifier is not None:
+            classifier.feature_names_in_ = np.array(model.feature_names, dtype=object)
+            classifier.coded_ = Coding().stated(model.layers[0].step)
         return model
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -501,6 +504,7 @@ class Model(Shown):
     def adapted_to(self, profiles: Profiles, labels: Sequence[str | None] | None) -> Model:
         """`adapt`, to profiles of this model with measures."""
         machines = self._check_adaptable()
+        check_made_by(self, profiles)
         names = labels or [None] * len(profiles)
         types = [str(name) for name in machines.classes_.tolist()]
         foreign = sorted({name for name in names if name is not None} - set(types))

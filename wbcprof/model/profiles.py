@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from wbcprof._shown import Shown
-from wbcprof.checks import known_label, known_labels
+from wbcprof.checks import known_label, known_labels, unmasked
 from wbcprof.files import (
     TableWarning,
     check_output,
@@ -191,6 +191,9 @@ class Profiles(Shown):
     measures: np.ndarray | None = None
     skipped: list[SkippedImage] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.values = unmasked(self.values, "values")
+
     def __len__(self) -> int:
         return len(self.values)
 
@@ -230,16 +233,16 @@ class Profiles(Shown):
         >>> profiles.at([1]).ids
         ['b.png']
         """
-        rows = np.asarray(rows)
+        rows = np.asarray(unmasked(rows, "rows"))
         if rows.size == 0 and rows.dtype.kind == "f":  # as an empty list becomes
             rows = rows.astype(int)
         chosen = np.arange(len(self))[rows].tolist()
         return type(self)(
             self.values[chosen],
-            self.feature_names,
+            list(self.feature_names),
             [self.ids[row] for row in chosen],
             None if self.labels is None else [self.labels[row] for row in chosen],
-            self.metadata,
+            deepcopy(self.metadata),
             None if self.measures is None else self.measures[chosen],
         )
 

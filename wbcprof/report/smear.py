@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from wbcprof._version import __version__
-from wbcprof.analysis.counting import LYMPHOCYTES, NEUTROPHILS, members
+from wbcprof.analysis.counting import ratio_types
 from wbcprof.analysis.figures import type_colours
 from wbcprof.analysis.novelty import UNLIKE, UNSURE
 from wbcprof.analysis.smears import (
@@ -268,13 +268,14 @@ def _data(
     slides = {slide.slide: i for i, slide in enumerate(result.slides)}
     own = [looks.fields[field.field_id] for field in result.fields]
     cells = result.cells
+    neutrophils, lymphocytes = ratio_types(result.types)
     thumb = {cell: place for place, cell in enumerate(shown)}
     data = {
         "confidence": result.confidence,
         "precision": result.precision,
         "types": [{"name": name, "colour": colours[name]} for name in result.types],
-        "neutrophils": [types[name] for name in members(result.types, None, NEUTROPHILS)],
-        "lymphocytes": [types[name] for name in members(result.types, None, LYMPHOCYTES)],
+        "neutrophils": [types[name] for name in neutrophils],
+        "lymphocytes": [types[name] for name in lymphocytes],
         "slides": [_slide_data(slide) for slide in result.slides],
         "sheet": {key: sheet[key] for key in ("side", "per_row", "per_sheet")},
         "fields": {
