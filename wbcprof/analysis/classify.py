@@ -31,7 +31,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from wbcprof.analysis.folds import Split, groups_per_type, stratified_folds, together_by
 from wbcprof.checks import Integer, check, one_known_label_each
-from wbcprof.images.copies import number_files
+from wbcprof.images.copies import number_copies, number_files, thumbnail, warn_of_copies
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import ImageSource, open_images
 from wbcprof.model.discriminant import Gaussians
@@ -58,7 +58,7 @@ from wbcprof.model.memory import (
     types_at,
 )
 from wbcprof.model.model import Model
-from wbcprof.model.profiles import signature_numbers
+from wbcprof.model.profiles import Profiles, signature_numbers
 from wbcprof.model.settings import Coding
 from wbcprof.smear.jitter import jitter
 from wbcprof.threads import resolve_threads
@@ -404,8 +404,8 @@ def train(
     images, labels
         As `wbcprof.images.open_images` takes them; images without a label are left out.
     groups : sequence or mapping, optional
-        Of each image offered, such as its patient; see `TypeClassifier.fit`. An image and its
-        copies are never parted.
+        Of each image offered, such as its patient; see `TypeClassifier.fit`. An image, its
+        copies and near-identical ones are never parted.
     augment : int, optional
         Copies of each image; by default as many as the model's signatures were learnt with.
     random_state, n_threads : int
@@ -418,6 +418,13 @@ def train(
     ------
     ValueError
         As `TypeClassifier.fit`, or no image has a label.
+
+    Warns
+    -----
+    FewImagesWarning
+        As `TypeClassifier.fit`.
+    DuplicateWarning
+        Images are near-identical, as `wbcprof.images.find_copies` says; they count as of one group.
 
     Examples
     --------
@@ -454,7 +461,11 @@ def train(
         ids = [cells.ids[index] for index in known]
         place = {image_id: index for index, image_id in enumerate(source.ids())}
         together = groups_of(groups, ids, [place[image_id] for image_id in ids], source.n)
-    together = together_by(together, number_files([cells.ids[index] for index in known]))
+    together = together_by(
+        together,
+        _copies_among(source, cells, known, threads),
+        number_files([cells.ids[index] for index in known]),
+    )
     copies = jittered_profiles(model, source, augment, random_state, threads)
     return TypeClassifier(random_state=random_state).fit(
         cells.at(known),
@@ -463,6 +474,20 @@ def train(
         [copy[known] for copy in copies],
         None if cells.measures is None else cells.measures[known],
     )
+
+
+def _copies_among(
+    source: ImageSource, cells: Profiles, known: list[int], n_threads: int
+) -> np.ndarray | None:
+    """A number for each labelled image, the same for near-identical ones, of which a warning is;
+    None where there are none."""
+    looks = [(cell.image_id, thumbnail(cell.pixels)) for cell in source.quietly().read(n_threads)]
+    if [image_id for image_id, _ in looks] != cells.ids:
+        raise RuntimeError("the images are not those that were read before; were files replaced?")
+    copies = number_copies([looks[index][1] for index in known])
+    names = cells.labels or []
+    ids, types = [cells.ids[index] for index in known], [names[index] for index in known]
+    return copies if warn_of_copies(copies, ids, types, stacklevel=3) else None
 
 
 def jittered_profiles(

@@ -7,11 +7,13 @@ about the picture alone, a cell at its edge or several cells, hold everywhere.
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict, deque
 from typing import Any
 
 import numpy as np
 
-from wbcprof.images.copies import find_copies
+from wbcprof.images.copies import number_copies, thumbnail
+from wbcprof.images.source import open_images
 from wbcprof.model.memory import Memory
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles
@@ -81,10 +83,24 @@ def flag_images(model: Model, profiles: Profiles, images: Any = None) -> list[li
     if classifier is not None and classifier.memory_ is not None:
         wrong |= _against(classifier.memory_, m)
     if images is not None:
-        later = {image_id for alike in find_copies(images) for image_id in alike[1:]}
-        wrong["duplicate"] = np.array([image_id in later for image_id in profiles.ids])
+        again = _are_again(images)
+        wrong["duplicate"] = np.array([again[image_id].popleft() for image_id in profiles.ids])
     present = [flag for flag in FLAGS if flag in wrong]
     return [[flag for flag in present if wrong[flag][i]] for i in range(len(profiles))]
+
+
+def _are_again(images: Any) -> dict[str, deque[bool]]:
+    """Whether images are near-identical to an earlier one, by their ids, which may be repeated."""
+    ids, thumbnails = [], []
+    for cell in open_images(images).read():
+        ids.append(cell.image_id)
+        thumbnails.append(thumbnail(cell.pixels))
+    found: dict[str, deque[bool]] = defaultdict(deque)
+    seen: set[int] = set()
+    for image_id, number in zip(ids, number_copies(thumbnails).tolist(), strict=True):
+        found[image_id].append(number in seen)
+        seen.add(number)
+    return found
 
 
 def warn_of_fields(profiles: Profiles) -> None:

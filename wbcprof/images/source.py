@@ -791,8 +791,12 @@ class Encoded:
         yield self
 
     def arrays(self) -> Sequence[np.ndarray]:
-        """Its bytes, for digests."""
-        content = self.content if isinstance(self.content, bytes) else self.content.tobytes()
+        """Its bytes, for digests, and of Pillow's what else its colours depend on."""
+        content = self.content
+        if not isinstance(content, bytes):
+            palette = content.getpalette() if content.mode == "P" else None
+            kind = f"{content.mode} {content.size} {palette} {content.info.get('transparency')}"
+            content = kind.encode() + content.tobytes()
         return [np.frombuffer(content, np.uint8)]
 
     def shapes(self) -> list[tuple[int, int] | None]:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ from wbcprof.files import regular
 _MAX_BYTES = 2 << 30
 _MAX_HEADER_BYTES = 4 << 20  # some thousand iterations of history
 _MAX_DIGITS = 20  # of an integer: all of ours fit 64 bits
+_DIGEST = "digest"  # of the document and the arrays; older files have none
 _DTYPES = {"F32": np.float32, "F64": np.float64, "U32": np.uint32}
 
 
@@ -38,7 +40,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], key: str, document: 
     from safetensors.numpy import save
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    data = save(contiguous, {key: document})
+    data = save(contiguous, {key: document, _DIGEST: _digest_of(document, contiguous)})
     header_bytes = int.from_bytes(data[:8], "little")
     if header_bytes > _MAX_HEADER_BYTES or len(data) > _MAX_BYTES:
         raise ValueError(
@@ -69,7 +71,11 @@ def read_arrays(
             raise ArrayFileError(f"its header claims {length} bytes")
         start += stream.read(length)
         try:
-            document, end = _read_header(start[8:], key)
+            metadata, end = _read_header(start[8:])
+            text, digest = metadata[key], metadata.get(_DIGEST)
+            document = _parse(text)
+            if not isinstance(document, dict):
+                raise ValueError("the document is not a JSON object")
         except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
             raise ArrayFileError(f"its header: {type(error).__name__}: {error}") from error
         if end != size - 8 - length or end > _MAX_BYTES:
@@ -86,10 +92,21 @@ def read_arrays(
         views: dict[str, Any] = dict(deserialize(data))
     except SafetensorError as error:
         raise ArrayFileError(str(error)) from error
-    return document, {
+    arrays = {
         name: np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
         for name, view in views.items()
     }
+    if digest not in (None, _digest_of(text, arrays)):
+        raise ArrayFileError("its content is not what was written")
+    return document, arrays
+
+
+def _digest_of(document: str, arrays: Mapping[str, np.ndarray]) -> str:
+    digest = blake2b(document.encode(), digest_size=8)
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _stamp(stream: BinaryIO) -> tuple[int, int]:
@@ -100,18 +117,16 @@ def _stamp(stream: BinaryIO) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _read_header(encoded: bytes, key: str) -> tuple[dict[str, Any], int]:
-    """The document, and how many bytes of arrays should follow the header."""
+def _read_header(encoded: bytes) -> tuple[dict[str, Any], int]:
+    """The metadata, and how many bytes of arrays should follow the header."""
     header = _parse(encoded.decode())
-    document = _parse(header.pop("__metadata__", {})[key])
-    if not isinstance(document, dict):
-        raise ValueError("the document is not a JSON object")
+    metadata: dict[str, Any] = header.pop("__metadata__", {})
     end = 0
     for name, entry in header.items():
         if entry["dtype"] not in _DTYPES:
             raise ValueError(f"{name} is of type {entry['dtype']!r}, expected {list(_DTYPES)}")
         end = max(end, entry["data_offsets"][1])
-    return document, end
+    return metadata, end
 
 
 def _parse(text: str) -> Any:

@@ -43,9 +43,9 @@ def _check_manifest(folder: Path, identity: dict[str, Any]) -> None:
         return
     found = read_json(path)
     differing = [
-        f"{name} was {found.get(name)}, now it is {value}"
-        for name, value in identity.items()
-        if found.get(name) != value
+        f"{name} was {found.get(name, 'none')}, now it is {identity.get(name, 'none')}"
+        for name in {**found, **identity}
+        if name not in found or name not in identity or found[name] != identity[name]
     ]
     if differing:
         raise ValueError(
