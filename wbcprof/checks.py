@@ -334,10 +334,21 @@ def one_known_label_each(labels: Any, n: int, of: str, what: str = "label") -> n
             f"expected a {what} for each image, got none for {len(unknown)} of {n}, "
             f"first for number {unknown[0]}"
         )
-    plain = array if is_array else np.asarray(array.tolist())
+    plain = array if is_array else _as_one_kind(array.tolist())
     if plain.dtype.kind == "u" and plain.max(initial=0) <= np.iinfo(np.int64).max:
         plain = plain.astype(np.int64)  # which files give back
     return plain if plain.dtype.kind in "if" else np.array(names, dtype=str)
+
+
+def _as_one_kind(labels: list[Any]) -> np.ndarray:
+    """A list as NumPy has it, or, where that would make one of labels that differ, as objects."""
+    array = np.asarray(labels)
+    if array.dtype.kind in "iuf" and all(
+        not isinstance(label, bool | np.bool_) and made == label
+        for made, label in zip(array.tolist(), labels, strict=True)
+    ):
+        return array
+    return np.array(labels, dtype=object)
 
 
 def _without_masked(labels: Any) -> np.ndarray:

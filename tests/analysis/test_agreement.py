@@ -300,3 +300,14 @@ def test_methods_that_do_not_fit_a_method(rng):
         bland_altman(range(10), range(10), percent=True)
     with pytest.raises(ValueError, match="percent must be True or False"):
         bland_altman(range(10), range(10), percent="yes")
+
+
+def test_the_line_of_shares_is_that_of_counts(rng):
+    """Differences of k / 200 are rounded; those of k are not."""
+    for _ in range(60):
+        n = int(rng.integers(12, 30))
+        x = rng.integers(20, 120, n)
+        y = np.clip(x + rng.integers(-9, 10, n), 0, 200)
+        exact, rounded = passing_bablok(x, y), passing_bablok(x / 200, y / 200)
+        for name in ("slope", "slope_low", "slope_high"):
+            assert getattr(rounded, name) == pytest.approx(getattr(exact, name), rel=1e-9)

@@ -207,3 +207,27 @@ def test_calls_far_from_training_are_explained_in_finite_numbers(kernel, far):
         warnings.simplefilter("error")
         called, rival, contribution = explain_calls(classifier, far * rng.normal(size=(6, 5)))
     assert np.isfinite(contribution).all() and (called != rival).all()
+
+
+def test_means_that_differ_by_rounding_are_ties(rng):
+    """0.1 + 0.1 + 0.1 over 3 is not 0.1."""
+    samples = np.repeat([f"{kind}{i}" for kind in "cp" for i in range(5)], [2] * 5 + [3] * 5)
+    groups = [name[0] for name in samples]
+    values = np.full((25, 2), 0.1)
+    values[:, 1] = rng.random(25)
+    found = differential_signatures(values, groups, samples=samples)
+    assert found.effect[:, 0].tolist() == [0, 0]
+    assert found.p_value[:, 0].tolist() == [1, 1]
+    endpoint = {name: float(i) for i, name in enumerate(sorted(set(samples)))}
+    assert associate(values, samples, endpoint).correlation[0] == 0
+
+
+def test_samples_and_endpoints_are_named_alike():
+    values, samples = np.arange(8.0)[:, None], [1, 2, 3, 4] * 2
+    expected = associate(values, samples, {1: 1, 2: 3, 3: 2, 4: 4}).correlation
+    for endpoint in ({1.0: 1, 2.0: 3, 3.0: 2, 4.0: 4}, {"1": 1, b"2": 3, "3": 2, "4": 4}):
+        np.testing.assert_array_equal(associate(values, samples, endpoint).correlation, expected)
+    spaced = [f"{name} " for name in samples]
+    assert associate(values, spaced, {"1 ": 1, "2 ": 3, "3 ": 2, "4 ": 4}).left_out == []
+    with pytest.raises(ValueError, match="must name each sample once, got 1 and 9 for '1'"):
+        associate(values, samples, {1: 1, "1": 9, 2: 3, 3: 2, 4: 4})

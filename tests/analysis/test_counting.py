@@ -6,6 +6,7 @@ from scipy import stats
 
 import wbcprof
 from wbcprof.analysis.counting import (
+    UnknownTypeWarning,
     cells_needed,
     differential_count,
     exact_interval,
@@ -147,3 +148,57 @@ def test_bad_limits():
 def test_a_lone_flag_is_one_name(cells, tmp_path):
     with pytest.raises(ValueError, match="got 'ugly'"):
         classify_to_shards(wbcprof.Model([]), cells.images, tmp_path / "out", drop="ugly")
+
+
+@pytest.mark.parametrize("one", [1, 1.0, b"1", "1"])
+def test_numbers_name_types_as_labels_do(one):
+    count = differential_count([1] * 4 + [2] * 2 + [3], neutrophils=[one], lymphocytes=2, exclude=3)
+    assert count.types == ["1", "2"]
+    assert count.nlr[0] == 2
+    assert (count.neutrophils, count.lymphocytes) == (["1"], ["2"])
+
+
+def test_names_that_are_given_are_read_as_those_that_are_known():
+    types = ["Band cell"] * 2 + ["lymphocyte"] + ["Smudge cell"]
+    count = differential_count(types, neutrophils=["band_cells"], exclude="smudge-cells")
+    assert count.types == ["Band cell", "lymphocyte"]
+    assert count.nlr[0] == 2
+
+
+@pytest.mark.parametrize("parameter", ["neutrophils", "lymphocytes", "exclude"])
+def test_a_name_that_no_cell_has_is_a_warning(parameter):
+    with pytest.warns(UnknownTypeWarning, match=f"{parameter} names 'neutrofil'"):
+        differential_count(["neutrophil", "lymphocyte"], **{parameter: ["neutrofil"]})
+
+
+def test_a_type_on_both_sides_of_the_ratio_is_refused():
+    with pytest.raises(ValueError, match="either of neutrophils or of lymphocytes"):
+        differential_count(["neutrophil"], neutrophils="neutrophil", lymphocytes="neutrophil")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: wilson_interval(x, 100),
+        lambda x: exact_interval(x, 100),
+        lambda x: wbcprof.compare.cells_needed(x, 100, 0.1),
+        lambda x: wbcprof.compare.correct_count(x, np.eye(3, dtype=int) * 9, list("abc")),
+        lambda x: wbcprof.compare.bland_altman(x, range(3)),
+        lambda x: wbcprof.compare.passing_bablok(range(3), x),
+        lambda x: wbcprof.compare.concordance(x, range(3)),
+        lambda x: wbcprof.compare.differential_signatures(x[None], ["a"]),
+        lambda x: wbcprof.analysis.embed(x[None], method="pca"),
+        lambda x: wbcprof.analysis.westgard(x, 0, 1),
+        lambda x: wbcprof.analysis.moving_average(x),
+        lambda x: wbcprof.figures.embedding(x[:2][None], ["a"]),
+        lambda x: wbcprof.figures.heatmap(x[None], ["a"]),
+        lambda x: wbcprof.figures.mean_profiles(x[None], ["a"]),
+        lambda x: wbcprof.figures.confusion(np.ma.vstack([x] * 3), list("abc")),
+        lambda x: wbcprof.figures.signature_mosaic(x[None, :1, None, None]),
+        lambda x: wbcprof.PSD(1).fit(x[:, None]),
+        lambda x: wbcprof.Profiles(x[None], list("abc"), ["x"]),
+    ],
+)
+def test_masked_numbers_are_refused(call):
+    with pytest.raises(ValueError, match=r"must not be masked, got [123] masked"):
+        call(np.ma.masked_array([5.0, 7.0, 9.0], [True, False, False]))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import wbcprof
 from wbcprof.analysis import (
@@ -328,3 +329,13 @@ def test_without_a_memory_unsure_cells_come_first(model, profiles, known):
 
 def test_measures_are_named():
     assert len(set(MEASURES)) == len(MEASURES) == 13
+
+
+def test_an_image_that_is_listed_twice_is_a_duplicate_once(model, new, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, image in zip(paths, new.images[:3], strict=True):
+        Image.fromarray(image).save(path)
+    given = [paths[0], paths[1], paths[0], paths[2], paths[1], paths[0]]
+    flags = flag_images(model, model.profile(given), given)
+    expected = [False, False, True, False, True, True]
+    assert ["duplicate" in own for own in flags] == expected

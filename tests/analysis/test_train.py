@@ -9,6 +9,7 @@ import wbcprof
 from wbcprof.analysis import classify
 from wbcprof.analysis.classify import FewImagesWarning, TypeClassifier, labels_with_copies
 from wbcprof.analysis.evaluation import evaluate
+from wbcprof.images.copies import DuplicateWarning
 from wbcprof.images.source import ImageWarning
 from wbcprof.smear.jitter import jitter
 
@@ -181,3 +182,76 @@ def test_types_of_any_kind_are_text_that_a_file_gives_back(model, cells, kind, t
     with_types = replace(model, classifier=classifier)
     with_types.save(tmp_path / "m")
     assert wbcprof.load(tmp_path / "m").classifier.classes_.tolist() == sorted(names)
+
+
+def test_near_identical_images_are_never_parted(learnt, cells, fitted):
+    images = list(cells.images[::3])
+    n = len(images)
+    images += [images[3][:, ::-1], images[0][::-1]]
+    labels = [*cells.labels[::3], cells.labels[9], cells.labels[0]]
+    with pytest.warns(DuplicateWarning, match=f"2 of {n + 2} images are near-identical"):
+        wbcprof.train(learnt, images, labels, augment=1)
+    groups = fitted[0][2].tolist()
+    assert groups[n : n + 2] == [groups[3], groups[0]]
+    assert len(set(groups)) == n and groups[: n + 2] == groups[n + 2 :]
+
+
+def test_the_global_random_state_is_left_alone(learnt, cells):
+    profiles = learnt.profile(cells.images)
+    for kernel in ("discriminant", "rbf", "linear"):
+        np.random.seed(0)  # noqa: NPY002  (what other code may draw from)
+        TypeClassifier(kernel=kernel).fit(profiles, cells.labels)
+        place = np.random.get_state()[2]  # noqa: NPY002
+        assert place == 624  # nothing drawn since the seed
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_features_in_another_order_are_refused(learnt, cells, tmp_path, stored):
+    profiles = learnt.profile(cells.images)
+    model = replace(learnt, classifier=TypeClassifier().fit(profiles, cells.labels))
+    if stored:
+        model.save(tmp_path / "m.wbcprof")
+        model = wbcprof.load(tmp_path / "m.wbcprof")
+    machines = model.classifier
+    machines.predict(profiles)
+    other = np.arange(len(profiles.feature_names))[::-1]
+    turned = replace(
+        profiles,
+        values=profiles.values[:, other],
+        feature_names=[profiles.feature_names[i] for i in other],
+    )
+    for use in (
+        machines.predict,
+        machines.predict_proba,
+        machines.is_far,
+        lambda p: wbcprof.compare.explain_calls(machines, p),
+        machines.predict_proba,
+    ):
+        with pytest.raises(ValueError, match="must be those learnt from, in their order"):
+            use(turned)
+    with pytest.raises(ValueError, match="expected profiles of this model"):
+        model.adapted_to(turned, None)
+    coded = learnt.profile(cells.images, step=7)
+    with pytest.raises(ValueError, match="coded otherwise than those learnt from: step 7"):
+        machines.predict(coded)
+
+
+def test_columns_of_a_table_in_another_order_are_refused(learnt, cells):
+    pandas = pytest.importorskip("pandas")
+    profiles = learnt.profile(cells.images)
+    table = pandas.DataFrame(profiles.values, columns=profiles.feature_names)
+    machines = TypeClassifier().fit(table, cells.labels)
+    assert machines.feature_names_in_.tolist() == profiles.feature_names
+    np.testing.assert_array_equal(machines.predict(table), machines.predict(profiles))
+    with pytest.raises(ValueError, match="in the order of feature_names_in_"):
+        machines.predict(table[table.columns[::-1]])
+
+
+def test_lists_of_numbers_keep_types_apart(learnt, cells):
+    profiles = learnt.profile(cells.images)
+    for labels in ([2**53, 2**53 + 1, 1.5], [True, 1, 2]):
+        given = (labels * len(profiles))[: len(profiles)]
+        machines = TypeClassifier().fit(profiles, given)
+        assert sorted(machines.classes_) == sorted(map(str, labels))
+    given = ([1, 2.5, 3] * len(profiles))[: len(profiles)]
+    assert TypeClassifier().fit(profiles, given).classes_.tolist() == [1, 2.5, 3]

@@ -861,3 +861,62 @@ def test_objects_travel_and_have_digests(cell):
     fields = wbcprof.images.open_fields([encoded(cell, "PNG"), Image.fromarray(cell)])
     np.testing.assert_array_equal([field.pixels for field in fields.self_contained()], [cell] * 2)
     assert len(fields.digest()) == 32
+
+
+@pytest.fixture(scope="module")
+def swapped():
+    """An ICC profile of a space whose red is sRGB's green, and the other way round."""
+    ImageCms = pytest.importorskip("PIL.ImageCms")
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, green = data.index(b"rXYZ"), data.index(b"gXYZ")
+    data[red : red + 4], data[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(data).replace("sRGB".encode("utf-16-be"), "none".encode("utf-16-be"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_colour_profiles_are_applied(tmp_path, cell, swapped, suffix, mode):
+    if suffix in ("jpg", "webp") and mode != "RGB":
+        pytest.skip("it has no such pixels")
+    path = tmp_path / f"cell.{suffix}"
+    image = Image.fromarray(cell)
+    image = image.quantize(256, dither=0) if mode == "P" else image.convert(mode)
+    image.save(path, icc_profile=swapped, **{"lossless": True} if suffix == "webp" else {})
+    with pytest.warns(ImageWarning, match="1 .*colour-managed"):
+        (got,) = open_images(path)
+    away = np.abs(got.pixels.astype(int) - cell[..., [1, 0, 2]])
+    assert away.mean() < (6 if suffix == "jpg" else 1)
+    image.save(path, icc_profile=b"no profile")
+    (got,) = open_images(path)
+    assert np.abs(got.pixels.astype(int) - cell).mean() < 4
+
+
+def test_the_profile_of_srgb_changes_nothing(tmp_path, cell):
+    ImageCms = pytest.importorskip("PIL.ImageCms")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(cell).save(tmp_path / "cell.png", icc_profile=profile)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (got,) = open_images(tmp_path / "cell.png")
+    np.testing.assert_array_equal(got.pixels, cell)
+
+
+def test_gamma_is_applied(tmp_path, cell):
+    """1.0 is light itself, which a viewer makes brighter; 1 / 2.2 is what all others have."""
+    for gamma, expected in ((45455, cell), (100000, 255 * (cell / 255) ** (1 / 2.2))):
+        (tmp_path / "g.png").write_bytes(png(cell, [(b"gAMA", struct.pack(">I", gamma))]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (got,) = open_images(tmp_path / "g.png")
+        np.testing.assert_allclose(got.pixels, expected, atol=0.51)
+
+
+@pytest.mark.filterwarnings("ignore::wbcprof.images.ImageWarning")
+def test_a_picture_of_12_bits_is_read_as_its_file_is(tmp_path, cell):
+    path = tmp_path / "deep.png"
+    path.write_bytes(png(of_bits(cell, 12)))
+    (expected,) = open_images(path)
+    with Image.open(path) as picture:
+        (got,) = open_images([picture])
+        np.testing.assert_array_equal(got.pixels, expected.pixels)
+        picture.load()  # it still can be

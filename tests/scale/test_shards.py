@@ -2,11 +2,13 @@
 
 import csv
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -416,3 +418,31 @@ def test_a_tolerance_is_not_for_shards(model, cells, tmp_path):
     with pytest.raises(ValueError, match="for one table of profiles, not for shards"):
         profile_to_shards(model, cells.images, tmp_path / "profiles", tolerance=0.01)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_another_kind_is_refused(model, cells, tmp_path):
+    """It has all that profiles must agree in, and more."""
+    folder = tmp_path / "out"
+    profile_to_shards(model, cells.images[:4], folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"types": "of a model"}))
+    with pytest.raises(ValueError, match="types was of a model, now it is none"):
+        profile_to_shards(model, cells.images[:4], folder)
+
+
+@pytest.mark.parametrize("change", ["palette", "size", "mode"])
+def test_pictures_of_the_same_bytes_are_other_images(model, cells, tmp_path, change):
+    first = Image.fromarray(cells.images[0][:40, :48]).quantize(64)
+    first.putpalette(first.getpalette() + [0] * (768 - len(first.getpalette())))
+    other = first.copy()
+    if change == "palette":
+        other.putpalette(first.getpalette()[::-1])
+    else:
+        mode, size = ("L", first.size) if change == "mode" else ("P", first.size[::-1])
+        other = Image.frombytes(mode, size, first.tobytes())
+    assert other.tobytes() == first.tobytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        profile_to_shards(model, [first], tmp_path / "out")
+        with pytest.raises(ValueError, match="another image for 'image_000000'"):
+            profile_to_shards(model, [other], tmp_path / "out")

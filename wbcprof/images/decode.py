@@ -11,6 +11,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ _WEBP = 50001  # compression of TIFF that Pillow knows and often cannot decode
 _OPAQUE_FROM = 4  # grey levels: alpha that nowhere reaches these shows nothing
 _JPEG_END = b"\xff\xd9"
 _ANY_BITS = b"\xa5" * 64
+_GAMMA, _SAME_GAMMA = 2.2, 0.05  # of sRGB, nearly
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "PPM", "WEBP", "JPEG2000", "MPO", "AVIF")
 
 
@@ -62,10 +64,24 @@ def read_picture(image: Any) -> Outcome | Deep:
 
     try:
         with reasons():
+            if content := _deep_content(image):
+                return read_file(content)[0]
             pixels, stated, kinds = _decode(ImageOps.exif_transpose(image), b"")
             return to_rgb8(pixels, stated, kinds)
     except Unusable as error:
         return error
+
+
+def _deep_content(image: Any) -> bytes:
+    """Of a picture of more than 8 bits whose file is open and not read yet, and of which Pillow
+    would keep the high ones, all that the file holds; else nothing."""
+    if not any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        return b""
+    place = image.fp.tell()
+    image.fp.seek(0)
+    content: bytes = image.fp.read()
+    image.fp.seek(place)
+    return content
 
 
 def read_file(
@@ -561,6 +577,9 @@ def _decode(image: Any, source: Path | bytes) -> tiff.Samples:
         return tiff.turned(pixels, turn), stated, tuple(kinds)
     if mode not in ("L", "LA", "RGB", "RGBA", "F"):
         kinds.append({"1": "1-bit", "P": "palette"}.get(mode, mode))
+    if mode != "F" and (converted := _in_srgb(image)):
+        image, mode = converted, converted.mode
+        kinds.append("colour-managed")
 
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -579,6 +598,40 @@ def _read_or_give_up(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
         return read(n)
 
     return checked
+
+
+def _in_srgb(image: Any) -> Any:
+    """A loaded image of 8 bits as a viewer shows it, where its file states another colour space or
+    gamma; None where it does not, or in a way that nobody can read."""
+    gamma = image.info.get("gamma")
+    if profile := image.info.get("icc_profile"):
+        if image.mode in ("1", "P", "LA"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        transform = _transform_to_srgb(profile, image.mode)
+        return None if transform is None else transform.apply(image)
+    if not gamma or "srgb" in image.info or abs(_GAMMA * gamma - 1) < _SAME_GAMMA:
+        return None
+    power = 1 / (_GAMMA * gamma)
+    levels = [round(255 * (level / 255) ** power) for level in range(256)]
+    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image.point(levels * 3 + (list(range(256)) if image.mode == "RGBA" else []))
+
+
+@lru_cache(maxsize=32)
+def _transform_to_srgb(profile: bytes, mode: str) -> Any:
+    """What an ICC profile makes of pixels; None of sRGB itself, of a damaged profile and of one
+    that is for other pixels."""
+    from PIL import ImageCms
+
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(opened).lower():
+            return None
+        return ImageCms.buildTransform(
+            opened, ImageCms.createProfile("sRGB"), mode, "RGBA" if mode == "RGBA" else "RGB"
+        )
+    except Exception:  # LittleCMS is not there, or does not know it: most viewers ignore it too
+        return None
 
 
 def _orientation(image: Any) -> int:

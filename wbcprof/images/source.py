@@ -15,6 +15,8 @@ more, floats beyond 1      MaxSampleValue of TIFF, SignificantBits of OME, BitDe
                            that an iterator gave so far; what a model reads has the bits of those
                            that it was learnt from at least
 alpha of 0 everywhere      ignored, and counted with the conversions
+8 bits with a colour       converted to sRGB, as a viewer does; a profile that cannot be read, and
+profile or gamma (PNG)     those of deeper images and of whole slides, are ignored
 turned by EXIF, XMP or     turned as a viewer shows it, whatever its depth and kind
 TIFF orientation
 TIFF of channels, depths   channels are put together: three as red, green and blue, in the order

@@ -23,6 +23,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from wbcprof._version import __version__
+from wbcprof.checks import unmasked
 from wbcprof.files import check_output, tell
 from wbcprof.learning.checkpoint import read_checkpoint, write_checkpoint
 from wbcprof.learning.learner import Learner, RemotePatches
@@ -314,7 +315,12 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             self.n_features_in_ = X.shape[1]
         else:
             X = validate_data(
-                self, X, reset=reset, dtype=np.float32, order="C", ensure_min_samples=1 + reset
+                self,
+                unmasked(X, "patches"),
+                reset=reset,
+                dtype=np.float32,
+                order="C",
+                ensure_min_samples=1 + reset,
             )
         if reset and len(_first_round(X)) < settings.n_components:
             raise ValueError(
@@ -521,7 +527,9 @@ class PSD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         (5, 8)
         """
         check_is_fitted(self, "components_")
-        rows: np.ndarray = validate_data(self, X, reset=False, dtype=np.float32, order="C")
+        rows: np.ndarray = validate_data(
+            self, unmasked(X, "patches"), reset=False, dtype=np.float32, order="C"
+        )
         return self._predict(self.preprocessing_.apply(rows)[0])
 
     def inverse_transform(self, Z: ArrayLike) -> np.ndarray:
