@@ -64,6 +64,27 @@ def test_rows_are_written_as_the_suffix_says(tmp_path):
         assert list(rows) == [(1, ["name", "p"]), (2, ["=a", "0.5"])]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".parquet", ".jsonl"])
+def test_what_is_not_finite_is_written_as_others_read_it(tmp_path, suffix):
+    path = tmp_path / f"t{suffix}"
+    rows = [{"x": np.inf}, {"x": -np.inf}, {"x": np.nan}, {"x": 1.5}]
+    write_rows(path, ["x"], rows)
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    if suffix == ".jsonl":
+        lines = path.read_text().splitlines()
+        got = [json.loads(line, parse_constant=refuse)["x"] for line in lines]
+        assert got == ["Infinity", "-Infinity", None, 1.5]
+    elif suffix == ".xlsx":
+        openpyxl = pytest.importorskip("openpyxl")
+        (sheet,) = openpyxl.load_workbook(path).worksheets
+        assert [row[0].value for row in sheet][1:] == ["Infinity", "-Infinity", None, 1.5]
+        with pytest.raises(ValueError, match=r"32767 characters at most, got 32768 in line 2"):
+            write_rows(path, ["x"], [{"x": "y" * 32768}])
+
+
 def test_a_workbook_without_openpyxl_is_refused_before_work(tmp_path, monkeypatch):
     monkeypatch.setattr("wbcprof.files.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs openpyxl: pip install 'wbcprof\[xlsx\]'"):

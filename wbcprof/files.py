@@ -238,8 +238,9 @@ def write_rows(
         ) as stream:
             if suffix == ".jsonl":
                 for row in rows:
-                    line = {column: row[column] for column in columns}
-                    stream.write(json.dumps(line, ensure_ascii=False, default=json_value) + "\n")
+                    line = {column: _strict(row[column]) for column in columns}
+                    text = json.dumps(line, ensure_ascii=False, default=json_value, allow_nan=False)
+                    stream.write(text + "\n")
                 return
             writer = csv.writer(stream)
             writer.writerow(columns)
@@ -279,20 +280,35 @@ def _write_workbook(path: Path, columns: Sequence[str], rows: Iterable[Mapping[s
         for value in (row[column] for column in columns):
             if isinstance(value, str):
                 text = value.encode("utf-8", "backslashreplace").decode()
-                cell = WriteOnlyCell(sheet, _CONTROL.sub(_escaped, text))
+                text = _CONTROL.sub(_escaped, text)
+                if len(text) > _MOST_IN_CELL:
+                    raise ValueError(
+                        f"a cell of .xlsx holds {_MOST_IN_CELL} characters at most, got "
+                        f"{len(text)} in line {line}; write .csv or .parquet"
+                    )
+                cell = WriteOnlyCell(sheet, text)
                 cell.data_type = "s"  # never a formula
                 cells.append(cell)
             else:
-                cells.append(value.item() if isinstance(value, np.generic) else value)
+                value = _strict(value.item() if isinstance(value, np.generic) else value)
+                cells.append(value)
         sheet.append(cells)
     book.save(path)
 
 
+_MOST_IN_CELL = 32_767
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # what XML cannot hold
 
 
 def _escaped(found: re.Match[str]) -> str:
     return f"\\x{ord(found[0]):02x}"
+
+
+def _strict(value: Any) -> Any:
+    """A value as JSON and workbooks hold it: NaN is nothing, infinity a word."""
+    if isinstance(value, float | np.floating) and not np.isfinite(value):
+        return None if np.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
+    return value
 
 
 def json_value(value: Any) -> Any:

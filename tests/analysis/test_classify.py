@@ -25,6 +25,7 @@ from wbcprof.analysis.evaluation import (
     evaluation_metrics,
     half_half_splits,
 )
+from wbcprof.analysis.figures import f1_bars
 from wbcprof.images.source import ImageWarning, open_images
 from wbcprof.smear.measures import MEASURES
 
@@ -576,8 +577,12 @@ def test_a_baseline_that_fails_is_a_line(profilers, coloured):
 
 def test_one_repeat_has_no_deviation(profilers, coloured):
     evaluation = evaluate(*coloured, repeats=1)
-    assert evaluation.macro_f1_std == 0
-    assert evaluation.per_type["red"]["f1_std"] == 0
+    assert evaluation.macro_f1_std is None
+    assert evaluation.per_type["red"]["f1_std"] is None
+    assert "\u00b1" not in repr(evaluation)
+    assert evaluation.to_dict()["macro_f1_std"] is None
+    evaluation.to_text()
+    f1_bars(evaluation)
 
 
 def test_evaluation_as_text_and_json(profilers, coloured, tmp_path):

@@ -139,7 +139,7 @@ def test_groups_make_limits_wider(naming, others):
     assert again.accuracy == other.accuracy
     with pytest.raises(TypeError, match="must be a mapping from image id to group"):
         evaluate_external(naming, iter(images), labels, groups=groups)
-    with pytest.raises(ValueError, match="groups must be at least two, got one"):
+    with pytest.raises(ValueError, match="groups of labelled images must be at least two, got one"):
         evaluate_external(naming, images, labels, groups=["a"] * len(labels))
 
 

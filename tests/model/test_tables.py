@@ -541,3 +541,30 @@ def test_scanpy_embeds_as_they_are(model, cells, tmp_path):
     )
     data.write_h5ad(tmp_path / "after.h5ad")
     assert_same(Profiles.load(tmp_path / "after.h5ad"), profiles)
+
+
+def test_text_with_nul_is_refused_by_name_where_the_format_cannot_hold_it(tmp_path, profiles):
+    pytest.importorskip("anndata")
+    named = replace(profiles, ids=["a\0b", *profiles.ids[1:]])
+    with pytest.raises(ValueError, match=r"holds no text with NUL, got 'a\\x00b' as Metadata_Im"):
+        named.save(tmp_path / "t.h5ad")
+    assert not list(tmp_path.iterdir())
+
+
+def test_arrays_of_names_are_lists(profiles, tmp_path):
+    made = Profiles(
+        profiles.values, np.array(profiles.feature_names), np.array(profiles.ids), np.array(["a"])
+    )
+    assert made.labels == ["a"] and isinstance(made.ids, list)
+    assert "a" in repr(made)
+
+
+def test_a_part_of_profiles_shares_nothing_that_may_be_changed(profiles):
+    part = profiles.at([0])
+    part.metadata["x"] = 1
+    part.feature_names[0] = "other"
+    assert "x" not in profiles.metadata and profiles.feature_names[0] != "other"
+    with pytest.raises(ValueError, match="rows must not be masked"):
+        profiles.at(
+            np.ma.masked_array([True] * len(profiles), [True] + [False] * (len(profiles) - 1))
+        )

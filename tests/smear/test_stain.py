@@ -117,3 +117,13 @@ def test_cells_cut_out_on_black_stay_as_they_are_and_teach_nothing(method):
     np.testing.assert_allclose(mixed.background, stain.background)
     with pytest.raises(ValueError, match=r"on a lit background are needed .* none among 12"):
         StainNormaliser.learn(cut, method)
+
+
+@pytest.mark.parametrize("method", ["reinhard", "macenko"])
+def test_few_dark_spots_on_white_make_nothing_of_what_is_not_known(cells, method):
+    stain = StainNormaliser.learn(cells, method)
+    image = np.full((64, 64, 3), 255, np.uint8)
+    image[20:26, 20:26] = np.random.default_rng(0).integers(118, 122, (6, 6, 3))
+    with np.errstate(all="raise"):
+        restained = stain.normalise(image)
+    assert restained[:10].min() > 200

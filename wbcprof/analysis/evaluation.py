@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,7 +188,7 @@ class Evaluation(Scores):
     Attributes
     ----------
     macro_f1, macro_f1_std : float
-        F1 averaged over types.
+        F1 averaged over types. Deviations are None where there is one repeat.
     sensitivity, specificity : float
         One type against all others, averaged over types.
     per_type : dict
@@ -215,7 +215,7 @@ class Evaluation(Scores):
     """
 
     macro_f1: float
-    macro_f1_std: float
+    macro_f1_std: float | None
     sensitivity: float
     specificity: float
     per_type: dict[str, dict[str, float]]
@@ -250,10 +250,8 @@ class Evaluation(Scores):
     def _told(self) -> dict[str, Any]:
         baseline = self.baseline or {}
         return {
-            "F1, average of types": f"{self.macro_f1:.3f} \u00b1 {self.macro_f1_std:.3f}",
-            f"of {BASELINE}": f"{baseline['macro_f1']:.3f} \u00b1 {baseline['macro_f1_std']:.3f}"
-            if "macro_f1" in baseline
-            else None,
+            "F1, average of types": _with_spread(vars(self)),
+            f"of {BASELINE}": _with_spread(baseline) if "macro_f1" in baseline else None,
             "F1": {name: f"{row['f1']:.3f}" for name, row in self.per_type.items()},
             "images": self.n_images,
             "repeats": self.repeats,
@@ -522,6 +520,11 @@ def _score(
     return evaluation_metrics(y[test], classifier.predict(values[test]), types)
 
 
+def _with_spread(scores: Mapping[str, Any]) -> str:
+    spread = scores["macro_f1_std"]
+    return f"{scores['macro_f1']:.3f}" + ("" if spread is None else f" \u00b1 {spread:.3f}")
+
+
 def _summary(
     runs: list[dict[str, Any]], types: list[str], n_images: Counter[Any]
 ) -> dict[str, Any]:
@@ -532,7 +535,9 @@ def _summary(
 
     def std(key: str) -> Any:
         values = np.array([run[key] for run in runs])
-        return np.std(values, axis=0, ddof=1) if len(runs) > 1 else np.zeros(values.shape[1:])
+        if len(runs) == 1:  # it is not known
+            return np.full(values.shape[1:], None).tolist()
+        return np.std(values, axis=0, ddof=1).tolist()
 
     columns = {
         "f1": mean("f1"),
@@ -543,11 +548,14 @@ def _summary(
     counts = mean("confusion")
     return {
         "macro_f1": float(mean("macro_f1")),
-        "macro_f1_std": float(std("macro_f1")),
+        "macro_f1_std": std("macro_f1"),
         "sensitivity": float(mean("macro_sensitivity")),
         "specificity": float(mean("macro_specificity")),
         "per_type": {
-            name: {key: float(column[i]) for key, column in columns.items()}
+            name: {
+                key: None if column[i] is None else float(column[i])
+                for key, column in columns.items()
+            }
             | {"n_images": n_images[name]}
             for i, name in enumerate(types)
         },

@@ -262,10 +262,11 @@ def evaluate_external(
         place = {image_id: index for index, image_id in enumerate(source.ids())}
         places = [place[image_id] for image_id in profiles.ids]
         together = groups_of(groups, profiles.ids, places, source.n)
-    if together is not None and len(np.unique(together)) < 2:
+    labelled = np.array([label is not None for label in profiles.labels or ()], bool)
+    if together is not None and labelled.any() and len(np.unique(together[labelled])) < 2:
         raise ValueError(
-            "groups must be at least two, got one: limits cannot allow for how groups differ; "
-            "leave groups out, for those of this one"
+            "groups of labelled images must be at least two, got one: limits cannot allow for how "
+            "groups differ; leave groups out, for those of this one"
         )
     types = [str(name) for name in model.classifier.classes_]
     given = [as_known(label, types) for label in profiles.labels or [None] * len(profiles)]

@@ -1240,6 +1240,10 @@ def _history(given: Any, layer: int) -> Any:
     return given.history[layer]
 
 
+def _known(spread: float | None) -> float:
+    return np.nan if spread is None else spread
+
+
 def _f1_summary(entry: Any) -> tuple[dict[str, tuple[float, float]], tuple[float, float]]:
     """({type: (mean, std)}, (mean, std) of the average over types) of one method."""
 
@@ -1253,10 +1257,10 @@ def _f1_summary(entry: Any) -> tuple[dict[str, tuple[float, float]], tuple[float
         raise ValueError(f"this could not be scored: {entry['failed']}")
     if isinstance(entry, Mapping) and isinstance(entry.get("per_type"), Mapping):
         scores, _ = _f1_summary(entry["per_type"])
-        return scores, (entry["macro_f1"], entry["macro_f1_std"])
+        return scores, (entry["macro_f1"], _known(entry["macro_f1_std"]))
     if isinstance(entry, Mapping):
         entry = {
-            name: (row["f1"], row["f1_std"]) if isinstance(row, Mapping) else row
+            name: (row["f1"], _known(row["f1_std"])) if isinstance(row, Mapping) else row
             for name, row in entry.items()
         }
         scores = {str(name): (float(mean), float(std)) for name, (mean, std) in entry.items()}

@@ -193,6 +193,9 @@ class Profiles(Shown):
 
     def __post_init__(self) -> None:
         self.values = unmasked(self.values, "values")
+        self.feature_names, self.ids = list(self.feature_names), list(self.ids)
+        if self.labels is not None:
+            self.labels = list(self.labels)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -741,6 +744,9 @@ class Profiles(Shown):
         import h5py
         from anndata.io import write_elem
 
+        for column, texts in self._text_columns().items():
+            if bad := [text for text in texts if text is not None and "\0" in text]:
+                raise ValueError(f".h5ad holds no text with NUL, got {bad[0]!r} as {column}")
         data = self.to_anndata()
         data.strings_to_categoricals()
         # In memory first: files that HDF5 cannot finish on a full disk it cannot close either.

@@ -50,6 +50,7 @@ _MOST_BLACK = 0.3  # of the pixels
 _MIN_STAINED = 50  # pixels; images with fewer get the background alone
 _PERCENTILES = (1, 99)  # of angles and of concentrations in macenko
 _SAMPLED_PIXELS = 1 << 14  # of an image, at most
+_BRIGHTEST_LEVEL = 1024.0  # grey level beyond which all is white: few stained pixels tell little
 _CHUNK = 1 << 13  # pixels at a time: they stay in the cache
 _CONES = np.array(
     [[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]]
@@ -226,10 +227,11 @@ class StainNormaliser(Shown):
         matrix, shift = self._map_logarithms(sample)
         into = _CONES if self.method == "reinhard" else np.eye(3)
         back = np.linalg.inv(into)
+        most = np.log(_BRIGHTEST_LEVEL * into.sum(axis=1, keepdims=True))
 
         def restain(planes: np.ndarray) -> np.ndarray:
-            logarithms = np.log(_mix(into, planes + 1.0))
-            return _to_bytes(_mix(back, np.exp(_mix(matrix, logarithms) + shift[:, None])) - 1)
+            logarithms = _mix(matrix, np.log(_mix(into, planes + 1.0))) + shift[:, None]
+            return _to_bytes(_mix(back, np.exp(np.minimum(logarithms, most))) - 1)
 
         return restain
 
