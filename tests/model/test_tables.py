@@ -7,6 +7,7 @@ import csv
 import errno
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest

@@ -121,7 +121,7 @@ def test_cells_cut_out_on_black_stay_as_they_are_and_teach_nothing(method):
 
 @pytest.mark.parametrize("method", ["reinhard", "macenko"])
 def test_few_dark_spots_on_white_make_nothing_of_what_is_not_known(cells, method):
-    stain = StainNormaliser.learn(cells, method)
+    stain = StainNormaliser.learn(cells.images, method)
     image = np.full((64, 64, 3), 255, np.uint8)
     image[20:26, 20:26] = np.random.default_rng(0).integers(118, 122, (6, 6, 3))
     with np.errstate(all="raise"):
