@@ -381,8 +381,12 @@ def meant(names: Any, types: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def numbers(array: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
-    """An array-like of numbers; ValueError where some are masked (see `unmasked`)."""
-    return np.asarray(unmasked(array, name), dtype)
+    """An array-like of real numbers; ValueError where some are masked (see `unmasked`) or of
+    another kind."""
+    found = np.asarray(unmasked(array, name))
+    if found.dtype.kind in "cUSbMm":
+        raise ValueError(f"{name} must be real numbers, got {found.dtype}")
+    return found if dtype is None else found.astype(dtype, copy=False)
 
 
 def label_names(labels: Iterable[Any] | None, n: int | None = None) -> list[str]:

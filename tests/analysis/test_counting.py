@@ -202,3 +202,20 @@ def test_a_type_on_both_sides_of_the_ratio_is_refused():
 def test_masked_numbers_are_refused(call):
     with pytest.raises(ValueError, match=r"must not be masked, got [123] masked"):
         call(np.ma.masked_array([5.0, 7.0, 9.0], [True, False, False]))
+
+
+def test_a_precision_that_no_number_has_is_refused():
+    with pytest.raises(ValueError, match="precision must be at least 1e-06"):
+        wbcprof.compare.cells_needed(1, 2, 1e-8)
+    assert wbcprof.compare.cells_needed(1, 2, 1e-6) > 9e11
+
+
+@pytest.mark.parametrize("bad", [[1 + 2j, 3], ["1", "2"], [True, False], [b"1", b"2"]])
+def test_what_is_no_real_number_is_refused(bad):
+    for call in (
+        lambda x: exact_interval(x, 100),
+        lambda x: wbcprof.TypeClassifier().fit(np.array([x] * 4), list("abab")),
+        lambda x: wbcprof.compare.differential_signatures([x] * 4, list("abab")),
+    ):
+        with pytest.raises(ValueError, match="must be real numbers"):
+            call(bad)

@@ -1,5 +1,6 @@
 """Types learnt from images and their jittered copies, alone and in the protocol."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -231,6 +232,11 @@ def test_features_in_another_order_are_refused(learnt, cells, tmp_path, stored):
             use(turned)
     with pytest.raises(ValueError, match="expected profiles of this model"):
         model.adapted_to(turned, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rough = learnt.profile(cells.images, tolerance=0.5)
+    with pytest.raises(ValueError, match="with a tolerance of 0.5, at most 0.01"):
+        machines.predict(rough)
     coded = learnt.profile(cells.images, step=7)
     with pytest.raises(ValueError, match="coded otherwise than those learnt from: step 7"):
         machines.predict(coded)

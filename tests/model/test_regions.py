@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+import wbcprof
 from wbcprof import reference
+from wbcprof.datasets import make_leukocytes
+from wbcprof.images import ImageWarning
 from wbcprof.model.encoder import Encoder
 from wbcprof.model.pooling import STATISTICS, Pooling
 from wbcprof.model.regions import find_regions, region_names
@@ -63,3 +66,21 @@ def test_kernel_pools_centres_as_the_reference_does(levels):
     profile = Encoder(filters, offset, gain, **settings).encode_pool(images, pooling)
     expected = reference.encode_pool(images, filters, offset, gain, **settings, pooling=pooling)
     np.testing.assert_allclose(profile, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_parts_without_windows_are_refused():
+    """Zeros would be taken for codes that are not active."""
+    with pytest.raises(ValueError, match="3 x 39 windows of 8 px at step 2, too few for 4 x 4"):
+        find_regions(12, 84, 8, 2, (1, 4), ())
+    assert all(mask.any() for mask in find_regions(14, 84, 8, 2, (1, 4), (0.1,)).masks)
+
+
+def test_images_too_small_for_a_pyramid_are_skipped():
+    cells = make_leukocytes(2, size=48)  # generated
+    model = wbcprof.fit(
+        cells.images, n_signatures=8, patch_size=8, step=2, n_patches=400, max_iter=1,
+        levels=(1, 4), centres=(), normalise=None,
+    )  # fmt: skip
+    assert model.min_size == 8 + 3 * 2
+    with pytest.warns(ImageWarning, match="1 of 2 images was skipped"):
+        assert len(model.profile([cells.images[0], cells.images[1][:13]])) == 1

@@ -39,6 +39,9 @@ class UnknownTypeWarning(UserWarning):
     """A type that was named in a parameter is none of those that there are cells of."""
 
 
+_FINEST = 1e-6  # precision of a share: more cells than anybody counts
+
+
 @dataclass(frozen=True, repr=False)
 class DifferentialCount(Shown):
     """Result of `differential_count`: how many cells of each type a sample holds.
@@ -287,7 +290,7 @@ def cells_needed(
     Raises
     ------
     ValueError
-        A count is below 0 or above its total, `precision` is not between 0 and 0.5, or
+        A count is below 0 or above its total, `precision` is below 1e-6 or not below 0.5, or
         `confidence` not between 0 and 1.
 
     Examples
@@ -298,7 +301,7 @@ def cells_needed(
     >>> wbcprof.compare.cells_needed([60, 3], 100, 0.05).tolist()
     [287, 0]
     """
-    Real(above=0, below=0.5).check("precision", precision)
+    Real(least=_FINEST, below=0.5).check("precision", precision)
     Real(above=0, below=1).check("confidence", confidence)
     counts, totals = np.broadcast_arrays(*_cells(counts, totals))
     share = np.divide(counts, totals, out=np.full(counts.shape, 0.5), where=totals > 0)

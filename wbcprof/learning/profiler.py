@@ -345,9 +345,10 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         >>> wbcprof.Profiler(patch_size=8, normalise=None, stack=[{}]).min_size  # sees more
         16
         """
-        given, _, stack = self._check_parameters()
+        given, pooling, stack = self._check_parameters()
         side = smallest_side(
-            (settings["patch_size"], settings["step"], settings["region"]) for settings in stack
+            ((settings["patch_size"], settings["step"], settings["region"]) for settings in stack),
+            pooling.levels,
         )
         form = given["normalise"]
         return side if form is None else NORMALISERS[form].least_side(side)

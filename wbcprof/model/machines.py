@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from wbcprof._shown import Shown
-from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, shown, unmasked
+from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, numbers, shown
 from wbcprof.model.arrays import check_arrays, prefixed, under
 from wbcprof.model.discriminant import Gaussians, products, shares
 from wbcprof.model.memory import FIELDS, Memory, Strangeness, between_types
@@ -33,7 +33,8 @@ BLOCK = 1 << 23
 _FAR = "far."
 _MEMORY, _LEARNT_MEMORY = "memory.", "learnt_memory."
 _GAUSSIANS = ("basis", "means", "covariance")
-_CODED = ("step", "inference")  # what of `Model.metadata` types depend on
+_LOOSEST = 0.01  # tolerance of profiles that types are named from
+_CODED = ("step", "inference", "tolerance")  # what of `Model.metadata` types depend on
 _ARRAYS = ("mean", "scale", "support_vectors", "coef", "intercept")
 _VALUES = ("classes", "kernel", "C", "random_state", "C_used", "gamma", "slope", "calibrated")
 _MOST_CHARACTERS = 1 << 20  # of the names of the types: their number times the longest
@@ -290,8 +291,15 @@ class TypeMachines(Shown):
                 f"{self.made_by_}; profile the images with that model"
             )
         said = getattr(X, "metadata", {}) if made_by else {}
+        if (given := said.get("tolerance", 0)) > max(
+            _LOOSEST, (self.coded_ or {}).get("tolerance", 0)
+        ):
+            raise ValueError(
+                f"the profiles were made with a tolerance of {given:g}, at most {_LOOSEST:g} leaves "
+                "types as they are; profile the images with less, or with none"
+            )
         for name, value in (self.coded_ or {}).items():
-            if said.get(name, value) != value:
+            if name != "tolerance" and said.get(name, value) != value:
                 raise ValueError(
                     f"the profiles are coded otherwise than those learnt from: {name} "
                     f"{said[name]!r} rather than {value!r}; profile the images again, or learn "
@@ -560,7 +568,7 @@ def check_profiles(values: Any) -> np.ndarray:
     ValueError
         Another shape, none, or NaN or infinity.
     """
-    values = np.asarray(unmasked(values, "profiles"))
+    values = numbers(values, "profiles", None)
     if values.dtype != np.float32:
         values = values.astype(np.float64, copy=False)
     if values.ndim != 2 or 0 in values.shape:

@@ -273,7 +273,9 @@ class Model(Shown):
         >>> sum(min(image.shape[:2]) >= model.min_size for image in cells.images)
         12
         """
-        side = smallest_side([(la.patch_size, la.step, la.region) for la in self.layers])
+        side = smallest_side(
+            [(la.patch_size, la.step, la.region) for la in self.layers], self.pooling.levels
+        )
         return side if self.normaliser is None else self.normaliser.least_side(side)
 
     @property
@@ -894,9 +896,10 @@ def _checked_depths(given: Any) -> dict[str, int] | None:
     }
 
 
-def smallest_side(layers: Iterable[tuple[int, int, int | None]]) -> int:
-    """Smallest image side, px, for layers given as (patch_size, step, region), first to last."""
-    places = 1  # that the layer above reads
+def smallest_side(layers: Iterable[tuple[int, int, int | None]], levels: Sequence[int] = ()) -> int:
+    """Smallest image side, px, for layers given as (patch_size, step, region), first to last, the
+    last of which has windows for every part of these levels of a pyramid."""
+    places = max(levels, default=1)  # that the layer above, or pooling, reads
     for patch_size, step, region in reversed(list(layers)):
         side = patch_size + (places - 1) * step
         places = side if region is None else (side - 1) * region + 1
