@@ -354,7 +354,7 @@ def test_images_without_types_cannot_be_evaluated(folder, capsys):
 
 def test_parameters_out_of_range(folder, tmp_path, capsys):
     arguments = ["fit", folder, "-o", tmp_path / "m", "--signatures", "0"]
-    assert "n_signatures must be a positive integer, got 0" in complain(arguments, capsys)
+    assert "--signatures must be a positive integer, got 0" in complain(arguments, capsys)
 
 
 def test_wrong_command_line_exits_with_2(capsys):
@@ -806,3 +806,106 @@ def test_what_would_be_refused_after_the_work_is_refused_before(folder, model_fi
     out = tmp_path / ("x" * 250 + ".csv")  # whose list of skipped images could not be written
     for command in ("profile", "classify"):
         assert "name too long" in complain([command, model_file, folder, "-o", out], capsys)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "classify MODEL LIST -o LIST",
+        "profile MODEL LIST -o LIST",
+        "suggest MODEL LIST -o LIST",
+        "adapt MODEL CELLS --labels LIST -o LIST",
+        "adapt MODEL CELLS -o MODEL",
+        "fit LIST -o LIST",
+        "fit LIST -o new --checkpoint LIST",
+        "evaluate LIST --model MODEL --groups LIST --csv LIST",
+        "smear MODEL CELLS -o s.html --boxes LIST --csv LIST",
+        "smear MODEL CELLS -o s.html --boxes LIST --cells LIST",
+        "monitor MODEL CELLS -o s.html --times LIST --csv LIST",
+    ],
+)
+def test_what_is_read_is_not_replaced(folder, model_file, tmp_path, capsys, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model_file, "MODEL")
+    (tmp_path / "LIST").mkdir()
+    table = tmp_path / "LIST" / "list.csv"
+    table.write_text("path,label\n" + f"{folder}/neutrophil/0.png,neutrophil\n")
+    before = table.read_bytes(), (tmp_path / "MODEL").read_bytes()
+    words = [{"LIST": str(table), "CELLS": str(folder)}.get(word, word) for word in command.split()]
+    assert re.search(r"--\w+ would replace .* is read as", complain(words, capsys))
+    assert (table.read_bytes(), (tmp_path / "MODEL").read_bytes()) == before
+
+
+def test_images_are_not_replaced(cells, tmp_path, capsys):
+    folder = write_folder(cells, tmp_path / "cells")
+    image = next(folder.rglob("*.png"))
+    before = image.read_bytes()
+    error = complain(["fit", str(folder), "-o", str(image)], capsys)
+    assert "--output would replace the image" in error
+    assert image.read_bytes() == before
+
+
+def test_lists_beside_an_output_are_those_of_its_run(of_three_types, tmp_path):
+    images = shutil.copytree(of_three_types / "new", tmp_path / "new")
+    (images / "bad.png").write_bytes(b"no image")
+    out = tmp_path / "t.csv"
+    arguments = ["classify", str(of_three_types / "m"), str(images), "-o", str(out)]
+    assert main([*arguments, "--drop", "all"]) == 0
+    beside = [tmp_path / f"t.csv.{name}.csv" for name in ("skipped", "dropped")]
+    assert all(path.exists() for path in beside)
+    (images / "bad.png").unlink()
+    assert main(arguments) == 0
+    assert not any(path.exists() for path in beside)
+    for path in beside:
+        path.write_text("my own notes\n")
+    assert main(arguments) == 0
+    assert [path.read_text() for path in beside] == ["my own notes\n"] * 2
+
+
+@pytest.mark.parametrize("command", ["classify", "suggest", "info"])
+def test_a_closed_output_is_one_line_and_no_success(model_file, folder, command):
+    words = [command, str(model_file), *([] if command == "info" else [str(folder)])]
+    result = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "wbcprof", *words],
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "the standard output is closed" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_strict_pages_tell_of_images_that_could_not_be_read(of_three_types, tmp_path, capsys):
+    images = shutil.copytree(of_three_types / "new", tmp_path / "new")
+    arguments = [str(of_three_types / "m"), str(images), "-o", str(tmp_path / "p.html")]
+    (images / "bad.png").write_bytes(b"no image")
+    assert main(["report", *arguments]) == 0
+    assert main(["report", *arguments, "--strict"]) == 3
+    assert "1 images could not be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seed", "-1"], "--seed must be"),
+        (["--pools", "sqrt,,std"], "--pools must be"),
+        (["--patch-size", "0"], "--patch-size must be a positive integer"),
+        (["--threads", "0"], "--threads must be a positive integer"),
+    ],
+)
+def test_errors_name_options(folder, tmp_path, capsys, options, message):
+    error = complain(["fit", str(folder), "-o", str(tmp_path / "m"), *options], capsys)
+    assert f"wbcprof fit: {message}" in error
+
+
+def test_options_without_effect_are_refused(folder, model_file, capsys):
+    test = ["evaluate", "--test", str(folder), "--model", str(model_file)]
+    assert "leave out seed" in complain([*test, "--seed", "3"], capsys)
+    assert "name them with --images" in complain(["info", "--pixel-size", "0.1"], capsys)
+
+
+def test_an_interrupt_while_much_is_imported_is_one(monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wbcprof.cli._parser", interrupt)
+    assert main(["info"]) == 130
+    assert "interrupted" in capsys.readouterr().err

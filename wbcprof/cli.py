@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    try:
+        options = _parser().parse_args(arguments)  # much is imported for it
+    except KeyboardInterrupt:
+        _say("wbcprof: interrupted")
+        return 130
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings(), _unwinding():  # the first puts back what shows warnings
@@ -69,6 +72,7 @@ def _unwinding() -> Iterator[None]:
 
 def _run(options: argparse.Namespace) -> int:
     try:
+        _spare_inputs(options)
         options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -79,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
         _say(f"wbcprof {options.command}: out of memory. {error}")
         return 1
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, csv.Error) as error:
-        _say(f"wbcprof {options.command}: {error}")
+        _say(f"wbcprof {options.command}: {_by_option(str(error), options.parser)}")
         return 1
     except _Incomplete as error:
         _say(f"wbcprof {options.command}: {error}")
@@ -92,6 +96,52 @@ def _run(options: argparse.Namespace) -> int:
         _say(f"wbcprof {options.command}: interrupted")
         return 130
     return 0
+
+
+_WRITTEN = ("output", "json", "csv", "latex", "cells", "checkpoint", "state")
+_READ = (
+    "images",
+    "model",
+    "test",
+    "labels",
+    "groups",
+    "boxes",
+    "times",
+    "slides",
+    "slide_of",
+    "samples",
+)
+
+
+def _spare_inputs(options: argparse.Namespace) -> None:
+    """Refuse an output in the place of what is read, or of an image, which would be lost."""
+    from wbcprof.images.folders import IMAGE_SUFFIXES
+
+    inputs = [(name, getattr(options, name, None)) for name in _READ]
+    for name in _WRITTEN:
+        path = getattr(options, name, None)
+        if path is None or not os.path.isfile(path):
+            continue
+        if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+            raise ValueError(f"--{name} would replace the image {path!r}; name another file")
+        for read, given in inputs:
+            if isinstance(given, str) and os.path.isfile(given) and os.path.samefile(path, given):
+                raise ValueError(
+                    f"--{name} would replace {path!r}, which is read as {read.replace('_', ' ')}; "
+                    "name another file"
+                )
+
+
+_PARAMETERS = {"random_state": "seed", "n_threads": "threads"}
+
+
+def _by_option(text: str, parser: argparse.ArgumentParser) -> str:
+    """An error that begins with the name of a parameter, with that of its option."""
+    name, _, rest = text.partition(" ")
+    for action in parser._actions:
+        if action.dest == _PARAMETERS.get(name, name) and action.option_strings:
+            return f"{action.option_strings[-1]} {rest.replace('must be None or ', 'must be ')}"
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=summary, description=summary, epilog=f"example: wbcprof {name} {example}"
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, parser=sub)
         add_options(sub)
     return parser
 
@@ -697,6 +747,8 @@ def _print(text: str) -> None:
     """Write a result that people read."""
     from wbcprof.files import visible
 
+    if sys.stdout is None:
+        raise OSError("the standard output is closed, and the result is text")
     print("\n".join(map(visible, text.split("\n"))))
 
 
@@ -934,20 +986,30 @@ def _write_dropped(
     options: argparse.Namespace, flags: list[list[str]], kept: Any, ids: list[str]
 ) -> None:
     """List what was dropped and why."""
-    if options.drop is None or kept.all():
+    if options.output is None:
         return
-    from wbcprof.files import write_rows
-
-    gone = (
-        (image_id, own) for image_id, own, stays in zip(ids, flags, kept, strict=True) if not stays
-    )
+    gone = [
+        {"image": image_id, "flags": "; ".join(own)}
+        for image_id, own, stays in zip(ids, flags, kept, strict=True)
+        if not stays
+    ]
     path = f"{options.output}.dropped.csv"
-    write_rows(
-        path,
-        ["image", "flags"],
-        ({"image": image_id, "flags": "; ".join(own)} for image_id, own in gone),
-    )
-    _say(f"{int((~kept).sum())} of {len(kept)} images dropped: {path}")
+    _write_beside(path, ["image", "flags"], gone)
+    if gone:
+        _say(f"{len(gone)} of {len(kept)} images dropped: {path}")
+
+
+def _write_beside(path: str, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    """A list beside an output; without rows, none, nor that of an earlier run."""
+    from wbcprof.files import csv_text, write_rows
+
+    if rows:
+        write_rows(path, columns, rows)
+    elif os.path.isfile(path):
+        with open(path, "rb") as stream:
+            is_ours = stream.readline().strip() == ",".join(map(csv_text, columns)).encode()
+        if is_ours:
+            os.unlink(path)
 
 
 class _Incomplete(Exception):
@@ -956,15 +1018,11 @@ class _Incomplete(Exception):
 
 def _list_skipped(options: argparse.Namespace, skipped: Sequence[SkippedImage]) -> None:
     """Beside an output, images that could not be read and why; with --strict, an exit code."""
-    from wbcprof.files import write_rows
-
-    if not skipped:
-        return
     where = ""
     if options.output is not None:
         where = _skipped_of(options)
-        rows = ({"image": lost.image_id, "reason": lost.reason} for lost in skipped)
-        write_rows(where, ("image", "reason"), rows)
+        rows = [{"image": lost.image_id, "reason": lost.reason} for lost in skipped]
+        _write_beside(where, ["image", "reason"], rows)
     _check_all_read(options, len(skipped), where)
 
 
@@ -993,6 +1051,8 @@ def _write_table(path: str | None, columns: Sequence[str], rows: Iterable[dict[s
     if path is not None:
         write_rows(path, columns, shown)
         return
+    if sys.stdout is None:
+        raise ValueError("the standard output is closed; name a file with --output")
     as_text = visible if sys.stdout.isatty() else str  # a screen, or a program that reads names
     writer = csv.writer(sys.stdout)
     writer.writerow(columns)
@@ -1110,7 +1170,8 @@ def _evaluate_external(options: argparse.Namespace) -> Scores:
 
     if options.model is None:
         raise ValueError("--test scores a model: name it with --model")
-    _refuse_learning(_learning_parameters(options) | _given(options, ["repeats"]), options)
+    given = _learning_parameters(options) | _given(options, ["repeats"])
+    _refuse_learning(given | ({"seed": options.seed} if options.seed else {}), options)
     options.images = options.test
     images = _images(options, types=True)
     return evaluate_external(
@@ -1160,6 +1221,7 @@ def _report(options: argparse.Namespace) -> None:
         **_given(options, ["title"]),
     )
     _say(f"report written to {options.output}; it opens in any browser, without a network")
+    _check_all_read(options, len(images.skipped), "")
 
 
 def _figure_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -1260,6 +1322,7 @@ def _smear(options: argparse.Namespace) -> None:
         result.write_cells(options.cells)
     _print(result.to_text())
     _say(f"page written to {options.output}; it opens in any browser, without a network")
+    _check_all_read(options, len(result.dropped), "")
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -1267,6 +1330,8 @@ def _info(options: argparse.Namespace) -> None:
     from wbcprof._version import __version__
     from wbcprof.threads import resolve_threads
 
+    if options.images is None and options.pixel_size is not None:
+        raise ValueError("--pixel-size is of images: name them with --images")
     if options.images is not None:
         from wbcprof.smear.instrument import measure_instrument
 

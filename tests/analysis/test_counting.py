@@ -137,7 +137,7 @@ def test_bad_limits():
         for k, n in ((-1, 10), (11, 10), (np.nan, 10), (1, np.inf)):
             with pytest.raises(ValueError, match="counts must be 0 or more, and at most"):
                 function(k, n)
-    with pytest.raises(ValueError, match=r"precision must be above 0 and below 0\.5, got 5"):
+    with pytest.raises(ValueError, match=r"precision must be at least 1e-06 and below 0\.5, got 5"):
         cells_needed(1, 10, 5)
     with pytest.raises(ValueError, match="confidence"):
         exact_interval(1, 10, 95)

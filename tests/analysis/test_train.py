@@ -235,7 +235,7 @@ def test_features_in_another_order_are_refused(learnt, cells, tmp_path, stored):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rough = learnt.profile(cells.images, tolerance=0.5)
-    with pytest.raises(ValueError, match="with a tolerance of 0.5, at most 0.01"):
+    with pytest.raises(ValueError, match=r"with a tolerance of 0\.5, and at most 0\.01"):
         machines.predict(rough)
     coded = learnt.profile(cells.images, step=7)
     with pytest.raises(ValueError, match="coded otherwise than those learnt from: step 7"):

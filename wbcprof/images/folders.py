@@ -32,7 +32,7 @@ _ABOVE = re.compile(
 )
 _TYPE = re.compile(r"phil|cyte|blast|platelet|thrombo|smudge|(?:^|[ _-])(?:band|seg|ig)s?$", re.I)
 # Such as may hold cells though they are not read; tables and notes beside images are no surprise.
-_IMAGES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     ".avif .bmp .btf .cr2 .czi .dcm .dng .gif .heic .heif .j2k .jfif .jp2 .jpe .jpeg .jpf .jpg "
     ".jpx .jxl .jxr .lif .lsm .mrxs .nd2 .ndpi .nef .npy .oib .oif .pam .pbm .pdf .pgm .png .pnm "
     ".ppm .psd .raw .scn .stk .svs .tga .tif .tiff .vsi .wdp .webp .zip .tar".split()
@@ -78,7 +78,9 @@ class Listing:
                 f"masks in '{self.folder}' were left out, {_counted(self.masks)}; rename folders "
                 "and files that are cells"
             )
-        like = Counter({suffix: n for suffix, n in self.suffixes.items() if suffix in _IMAGES})
+        like = Counter(
+            {suffix: n for suffix, n in self.suffixes.items() if suffix in IMAGE_SUFFIXES}
+        )
         if like:
             nothing = f"; nothing is read of {_some(self.unread)}" if self.unread else ""
             yield (

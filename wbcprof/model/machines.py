@@ -290,15 +290,14 @@ class TypeMachines(Shown):
                 f"the profiles are of the model {made_by}, the classifier names those of "
                 f"{self.made_by_}; profile the images with that model"
             )
-        said = getattr(X, "metadata", {}) if made_by else {}
-        if (given := said.get("tolerance", 0)) > max(
-            _LOOSEST, (self.coded_ or {}).get("tolerance", 0)
-        ):
+        said, learnt_from = getattr(X, "metadata", {}) if made_by else {}, self.coded_ or {}
+        loosest = max(_LOOSEST, learnt_from.get("tolerance", 0))
+        if (given := said.get("tolerance", 0)) > loosest:
             raise ValueError(
-                f"the profiles were made with a tolerance of {given:g}, at most {_LOOSEST:g} leaves "
-                "types as they are; profile the images with less, or with none"
+                f"the profiles were made with a tolerance of {given:g}, and at most {loosest:g} "
+                "leaves types as they are; profile the images with less, or with none"
             )
-        for name, value in (self.coded_ or {}).items():
+        for name, value in learnt_from.items():
             if name != "tolerance" and said.get(name, value) != value:
                 raise ValueError(
                     f"the profiles are coded otherwise than those learnt from: {name} "
