@@ -1196,6 +1196,7 @@ def _refuse_learning(parameters: dict[str, Any], options: argparse.Namespace) ->
 
 def _report(options: argparse.Namespace) -> None:
     from wbcprof.files import HTML, check_output
+    from wbcprof.images.source import open_images
     from wbcprof.model.model import load
     from wbcprof.report.page import write_report
 
@@ -1206,9 +1207,10 @@ def _report(options: argparse.Namespace) -> None:
         from wbcprof.images.tables import SAMPLE_COLUMNS, read_by_image
 
         samples = read_by_image(options.samples, SAMPLE_COLUMNS, images.ids())
-    figures = _figure_options(options)
+    figures, model = _figure_options(options), load(options.model)
+    images = open_images(images, min_size=model.min_size)  # which then lists what it skipped
     write_report(
-        load(options.model),
+        model,
         images,
         options.output,
         groups=_groups(options, images),
