@@ -240,6 +240,10 @@ def settle(holder: Any, rules: Mapping[str, Rule]) -> None:
 # ---- labels ----
 
 UNLABELLED = "unlabelled"
+
+UNSURE, UNLIKE, CUT = CALLS = ("unsure", "unlike", "cut")
+"""What cells are called that have no type; the last, where the edge of the image cuts the
+nucleus."""
 """How figures and counts call cells whose label is unknown."""
 
 _MADE_TEXT = ("nan", "NaT", "None", "<NA>")  # what NumPy makes of missing values among text
@@ -248,12 +252,12 @@ _MADE_TEXT = ("nan", "NaT", "None", "<NA>")  # what NumPy makes of missing value
 def known_label(label: Any) -> str | None:
     """A label as text; None where it is unknown.
 
-    Unknown are None, NaN, NaT, ``pandas.NA`` and text of blanks. Bytes are read as UTF-8; a whole
-    number is named alike as integer and as float (3.0 is "3"), since a column with missing values
-    turns integers into floats; booleans are "True" and "False".
+    Unknown are None, NaN, NaT, ``pandas.NA``, text of blanks, and "unlabelled". Bytes are read as
+    UTF-8; a whole number is named alike as integer and as float (3.0 is "3"), since a column with
+    missing values turns integers into floats; booleans are "True" and "False".
     """
     if isinstance(label, str):
-        return str(label) if label.strip() else None
+        return str(label) if label.strip() not in ("", UNLABELLED) else None
     if label is None or str(label) == "<NA>" or label != label:
         return None
     if isinstance(label, bytes):

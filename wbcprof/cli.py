@@ -892,9 +892,9 @@ def _classify(options: argparse.Namespace) -> None:
     import numpy as np
 
     from wbcprof.analysis.naming import type_columns, type_rows
-    from wbcprof.analysis.novelty import RATE, UNLIKE, UNSURE, check_set, warn_of_set
+    from wbcprof.analysis.novelty import RATE, check_set, warn_of_set
     from wbcprof.analysis.quality import flag_images, warn_of_fields
-    from wbcprof.checks import Real
+    from wbcprof.checks import UNLIKE, UNSURE, Real
     from wbcprof.files import TABLES, check_output
     from wbcprof.model.model import load
 

@@ -311,3 +311,17 @@ def test_the_line_of_shares_is_that_of_counts(rng):
         exact, rounded = passing_bablok(x, y), passing_bablok(x / 200, y / 200)
         for name in ("slope", "slope_low", "slope_high"):
             assert getattr(rounded, name) == pytest.approx(getattr(exact, name), rel=1e-9)
+
+
+def test_a_bias_that_is_constant_has_no_trend(rng):
+    """But for rounding, of which there is a slope."""
+    for _ in range(20):
+        x = np.round(rng.uniform(0.2, 0.8, 30), 2)
+        found = bland_altman(x, x + 0.05)
+        assert found.trend_p == 1 and found.trend == 0
+        assert found.lower == pytest.approx(0.05) and found.upper == pytest.approx(0.05)
+
+
+def test_more_slides_than_pairs_can_be_held_of_are_refused():
+    with pytest.raises(ValueError, match="at most 5000 slides"):
+        passing_bablok(np.arange(5001), np.arange(5001))

@@ -120,3 +120,26 @@ def test_bad_counts_and_confusions(counts, confusion, names, message):
 def test_bad_parameters(given):
     with pytest.raises(ValueError, match=next(iter(given))):
         correct_count([1, 2], np.eye(2), ["a", "b"], **given)
+
+
+ABROAD = ["neutrophil", "lymphocyte", "monocyte", "eosinophil"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"), [([0, 0, 20, 3], np.nan), ([1, 0, 20, 3], np.nan), ([0, 2, 20, 3], 0)]
+)
+def test_a_type_that_is_likeliest_not_there_is_not(counts, expected):
+    """Likeliest shares come to 0 but slowly, and a ratio of what is left of them means nothing."""
+    confusion = 5 + 100 * np.eye(4, dtype=int)
+    found = correct_count(counts, confusion, ABROAD)
+    np.testing.assert_equal(found.nlr, expected)
+
+
+def test_resamples_without_either_widen_the_limits_of_the_ratio():
+    found = correct_count([3, 2, 60, 5], 2 + 100 * np.eye(4, dtype=int), ABROAD)
+    assert np.isfinite(found.nlr) and found.nlr_low == 0 and found.nlr_high == np.inf
+
+
+def test_more_cells_than_can_be_counted_are_refused():
+    with pytest.raises(ValueError, match="counts must be numbers of cells"):
+        correct_count([1e20, 1, 1, 1], np.eye(4, dtype=int) * 9, ABROAD)

@@ -171,3 +171,19 @@ def test_the_command_scores_a_folder(naming, others, tmp_path, capsys):
 def test_the_command_refuses_what_has_no_sense(arguments, says, tmp_path, capsys):
     assert main(["evaluate", *(word.format(tmp_path) for word in arguments)]) == 1
     assert says in capsys.readouterr().err
+
+
+def test_near_identical_images_are_told(naming, others):
+    images, labels = others
+    plain = evaluate_external(naming, images, labels)
+    assert plain.n_copies == 0
+    found = evaluate_external(naming, [*images, images[0][:, ::-1]], [*labels, labels[0]])
+    assert found.n_copies == 1
+    assert "Near-identical to an earlier image: 1" in found.to_text()
+
+
+def test_types_that_are_there_are_counted(naming, others):
+    images, labels = others
+    only = [k for k, label in enumerate(labels) if label == labels[0]]
+    found = evaluate_external(naming, [images[k] for k in only], [labels[k] for k in only])
+    assert f"{len(only)} images of 1 types" in found.to_text()

@@ -233,15 +233,6 @@ def test_boxes_from_python_are_checked(smear_model, smear):
             count_smears(smear_model, smear.images, boxes=[box], pixel_size=0.2)
 
 
-def test_a_type_that_is_named_as_a_call_is_refused(smear_model, smear):
-    from copy import copy
-
-    other = copy(smear_model.classifier)
-    other.classes_ = np.array(["cut", "neutrophil"])
-    with pytest.raises(ValueError, match="a type of the model is named 'cut'"):
-        count_smears(replace(smear_model, classifier=other), smear.images)
-
-
 def test_what_is_no_field_is_left_out(smear_model, smear):
     grey = np.repeat(smear.images[0].mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
     tiny = np.ascontiguousarray(smear.images[0][:60, :60])

@@ -261,3 +261,18 @@ def test_lists_of_numbers_keep_types_apart(learnt, cells):
         assert sorted(machines.classes_) == sorted(map(str, labels))
     given = ([1, 2.5, 3] * len(profiles))[: len(profiles)]
     assert TypeClassifier().fit(profiles, given).classes_.tolist() == [1, 2.5, 3]
+
+
+@pytest.mark.parametrize("name", ["unsure", "unlike", "cut"])
+def test_types_are_not_named_as_cells_without_one_are(learnt, cells, name):
+    labels = [name if label == cells.labels[0] else label for label in cells.labels]
+    with pytest.raises(ValueError, match=f"must not be named '{name}'"):
+        TypeClassifier().fit(learnt.profile(cells.images), labels)
+    with pytest.raises(ValueError, match=f"must not be named '{name}'"):
+        wbcprof.train(learnt, cells.images, labels)
+
+
+def test_unlabelled_is_no_type(learnt, cells):
+    labels = ["unlabelled" if i % 3 else label for i, label in enumerate(cells.labels)]
+    trained = wbcprof.train(learnt, cells.images, labels, augment=0)
+    assert "unlabelled" not in trained.classes_

@@ -355,6 +355,10 @@ def classified(model, cells):
     [
         (lambda d: d["classifier"].pop("classes") and None, "stored classifier: it lacks classes"),
         (lambda d: d["classifier"].update(classes=["a", "b"]), "coef must be float64 of shape"),
+        (
+            lambda d: d["classifier"]["classes"].__setitem__(-1, "unsure"),
+            "a type is named 'unsure', as cells are that have none",
+        ),
         (lambda d: d["classifier"].update(classes=["a"] * 999 + ["x" * 10**5]), "names of the typ"),
         (lambda d: d["classifier"].update(slope=10**19), None),
         (lambda d: d["classifier"].update(slope=0), "slope"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 LEAST_SLIDES = 10
+_MOST_SLIDES = 5000
 RULES = {"percent": Flag(), "confidence": Real(above=0, below=1)}
 
 
@@ -179,8 +180,8 @@ def passing_bablok(x: ArrayLike, y: ArrayLike, *, confidence: float = 0.95) -> P
     Raises
     ------
     ValueError
-        Lengths differ, there are too few slides, values are not finite or are all the same, or the
-        methods do not rise together.
+        Lengths differ, there are too few slides or more than 5,000, values are not finite or are
+        all the same, or the methods do not rise together.
 
     Notes
     -----
@@ -220,6 +221,11 @@ def passing_bablok(x: ArrayLike, y: ArrayLike, *, confidence: float = 0.95) -> P
     from scipy.special import ndtri
 
     x, y, confidence = _pairs(x, y, confidence)
+    if len(x) > _MOST_SLIDES:
+        raise ValueError(
+            f"expected at most {_MOST_SLIDES} slides, whose pairs have slopes, got {len(x)}; draw "
+            "some of them"
+        )
     n, slopes = len(x), _slopes(x, y)
     n_slopes, shift = len(slopes), int(np.sum(slopes < -1))
     width = ndtri(0.5 + confidence / 2) * np.sqrt(n * (n - 1) * (2 * n + 5) / 18)
@@ -438,6 +444,10 @@ def mean_and_difference(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean of both methods, and second minus first, perhaps in percent of it; (n,) each."""
     mean, difference = (x + y) / 2, y - x
+    # Differences that are one but for rounding have no spread, and no trend.
+    usual = np.median(difference)
+    largest = max(np.abs(x).max(), np.abs(y).max())
+    difference[np.abs(difference - usual) <= 1e-12 * largest] = usual
     if not percent:
         return mean, difference
     if mean.min() <= 0:
@@ -540,6 +550,8 @@ def _trend(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[float, floa
     square = centred @ centred
     if square == 0:
         raise ValueError(f"means of both methods must differ between slides, got {x[0]:g} for all")
+    if np.ptp(y) == 0:  # of which the mean may be rounded
+        return 0.0, 0.0, 0.0, 1.0
     slope = float(centred @ y / square)
     rest = y - y.mean() - slope * centred
     error = float(np.sqrt(rest @ rest / (len(x) - 2) / square))

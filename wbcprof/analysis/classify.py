@@ -30,8 +30,8 @@ from sklearn.svm import SVC
 from sklearn.utils.validation import check_is_fitted
 
 from wbcprof.analysis.folds import Split, groups_per_type, stratified_folds, together_by
-from wbcprof.checks import Integer, check, one_known_label_each
-from wbcprof.images.copies import number_copies, number_files, thumbnail, warn_of_copies
+from wbcprof.checks import CALLS, Integer, check, one_known_label_each
+from wbcprof.images.copies import look_for_copies, number_files, warn_of_copies
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import ImageSource, open_images
 from wbcprof.model.discriminant import Gaussians
@@ -481,10 +481,10 @@ def _copies_among(
 ) -> np.ndarray | None:
     """A number for each labelled image, the same for near-identical ones, of which a warning is;
     None where there are none."""
-    looks = [(cell.image_id, thumbnail(cell.pixels)) for cell in source.quietly().read(n_threads)]
-    if [image_id for image_id, _ in looks] != cells.ids:
+    found, numbers = look_for_copies(source.quietly(), n_threads)
+    if found != cells.ids:
         raise RuntimeError("the images are not those that were read before; were files replaced?")
-    copies = number_copies([looks[index][1] for index in known])
+    copies: np.ndarray = numbers[known]
     names = cells.labels or []
     ids, types = [cells.ids[index] for index in known], [names[index] for index in known]
     return copies if warn_of_copies(copies, ids, types, stacklevel=3) else None
@@ -549,6 +549,11 @@ def check_types(labels: Iterable[Any]) -> None:
         raise ValueError(
             f"expected at most {MOST_TYPES} types, got {n}; are the labels types rather than names "
             "of images or patients?"
+        )
+    if clashing := sorted({str(label) for label in counts} & set(CALLS)):
+        raise ValueError(
+            f"a type must not be named {clashing[0]!r}, as cells are that have none; name it "
+            "otherwise, or leave these images out"
         )
 
 

@@ -31,6 +31,8 @@ RULES = {
     "random_state": Integer(0),
 }
 TOLERANCE, MAX_ITER = 1e-7, 10_000
+_NO_CELL = 1e-3  # cells: less are none, to which the likeliest shares come but slowly
+_MOST_CELLS = 1 << 53
 
 
 class NotCorrectable(ValueError):
@@ -165,7 +167,11 @@ def correct_count(
     columns = [[names.index(name) for name in chosen] for chosen in ratio_of]
     nlr = _ratio(share[None], columns)
     # Ranks, since a mean of infinite ratios is none.
-    nlr_low, nlr_high = np.quantile(_ratio(resampled, columns), ends, method="inverted_cdf")
+    ratios = _ratio(resampled, columns)
+    nlr_low, nlr_high = (  # a resample without either may be of any ratio
+        np.quantile(np.where(np.isnan(ratios), worst, ratios), end, method="inverted_cdf")
+        for end, worst in zip(ends, (0, np.inf), strict=True)
+    )
     return CorrectedCount(
         names, called, share, np.minimum(low, share), np.maximum(high, share),
         float(nlr[0]), float(np.minimum(nlr_low, nlr)[0]), float(np.maximum(nlr_high, nlr)[0]),
@@ -184,7 +190,7 @@ def _counts(
     for what, array, shape in (("counts", counts, (k,)), ("confusion", confusion, (k, k))):
         if array.shape != shape:
             raise ValueError(f"{what} must have shape {shape} for {k} types, got {array.shape}")
-        whole = array.dtype.kind in "iuf" and np.isfinite(array).all() and (array >= 0).all()
+        whole = array.dtype.kind in "iuf" and ((array >= 0) & (array <= _MOST_CELLS)).all()
         if not whole or (array % 1 != 0).any():
             raise ValueError(f"{what} must be numbers of cells, whole and 0 or more")
     if counts.sum() == 0:
@@ -225,6 +231,7 @@ def _likeliest(counts: np.ndarray, called: np.ndarray) -> np.ndarray:
         shares = better
         if change < TOLERANCE:
             break
+    shares[shares * counts.sum(axis=1, keepdims=True) < _NO_CELL] = 0
     found: np.ndarray = shares / shares.sum(axis=1, keepdims=True)
     return found
 

@@ -23,9 +23,10 @@ import numpy as np
 
 from wbcprof.analysis import figures
 from wbcprof.analysis.figures import FigureFiles
-from wbcprof.analysis.novelty import UNLIKE, UNSURE, check_set, name_cells
+from wbcprof.analysis.novelty import check_set, name_cells
 from wbcprof.analysis.scores import Scores, aligned, figure
-from wbcprof.checks import Real, as_known
+from wbcprof.checks import UNLIKE, UNSURE, Real, as_known
+from wbcprof.images.copies import look_for_copies
 from wbcprof.images.groups import groups_of
 from wbcprof.images.source import open_images
 from wbcprof.model.model import Model
@@ -64,6 +65,8 @@ class ExternalEvaluation(Scores):
         Images scored, without a label, and left out.
     n_groups : int or None
         Groups given.
+    n_copies : int
+        Images scored that are near-identical to an earlier one.
     familiar : bool or None
         Whether the cells come from the world that the model knows; None where it cannot be told.
     sentence : str
@@ -84,6 +87,7 @@ class ExternalEvaluation(Scores):
     n_unlabelled: int
     n_skipped: int
     n_groups: int | None
+    n_copies: int
     familiar: bool | None
     sentence: str
     model: str
@@ -138,8 +142,9 @@ class ExternalEvaluation(Scores):
         overall = ", ".join(
             f"{name} {told[name]}" for name in (each.replace("_", " ") for each in _OF_ALL)
         )
+        n_types = sum(row["n_images"] > 0 for row in self._rows()) - 1  # and their average
         lines = [
-            f"{self.n_images} images of {len(self.types) + len(self.foreign)} types, named by the "
+            f"{self.n_images} images of {n_types} types, named by the "
             f"model {self.model}; limits of {self.confidence:.0%}",
             f"Left out: {self.n_unlabelled} without a type, {self.n_skipped} that could not be "
             "read",
@@ -151,6 +156,11 @@ class ExternalEvaluation(Scores):
             *aligned(counts),
             "",
         ]
+        if self.n_copies:
+            lines.append(
+                f"Near-identical to an earlier image: {self.n_copies}, which count as any other: "
+                "limits are then too narrow."
+            )
         if self.foreign:
             lines.append(
                 f"Not known to the model: {', '.join(self.foreign)}; averages are of the others."
@@ -276,7 +286,12 @@ def evaluate_external(
             f"expected images of types that the model knows ({', '.join(types)}), got "
             f"{', '.join(sorted({label for label in given if label is not None})) or 'no labels'}"
         )
-    profiles, y = profiles.at(kept), np.array(given, object)[kept]
+    ids, profiles, y = profiles.ids, profiles.at(kept), np.array(given, object)[kept]
+    n_copies = 0
+    if source.n_hint is not None:  # else they cannot be read again
+        found, numbers = look_for_copies(source.quietly(), threads)
+        if found == ids:
+            n_copies = int(kept.sum()) - len(np.unique(numbers[kept]))
     named = name_cells(model, profiles)
     aside = np.isin(named.calls.astype(str), [UNSURE, UNLIKE])
     check = check_set(model, profiles)
@@ -311,6 +326,7 @@ def evaluate_external(
         n_unlabelled=int((~kept).sum()),
         n_skipped=len(source.skipped),
         n_groups=None if members is None else int(members.max()) + 1,
+        n_copies=n_copies,
         familiar=check.familiar if check.known else None,
         sentence=check.sentence,
         model=model.fingerprint,

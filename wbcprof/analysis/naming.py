@@ -13,14 +13,12 @@ from scipy.stats import binom
 from wbcprof.analysis.monitoring import model_identity
 from wbcprof.analysis.novelty import (
     RATE,
-    UNLIKE,
-    UNSURE,
     StrangeCellsWarning,
     check_set,
     name_cells,
 )
 from wbcprof.analysis.quality import FLAGS, flag_images, n_of_fields, tell_of_fields
-from wbcprof.checks import Real, listed
+from wbcprof.checks import UNLIKE, UNSURE, Real, listed
 from wbcprof.files import rounded, write_rows
 from wbcprof.images.source import ImageSource, open_images
 from wbcprof.model.model import Model

@@ -24,7 +24,7 @@ from scipy.special import kolmogorov
 from scipy.stats import betabinom
 
 from wbcprof._shown import Shown
-from wbcprof.checks import Real
+from wbcprof.checks import UNLIKE, UNSURE, Real
 from wbcprof.model.machines import TypeMachines
 from wbcprof.model.memory import Memory, Strangeness
 from wbcprof.model.model import Model, check_made_by
@@ -32,8 +32,6 @@ from wbcprof.model.profiles import Profiles
 from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT
 
 __all__ = ["NamedCells", "SetCheck", "StrangeCellsWarning", "check_set", "name_cells"]
-
-UNSURE, UNLIKE = "unsure", "unlike"
 
 RATE = Real(above=0, most=0.5)
 """What a rate of false alarms may be."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from wbcprof.images.copies import number_copies, thumbnail
+from wbcprof.images.copies import look_for_copies
 from wbcprof.images.source import open_images
 from wbcprof.model.memory import Memory
 from wbcprof.model.model import Model
@@ -91,13 +91,9 @@ def flag_images(model: Model, profiles: Profiles, images: Any = None) -> list[li
 
 def _are_again(images: Any) -> dict[str, deque[bool]]:
     """Whether images are near-identical to an earlier one, by their ids, which may be repeated."""
-    ids, thumbnails = [], []
-    for cell in open_images(images).read():
-        ids.append(cell.image_id)
-        thumbnails.append(thumbnail(cell.pixels))
     found: dict[str, deque[bool]] = defaultdict(deque)
     seen: set[int] = set()
-    for image_id, number in zip(ids, number_copies(thumbnails).tolist(), strict=True):
+    for image_id, number in zip(*look_for_copies(open_images(images)), strict=True):
         found[image_id].append(number in seen)
         seen.add(number)
     return found

@@ -27,8 +27,6 @@ from wbcprof.analysis.counting import (
 )
 from wbcprof.analysis.novelty import (
     RATE,
-    UNLIKE,
-    UNSURE,
     SetCheck,
     StrangeCellsWarning,
     check_set,
@@ -36,7 +34,7 @@ from wbcprof.analysis.novelty import (
     why_blind,
 )
 from wbcprof.analysis.quality import flag_images
-from wbcprof.checks import Real, as_known
+from wbcprof.checks import CALLS, CUT, UNLIKE, UNSURE, Real, as_known
 from wbcprof.files import rounded, write_rows
 from wbcprof.images.boxes import read_boxes
 from wbcprof.images.fields import open_fields
@@ -60,16 +58,12 @@ from wbcprof.threads import resolve_threads
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-CUT = "cut"
-"""Of a cell: the edge of its image cuts its nucleus."""
-
 PRECISION = Real(least=0.001, below=0.5)
 """What the half width of an interval may be, that cells are still needed for."""
 
 LEAST_ADAPTED = 20
 """Cells that a model can be adapted to."""
 
-_CALLS = (UNSURE, UNLIKE, CUT)
 _ANOTHER_SCALE = 1.25  # ratio of red cells' diameters
 _MOST_ASIDE = 0.5  # of the cells, that are set aside without a warning
 
@@ -401,12 +395,6 @@ def count_smears(
             "the model holds no classifier, so no type can be counted; fit it on labelled images"
         )
     types = [str(name) for name in model.classifier.classes_.tolist()]
-    clashing = sorted(set(_CALLS) & set(types))
-    if clashing:
-        raise ValueError(
-            f"a type of the model is named {clashing[0]!r}, as cells are that have none; name the "
-            "type otherwise"
-        )
     threads = resolve_threads(n_threads)
     source = open_fields(images, slides=slides)
     if boxes is not None:
@@ -447,7 +435,7 @@ def count_smears(
         labels = [cell.label if cell.label in types else None for cell in cells]
         model = model.adapted_to(profiles, labels)
     named = _name(model, cells, profiles, false_alarms)
-    types += sorted({n.call for n in named} - {*types, *_CALLS})
+    types += sorted({n.call for n in named} - {*types, *CALLS})
     whole = [i for i, one in enumerate(named) if one.call != CUT]
     check = check_set(model, profiles.at(whole), false_alarms=false_alarms)
     counts = []

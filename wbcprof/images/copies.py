@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from wbcprof.images.source import open_images
+from wbcprof.images.source import ImageSource, open_images
 from wbcprof.images.tables import PAGE
 
 __all__ = ["DuplicateWarning", "find_copies"]
@@ -71,14 +71,20 @@ def find_copies(images: Any, *, n_threads: int | None = None) -> list[list[str]]
     >>> find_copies([*cells.images, cells.images[1][:, ::-1]])
     [['image_000001', 'image_000004']]
     """
-    ids, thumbnails = [], []
-    for cell in open_images(images).read(n_threads):
-        ids.append(cell.image_id)
-        thumbnails.append(thumbnail(cell.pixels))
     sets: dict[int, list[str]] = {}
-    for image_id, number in zip(ids, number_copies(thumbnails).tolist(), strict=True):
+    for image_id, number in zip(*look_for_copies(open_images(images), n_threads), strict=True):
         sets.setdefault(number, []).append(image_id)
     return [alike for alike in sets.values() if len(alike) > 1]
+
+
+def look_for_copies(source: ImageSource, n_threads: int | None = None) -> tuple[list[str], Any]:
+    """Ids of the images of a source that can be read, and of each a number, the same for
+    near-identical ones."""
+    ids, thumbnails = [], []
+    for cell in source.read(n_threads):
+        ids.append(cell.image_id)
+        thumbnails.append(thumbnail(cell.pixels))
+    return ids, number_copies(thumbnails)
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:

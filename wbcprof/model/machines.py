@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from wbcprof._shown import Shown
-from wbcprof.checks import Choice, Flag, Integer, Maybe, NamedOr, Real, numbers, shown
+from wbcprof.checks import CALLS, Choice, Flag, Integer, Maybe, NamedOr, Real, numbers, shown
 from wbcprof.model.arrays import check_arrays, prefixed, under
 from wbcprof.model.discriminant import Gaussians, products, shares
 from wbcprof.model.memory import FIELDS, Memory, Strangeness, between_types
@@ -433,6 +433,8 @@ class TypeMachines(Shown):
             raise ValueError(f"expected two or more types, got {shown(classes)}")
         if len(classes) * max(len(str(name)) for name in classes) > _MOST_CHARACTERS:
             raise ValueError("the names of the types are longer than they may be")
+        if clashing := sorted(set(CALLS) & set(classes)):
+            raise ValueError(f"a type is named {clashing[0]!r}, as cells are that have none")
         if sorted(set(classes)) != classes:
             raise ValueError(f"types are not sorted and unique: {shown(classes)}")
         kernel = RULES["kernel"].check("kernel", document["kernel"])

@@ -12,8 +12,8 @@ import numpy as np
 from wbcprof.analysis.classify import TypeClassifier, rank_signatures
 from wbcprof.analysis.compare import explain_calls
 from wbcprof.analysis.folds import groups_per_type, stratified_folds, together_by
-from wbcprof.analysis.novelty import UNLIKE, what_is_strange, why_blind
-from wbcprof.checks import UNLABELLED, sorted_types
+from wbcprof.analysis.novelty import what_is_strange, why_blind
+from wbcprof.checks import UNLABELLED, UNLIKE, sorted_types
 from wbcprof.images.copies import number_copies, number_files, warn_of_copies
 from wbcprof.model.machines import TypeMachines
 from wbcprof.model.model import Model

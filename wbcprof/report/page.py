@@ -17,9 +17,9 @@ import numpy as np
 
 from wbcprof._version import __version__
 from wbcprof.analysis import figures
-from wbcprof.analysis.novelty import UNLIKE, UNSURE, SetCheck, check_set, warn_of_set
+from wbcprof.analysis.novelty import SetCheck, check_set, warn_of_set
 from wbcprof.analysis.quality import warn_of_fields
-from wbcprof.checks import UNLABELLED, Choice, Integer, check, sorted_types
+from wbcprof.checks import UNLABELLED, UNLIKE, UNSURE, Choice, Integer, check, sorted_types
 from wbcprof.files import HTML, check_output
 from wbcprof.images.tables import tell_of_gaps
 from wbcprof.model.model import Model

@@ -17,9 +17,7 @@ import numpy as np
 from wbcprof._version import __version__
 from wbcprof.analysis.counting import ratio_types
 from wbcprof.analysis.figures import type_colours
-from wbcprof.analysis.novelty import UNLIKE, UNSURE
 from wbcprof.analysis.smears import (
-    CUT,
     NamedCell,
     SmearCount,
     SmearResult,
@@ -27,6 +25,7 @@ from wbcprof.analysis.smears import (
     strange_slides,
     warn_of_smears,
 )
+from wbcprof.checks import CUT, UNLIKE, UNSURE
 from wbcprof.files import HTML, check_output, rounded
 from wbcprof.model.model import Model
 from wbcprof.report.html import as_json, render, write_html
