@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fuzzes one target, guided by coverage, with the kernels under AddressSanitizer and UBSan:
-#     tests/fuzz/run.sh model|images|kernels|tables [seconds, default 60] [libFuzzer options]
+#     tests/fuzz/run.sh model|images|kernels|tables|sources|fields [seconds, default 60] [libFuzzer options]
 # Needs clang with libomp, and the Python packages of wbcprof[test] and atheris. Grows the corpus in
 # build-fuzz/corpus/TARGET, from the one stored; what fails is kept in build-fuzz/findings/TARGET-*,
 # to be given again as
@@ -22,7 +22,10 @@ if [ ! -d "build-fuzz/corpus/$target" ]; then
 fi
 cp -r --remove-destination wbcprof build-fuzz/wbcprof/_*.abi3.so tests/*.py tests/model/*.py tests/fuzz $package
 mv -f $package/_*.abi3.so $package/wbcprof
-[ "$seconds" -gt 0 ] && set -- "build-fuzz/corpus/$target" "tests/fuzz/corpus/$target" "$@"
+if [ "$seconds" -gt 0 ]; then
+    [ ! -d "tests/fuzz/corpus/$target" ] || set -- "tests/fuzz/corpus/$target" "$@"
+    set -- "build-fuzz/corpus/$target" "$@"
+fi
 export PYTHONPATH=$package OPENBLAS_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 LD_PRELOAD=$(python -c "import atheris; print(atheris.path())")/asan_with_fuzzer.so \
     exec python "$package/fuzz/fuzz_$target.py" -max_total_time="$seconds" -timeout=60 \

@@ -261,3 +261,17 @@ def test_pool_of_what_knows_nothing():
 def test_pool_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one image"):
         pool([])
+
+
+@pytest.mark.parametrize("colour", [(10, 0, 0), (245, 3, 0), (0, 200, 240)])
+def test_light_without_a_colour_gives_finite_numbers(colour):
+    """Found by fuzzing: 0 over 0, and the logarithm of 0."""
+    image = np.full((120, 136, 3), colour, np.uint8)
+    with np.errstate(all="raise"):
+        found = measure(image)
+    assert found.falloff is None or np.isfinite(found.falloff)
+    image[40:80, 40:80] //= 2
+    image[50:70, 50:70] //= 3
+    found = measure(image)
+    for densities in (found.red_cell_density, found.nucleus_density):
+        assert densities is None or np.isfinite(densities).all()

@@ -94,7 +94,8 @@ class Acquisition:
     background_share : float
         Of the image, 0 to 1.
     background_spread : float
-        Robust standard deviation of its optical density (green, natural log), light evened.
+        Robust standard deviation of its optical density (green, natural log), light evened;
+        infinite where there is none.
     red_cell_density, nucleus_density : ndarray of shape (3,), float64, or None
         Mean optical density (natural log) over the background of red cells and of nuclei.
     sharpness : float or None
@@ -589,7 +590,7 @@ def _summary(
     background = np.median(reduced[empty], axis=0).astype(np.float64) if is_seen else None
     diameters = [2 * (c.radius + 0.5) * factor for c in circles]
     discs = np.any([_disc(c, empty.shape) for c in circles], axis=0) & masks.stained
-    densities = np.zeros_like(logs) if background is None else np.log(background) - logs
+    densities = np.zeros_like(logs) if background is None else np.log(np.maximum(background, 1)) - logs
     return Acquisition(
         red_cell_diameter=float(np.median(diameters)) if diameters else None,
         n_red_cells=len(diameters),
@@ -624,7 +625,9 @@ def _falloff(green: Array, empty: Array) -> float | None:
         )
     ]
     levels = [np.median(part[mask]) for part, mask in parts if mask.sum() > 0.1 * mask.size]
-    return float(1 - min(levels) / max(levels)) if len(levels) > 1 else None
+    if len(levels) < 2 or max(levels) == 0:  # of light without green nothing can be told
+        return None
+    return float(1 - min(levels) / max(levels))
 
 
 # --- sharpness ---------------------------------------------------------------------------------
