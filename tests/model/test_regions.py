@@ -70,8 +70,10 @@ def test_kernel_pools_centres_as_the_reference_does(levels):
 
 def test_parts_without_windows_are_refused():
     """Zeros would be taken for codes that are not active."""
+    pooling = Pooling(levels=(1, 4), centres=(0.1,))
     with pytest.raises(ValueError, match="3 x 39 windows of 8 px at step 2, too few for 4 x 4"):
-        find_regions(12, 84, 8, 2, (1, 4), ())
+        pooling.check_windows(12, 84, 8, 2)
+    pooling.check_windows(14, 84, 8, 2)
     assert all(mask.any() for mask in find_regions(14, 84, 8, 2, (1, 4), (0.1,)).masks)
 
 
@@ -84,3 +86,5 @@ def test_images_too_small_for_a_pyramid_are_skipped():
     assert model.min_size == 8 + 3 * 2
     with pytest.warns(ImageWarning, match="1 of 2 images was skipped"):
         assert len(model.profile([cells.images[0], cells.images[1][:13]])) == 1
+    with pytest.raises(ValueError, match="too few for 4 x 4 parts; take a smaller step"):
+        model.profile(cells.images[:1], step=30)

@@ -58,12 +58,6 @@ def find_regions(
     about the image's middle, or else the windows nearest to the middle.
     """
     n_windows = (height - patch_size) // step + 1, (width - patch_size) // step + 1
-    if min(n_windows) < max(levels, default=1):
-        raise ValueError(
-            f"an image of {height} x {width} px has {n_windows[0]} x {n_windows[1]} windows of "
-            f"{patch_size} px at step {step}, too few for {max(levels)} x {max(levels)} parts; "
-            "take a smaller step, or larger images"
-        )
     regions = []
     for level in levels:
         row_part, column_part = (np.arange(n) * level // n for n in n_windows)

@@ -590,7 +590,9 @@ def _summary(
     background = np.median(reduced[empty], axis=0).astype(np.float64) if is_seen else None
     diameters = [2 * (c.radius + 0.5) * factor for c in circles]
     discs = np.any([_disc(c, empty.shape) for c in circles], axis=0) & masks.stained
-    densities = np.zeros_like(logs) if background is None else np.log(np.maximum(background, 1)) - logs
+    densities = (
+        np.zeros_like(logs) if background is None else np.log(np.maximum(background, 1)) - logs
+    )
     return Acquisition(
         red_cell_diameter=float(np.median(diameters)) if diameters else None,
         n_red_cells=len(diameters),
