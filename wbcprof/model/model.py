@@ -622,7 +622,7 @@ class Model(Shown):
         layer = self.layers[-1]
         if layer.region is not None:
             images = code_maps(images, self.layers[:-1], layer.region, coding.step, n_threads)
-        self.pooling.check_windows(*images.shape[1:3], layer.patch_size, encoder.step)
+        self.pooling.check_windows(images.shape[1], images.shape[2], layer.patch_size, encoder.step)
         if coding.inference == "feedforward":
             return encoder.encode_pool(images, self.pooling, n_threads=n_threads)
         regions = self.pooling.find_regions(
