@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
 """Checked arrays in, one nogil call of a C kernel, error code to exception. Needs no BLAS."""
 
 import os

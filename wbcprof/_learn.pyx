@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
 """The loops of learning, on SciPy's BLAS: statistics of sparse codes, exact steps of signatures."""
 
 from cpython.exc cimport PyErr_CheckSignals
