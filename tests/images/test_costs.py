@@ -98,3 +98,32 @@ def test_a_large_image_is_given_up_between_its_steps(tmp_path, monkeypatch, what
         else:
             pool.submit(stain.normalise, noise).result()
     assert len(steps) == 3
+
+
+OME = (
+    '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+    '<Pixels ID="P" DimensionOrder="XYCZT" Type="uint8" SizeX="8" SizeY="8" SizeC="3" SizeZ="1" '
+    'SizeT="{times}"><TiffData IFD="0" PlaneCount="{planes}"/></Pixels></Image>{more}</OME>'
+)
+STEPS = (
+    '<StructuredAnnotations><XMLAnnotation ID="A" Namespace="modulo"><Value><Modulo>'
+    '<ModuloAlongT Start="0" End="1e12"/></Modulo></Value></XMLAnnotation></StructuredAnnotations>'
+)
+
+
+@pytest.mark.parametrize(
+    "claim", [{"planes": 10**9}, {"planes": "1_000_000_000"}, {"times": 10**9}, {"more": STEPS}]
+)
+def test_planes_that_metadata_claims_take_no_memory(tmp_path, claim):
+    """16 bytes for each: a file of 1.6 kB took 16 GB, as its folder was listed."""
+    tifffile = pytest.importorskip("tifffile")
+    for name, claims in (("good", {}), ("bad", claim)):
+        tifffile.imwrite(
+            tmp_path / f"{name}.ome.tif", np.zeros((3, 8, 8), np.uint8), photometric="minisblack",
+            description=OME.format(**{"planes": 3, "times": 1, "more": ""} | claims), metadata=None,
+        )  # fmt: skip
+    good, bad = (read_file(tmp_path / f"{name}.ome.tif")[0] for name in ("good", "bad"))
+    assert good[0].shape == (8, 8, 3)
+    assert re.fullmatch(r"OME metadata of \d{10,} planes, expected 4194304 at most; .*", str(bad))
+    file = File(tmp_path / "bad.ome.tif", "bad")
+    assert with_pages(file) == file

@@ -12,10 +12,11 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -131,6 +132,7 @@ def pictures(tiff: Any, planes: bool = False) -> list[Picture]:
     """The images of an open TIFF; with `planes`, each of its depths and times is one."""
     pages = [page.aspage() for page in tiff.pages] if len(tiff.pages) < 2 else list(tiff.pages)
     first = tiff.pages[0].aspage()
+    _check_planes(tiff.ome_metadata, min(page.imagelength * page.imagewidth for page in pages))
     tags = first.tags.valueof
     if has_axes(tags) and max(len(pages), n_in_stack(tags)) > 1:
         series = tiff.series[:1] if tiff.is_lsm else list(tiff.series)  # thumbnails follow
@@ -155,6 +157,33 @@ def pictures(tiff: Any, planes: bool = False) -> list[Picture]:
     whole = [page for page in pages if not page.subfiletype & (_REDUCED | _MASK)] or pages
     page = max(whole, key=lambda page: page.imagelength * page.imagewidth)
     return [Picture([page], page, ("multi-frame",))]
+
+
+_MOST_PLANES = 1 << 22
+_COUNTS = re.compile("PlaneCount|NumPlanes")
+
+
+def _check_planes(metadata: str | None, area: int) -> None:
+    """Refuse OME metadata of more planes than any file has, for each of which tifffile would take
+    memory; the smallest page has so many pixels."""
+    try:
+        root = ElementTree.fromstring(metadata or "")
+    except ElementTree.ParseError:  # tifffile does not know it either
+        return
+    claimed: list[float] = [0]
+    for element in root.iter():
+        with suppress(ValueError, ZeroDivisionError):  # no number: not what tifffile counts by
+            of = element.attrib
+            sizes = [int(value) for name, value in of.items() if re.fullmatch("Size.", name)]
+            claimed.append(math.prod(sizes) // max(area, 1))
+            claimed += [int(value) for name, value in of.items() if _COUNTS.fullmatch(name)]
+            if {"Start", "End"} <= of.keys():  # what tifffile lists the steps of
+                claimed.append((float(of["End"]) - float(of["Start"])) / float(of.get("Step", 1)))
+    if not max(claimed) <= _MOST_PLANES:
+        raise Unusable(
+            f"OME metadata of {max(claimed):.0f} planes, expected {_MOST_PLANES} at most; "
+            "save it again"
+        )
 
 
 def _of_series(tiff: Any, series: Any, description: str, planes: bool) -> list[Picture]:
