@@ -1271,6 +1271,10 @@ def _from_array(array: Any) -> Listed[Given] | Stream:
         raise ValueError(f"An image array must have shape (n, H, W, 3) or (H, W, 3), got {shape}.")
     if len(shape) < 4:
         return Listed([Array(array, _array_id(0))])
+    if shape[0] and 0 in shape[1:]:
+        raise ValueError(f"An image array must hold images of pixels, got shape {shape}.")
+    if getattr(array.dtype, "itemsize", 1) == 0:
+        raise ValueError(f"An image array must hold numbers, got dtype {array.dtype}.")
     if not hasattr(array, "__getitem__"):
         return Stream(array)
     return Listed([Rows(array, 0, shape[0])])
