@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from wbcprof.images.depth import DEPTHS, Unusable
+from wbcprof.images.depth import DEPTHS, Unusable, by_rows, check_bytes
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -68,6 +68,11 @@ class Picture:
         """Rows and columns as a viewer shows them."""
         rows, columns = int(self.key.imagelength), int(self.key.imagewidth)
         return (columns, rows) if _orientation(self.key) > 4 else (rows, columns)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its samples in memory, at least those of 8-bit RGB."""
+        return max(3 * math.prod(self.shape), len(self.planes) * int(self.key.nbytes))
 
 
 def has_axes(tags: Callable[[int], Any]) -> bool:
@@ -266,6 +271,7 @@ def read(tiff: Any, picture: Picture) -> Samples:
         raise Image.DecompressionBombError
     if picture.reason:
         raise Unusable(picture.reason)
+    check_bytes(picture.n_bytes)
     planes, kinds = [], picture.kinds
     for plane in picture.planes:
         if isinstance(plane, int):
@@ -322,11 +328,10 @@ def _samples(page: Any) -> tuple[np.ndarray, tuple[str, ...]]:
         table = np.asarray(page.colormap)
         if table.max(initial=0) < 256:
             table = table * np.uint16(257)
-        colours = np.moveaxis(table, 0, -1)[pixels]
-        return (colours >> 8).astype(np.uint8), ("palette",)
+        colours = (np.moveaxis(table, 0, -1) >> 8).astype(np.uint8)
+        return colours[pixels], ("palette",)
     if page.photometric == kind.SEPARATED:
-        ink = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-        return (1 - ink[..., :3]) * (1 - ink[..., 3:4]), ("CMYK",)
+        return by_rows(_without_ink, pixels), ("CMYK",)
     if page.photometric == kind.CIELAB or (
         page.photometric == kind.YCBCR and page.compression not in (6, 7, 33003, 33005, 34712)
     ):
@@ -334,6 +339,12 @@ def _samples(page: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     if n == 2:  # grey and alpha
         return np.concatenate([np.repeat(pixels[..., :1], 3, -1), pixels[..., 1:]], -1), ()
     return pixels, ()
+
+
+def _without_ink(pixels: np.ndarray) -> np.ndarray:
+    ink = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    light: np.ndarray = (1 - ink[..., :3]) * (1 - ink[..., 3:4])
+    return light
 
 
 def _highest_of(page: Any, pixels: np.ndarray) -> Any:
