@@ -115,8 +115,15 @@ def test_without_measures_it_cannot_be_known(machines):
     X, y, _ = world(60, 9)
     with pytest.raises(ValueError, match="profiles come without measures"):
         machines.strangeness(X, None)
-    with pytest.raises(ValueError, match=r"Length of measures \(2\)"):
-        machines.strangeness(X, np.ones((2, len(MEASURES)), np.float32))
+    for shape in ((2, len(MEASURES)), (60, 3), (60,)):
+        wrong = np.ones(shape, np.float32)
+        for use in (
+            lambda wrong: machines.strangeness(X, wrong),
+            lambda wrong: machines.adapted(X, None, wrong),
+            lambda wrong: TypeClassifier().fit(X, y, measures=wrong),
+        ):
+            with pytest.raises(ValueError, match=r"measures must have shape \(60, 13\), a row for"):
+                use(wrong)
     assert TypeClassifier().fit(X, y).memory_ is None
     rbf = TypeClassifier(kernel="rbf").fit(X, y, measures=world(60, 9)[2])
     assert rbf.memory_ is None

@@ -283,7 +283,7 @@ def bad_inputs():
     yield dict(patches=x, components=b, alpha=0.1, tol=0), "tol must be positive"
     yield (
         dict(patches=x, components=b, alpha=0.1, max_iter=0),
-        "max_iter must be a positive integer",
+        "max_iter must be an integer from 1 to 2147483647",
     )
     yield dict(patches=x, components=b, alpha=0.1, strategy="best"), "strategy must be"
     yield dict(patches=x, components=b, alpha=0.1, n_threads=0), "n_threads"
@@ -369,6 +369,13 @@ def test_the_kernel_refuses_what_does_not_fit(wrong):
     code()
     with pytest.raises(ValueError, match="do not fit"):
         code(**wrong)
+
+
+def test_no_components_are_refused():
+    x, b = problem(n=3)
+    for code in (sparse_encode, sparse_code):
+        with pytest.raises(ValueError, match="components must be one at least, got none"):
+            code(x, b[:0], 0.05)
 
 
 def test_masked_values_are_refused():

@@ -365,7 +365,7 @@ def test_two_runs_into_one_folder_at_a_time_are_refused(model, cells, tmp_path):
     ("parameters", "message"),
     [
         ({"shard_size": 0}, "shard_size must be a positive integer, got 0"),
-        ({"step": 0}, "step must be None or a positive integer, got 0"),
+        ({"step": 0}, "step must be None or an integer from 1 to 2147483647, got 0"),
         ({"inference": "both"}, "inference must be one of .*got 'both'"),
     ],
 )
