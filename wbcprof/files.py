@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -332,7 +333,10 @@ def _write_workbook(path: Path, columns: Sequence[str], rows: Iterable[Mapping[s
                 value = _strict(value.item() if isinstance(value, np.generic) else value)
                 cells.append(value)
         sheet.append(cells)
-    book.save(path)
+    # In memory first: the archive that openpyxl leaves open where a disk is full complains later.
+    content = io.BytesIO()
+    book.save(content)
+    path.write_bytes(content.getbuffer())
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # what XML cannot hold
