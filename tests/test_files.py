@@ -1,5 +1,6 @@
 """Outputs are whole or absent."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wbcprof import files
 from wbcprof.files import json_value, replacing
 
 
@@ -57,3 +59,13 @@ def test_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"folder .*nowhere.* does not exist"):
         with replacing(tmp_path / "nowhere" / "x"):
             pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_is_one_error_for_a_workbook():
+    """The archive that openpyxl had left open told more of it in two tracebacks."""
+    pytest.importorskip("openpyxl")
+    with pytest.raises(OSError, match="No space left"):
+        files._write_workbook(Path("/dev/full"), ["image"], [{"image": "a.png"}] * 99)
+    gc.collect()

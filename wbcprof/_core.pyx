@@ -5,6 +5,7 @@ import os
 import warnings
 
 from cython.dataclasses cimport dataclass
+from libc.math cimport INFINITY, isfinite
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t
 from libc.string cimport memcpy
 
@@ -172,11 +173,45 @@ cdef int check(int status, str kernel) except -1:
     return -1 if status == WBC_INTERRUPTED else 0
 
 
+cdef enum:
+    MOST_THREADS = 1 << 16
+    MOST_VALUES = 1 << 28   # of a row, a square, a tile: their places are counted in ints
+    MOST_FACTOR = 2896      # of reduction, as leukocyte.c has it
+    MOST_LIGHT = 5690       # 1024 log(255 + 4)
+    MOST_STAINED = 16383    # below MOST_DENSITY of finder.c
+
+
 cdef int must_fit(bint fits, str kernel) except -1:
-    """Arrays of other shapes than a kernel takes would be read, or written, past their ends."""
+    """Of others than a kernel takes, arrays would be read, or written, past their ends."""
     if not fits:
-        raise ValueError(f"shapes of the arrays given to {kernel} do not fit")
+        raise ValueError(f"shapes or values of what is given to {kernel} do not fit")
     return 0
+
+
+cdef bint lie_within(const int32_t *values, Py_ssize_t n, int32_t least, int32_t most) noexcept nogil:
+    cdef int outside = 0
+    cdef Py_ssize_t i
+    for i in range(n):
+        outside |= (values[i] < least) | (values[i] > most)
+    return not outside
+
+
+cdef bint is_stained(const int16_t *values, Py_ssize_t n) noexcept nogil:
+    cdef int outside = 0
+    cdef Py_ssize_t i
+    for i in range(n):
+        outside |= values[i] > MOST_STAINED
+    return not outside
+
+
+cdef bint end_in_zeros(const float[:, ::1] rows, Py_ssize_t h) noexcept nogil:
+    """Whether columns from h on are zero."""
+    cdef Py_ssize_t i, j
+    for i in range(rows.shape[0]):
+        for j in range(h, rows.shape[1]):
+            if rows[i, j] != 0:
+                return False
+    return True
 
 
 def instruction_set():
@@ -249,6 +284,41 @@ cdef class Statistics:
     cdef readonly object max, active
 
 
+cdef bint fits_form(Filters f, Py_ssize_t channels):
+    """Whether the arrays of a form are as large as its numbers say."""
+    cdef Py_ssize_t points = <Py_ssize_t>f.tile + f.taps - 1
+    cdef Py_ssize_t n_features = f.filters.shape[2]
+    cdef Py_ssize_t n_pixels = channels * f.square * f.square
+    return (
+        f.step > 0 and f.taps > 0 and f.tile > 0 and points <= WBC_MAX_POINTS
+        and 0 < f.square <= f.patch and 0 < f.dilation <= f.patch
+        and f.input_transforms.shape[0] == f.output_transforms.shape[0] == f.tile
+        and f.output_transforms.shape[1] == f.tile
+        and f.input_transforms.shape[1] == f.input_transforms.shape[2] == points
+        and f.output_transforms.shape[2] == points
+        and f.filters.shape[1] == points * points and f.filters.shape[3] == WBC_SIGNATURE_BLOCK
+        and 0 < n_features <= MOST_VALUES and n_pixels <= MOST_VALUES
+        and (n_features == n_pixels if f.projection is None else
+             f.projection.shape[0] == n_pixels
+             and f.projection.shape[1] == (n_features + 15) // 16 * 16)
+    )
+
+
+cdef bint fits_units(Units u, Py_ssize_t n_signatures, Py_ssize_t channels):
+    return (
+        u.offset.shape[0] == u.gain.shape[0] == u.threshold.shape[0] == n_signatures
+        and n_signatures > 0 and u.colour.shape[0] == n_signatures
+        and u.colour.shape[1] == channels and u.pixel_table.shape[0] == 256
+    )
+
+
+cdef bint is_of(float[:, :, ::1] statistic, Py_ssize_t n, Py_ssize_t n_parts,
+                Py_ssize_t n_signatures):
+    return statistic is None or (
+        statistic.shape[0] == n and statistic.shape[1] == n_parts
+        and statistic.shape[2] == n_signatures)
+
+
 def encode_pool(
     Filters filters not None,
     Units units not None,
@@ -266,20 +336,41 @@ def encode_pool(
     cdef float[:, :, ::1] square = statistics.square
     cdef float[:, :, :, ::1] lost = statistics.lost
     cdef float[:, :, ::1] max = statistics.max, active = statistics.active
+    cdef Py_ssize_t n, height, width, channels
+    cdef Py_ssize_t n_signatures = filters.filters.shape[0] * WBC_SIGNATURE_BLOCK
+    cdef Py_ssize_t rows = part_of_window.shape[0], columns = part_of_window.shape[1]
     job.bytes = NULL
     job.floats = NULL
     if images.dtype.kind == "u":
         bytes_view = images
-        job.bytes = &bytes_view[0, 0, 0, 0]
+        n, height, width, channels = bytes_view.shape[:4]
     else:
         floats_view = images
+        n, height, width, channels = floats_view.shape[:4]
+    must_fit(
+        n > 0 and channels > 0 and 0 < n_parts and 0 < n_threads <= MOST_THREADS
+        and fits_form(filters, channels) and fits_units(units, n_signatures, channels)
+        and rows > 0 and columns > 0 and filters.patch > 0
+        and (rows - 1) * filters.step + filters.patch <= height <= MOST_VALUES
+        and (columns - 1) * filters.step + filters.patch <= width <= MOST_VALUES // channels
+        and n <= MOST_VALUES and n_signatures <= MOST_VALUES
+        and is_of(shift, n, n_parts, n_signatures) and is_of(sum, n, n_parts, n_signatures)
+        and is_of(square, n, n_parts, n_signatures) and is_of(max, n, n_parts, n_signatures)
+        and is_of(active, n, n_parts, n_signatures)
+        and (lost is None or (lost.shape[0] == 3 and is_of(lost[0], n, n_parts, n_signatures)))
+        and (sum is None or shift is not None) and (square is None or lost is not None)
+        and lie_within(&part_of_window[0, 0], rows * columns, 0, n_parts - 1),
+        "encode_pool")
+    if images.dtype.kind == "u":
+        job.bytes = &bytes_view[0, 0, 0, 0]
+    else:
         job.floats = &floats_view[0, 0, 0, 0]
     job.pixel_table = &units.pixel_table[0]
-    job.n_images, job.height, job.width, job.channels = images.shape
+    job.n_images, job.height = <int>n, <int>height
+    job.width, job.channels = <int>width, <int>channels
 
     job.patch, job.step = filters.patch, filters.step
-    job.rows = <int>part_of_window.shape[0]
-    job.columns = <int>part_of_window.shape[1]
+    job.rows, job.columns = <int>rows, <int>columns
     job.part_of_window = &part_of_window[0, 0]
     job.n_parts = n_parts
 
@@ -359,11 +450,14 @@ def sparse_code(
     cdef int status, n = <int>linear.shape[0]
     cdef wbc_lasso lasso
     cdef Py_ssize_t h = problem.gram.shape[0]
+    cdef Py_ssize_t ld = (h + WBC_SIGNATURE_BLOCK - 1) // WBC_SIGNATURE_BLOCK * WBC_SIGNATURE_BLOCK
     must_fit(
-        linear.shape[1] == problem.gram.shape[1] and h <= problem.gram.shape[1]
+        0 < n_threads <= MOST_THREADS and problem.max_active >= 0
+        and 0 < h and problem.gram.shape[1] == ld and linear.shape[1] == ld
         and index.shape[0] >= n and index.shape[1] == h
         and value.shape[0] >= n and value.shape[1] == h
-        and energy.shape[0] == n and count.shape[0] == n and gap.shape[0] == n,
+        and energy.shape[0] == n and count.shape[0] == n and gap.shape[0] == n
+        and end_in_zeros(problem.gram, h) and end_in_zeros(linear, h),
         "sparse_code")
     if n == 0:
         return
@@ -415,7 +509,9 @@ def find_leukocyte(
     its density (3,), area of others; see leukocyte.c."""
     cdef wbc_leukocyte found
     cdef int status
-    must_fit(image.shape[0] > 0 and image.shape[1] > 0 and image.shape[2] == 3, "find_leukocyte")
+    must_fit(
+        image.shape[0] > 0 and 0 < image.shape[1] <= MOST_VALUES and image.shape[2] == 3,
+        "find_leukocyte")
     with nogil:
         status = wbc_active().find_leukocyte(
             &image[0, 0, 0], <int>image.shape[0], <int>image.shape[1], &found)
@@ -446,10 +542,11 @@ def resample_square(
     """The square about a point at another scale, through tables; see leukocyte.c."""
     cdef wbc_square job
     must_fit(
-        image.shape[0] > 0 and image.shape[1] > 0 and image.shape[2] == 3
+        image.shape[0] > 0 and 0 < image.shape[1] <= MOST_VALUES and image.shape[2] == 3
         and background.shape[0] == 3 and tables.shape[0] == 3 and tables.shape[1] == 256
         and out.shape[0] == out.shape[1] == fade.shape[0] == fade.shape[1]
-        and out.shape[0] > 0 and out.shape[2] == 3,
+        and out.shape[0] > 0 and out.shape[2] == 3 and 0 <= white <= 255
+        and isfinite(y) and isfinite(x) and 1e-4 <= scale < INFINITY,  # of less, it takes long
         "resample_square")
     job.image = &image[0, 0, 0]
     job.height, job.width = <int>image.shape[0], <int>image.shape[1]
@@ -474,7 +571,7 @@ def match_focus(
     """Blurs a cell that is sharper than wanted; returns how blurred it was. See leukocyte.c."""
     cdef wbc_focus job
     must_fit(
-        cell.shape[0] > 0 and cell.shape[1] > 0 and cell.shape[2] == 3
+        cell.shape[0] > 0 and 0 < cell.shape[1] <= MOST_VALUES and cell.shape[2] == 3
         and fade.shape[0] == cell.shape[0] and fade.shape[1] == cell.shape[1],
         "match_focus")
     job.cell = &cell[0, 0, 0]
@@ -488,17 +585,18 @@ def match_focus(
     return job.found
 
 
-cdef wbc_tile tile_of(const uint8_t[:, :, :] field, int factor, int top, int left,
-                      int height, int width) except *:
+cdef wbc_tile tile_of(const uint8_t[:, :, :] field, int factor, Py_ssize_t top, Py_ssize_t left,
+                      Py_ssize_t height, Py_ssize_t width) except *:
     cdef wbc_tile tile
     must_fit(
-        factor > 0 and top >= 0 and left >= 0 and height > 0 and width > 0 and field.shape[2] == 3
-        and (top + height) * <Py_ssize_t>factor <= field.shape[0]
-        and (left + width) * <Py_ssize_t>factor <= field.shape[1],
+        0 < factor <= MOST_FACTOR and top >= 0 and left >= 0 and height > 0 and width > 0
+        and field.shape[2] == 3 and field.shape[1] <= MOST_VALUES
+        and (top + height) * factor <= field.shape[0]
+        and (left + width) * factor <= field.shape[1],
         "a tile")
     tile.image = &field[top * factor, left * factor, 0]
     tile.stride = <size_t>field.strides[0]
-    tile.factor, tile.height, tile.width = factor, height, width
+    tile.factor, tile.height, tile.width = factor, <int>height, <int>width
     return tile
 
 
@@ -511,9 +609,14 @@ def measure_light(
     uint8_t[:, ::1] light,           # OUT (n_parts, 3)
 ):
     """Light of parts of a field that lie beside one another; see finder.c."""
-    cdef int status, n_parts = <int>light.shape[0]
-    must_fit(n_parts > 0 and lefts.shape[0] == n_parts + 1 and light.shape[1] == 3, "measure_light")
-    cdef wbc_tile tile = tile_of(field, factor, top, 0, bottom - top, lefts[n_parts])
+    cdef int status, j, n_parts = <int>light.shape[0]
+    must_fit(
+        n_parts > 0 and lefts.shape[0] == n_parts + 1 and light.shape[1] == 3 and lefts[0] >= 0,
+        "measure_light")
+    for j in range(n_parts):
+        must_fit(lefts[j] < lefts[j + 1], "measure_light")
+    cdef wbc_tile tile = tile_of(
+        field, factor, top, 0, <Py_ssize_t>bottom - top, lefts[n_parts])
     with nogil:
         status = wbc_active().measure_light(&tile, n_parts, &lefts[0], &light[0, 0])
     check(status, "measure_light")
@@ -534,13 +637,18 @@ def stain_field(
     cdef int status
     cdef wbc_light lit
     cdef wbc_tile tile = tile_of(
-        field, factor, top, left, <int>stained.shape[0], <int>stained.shape[1])
+        field, factor, top, left, stained.shape[0], stained.shape[1])
     must_fit(
         density.shape[0] == 3
         and density.shape[1] == down.shape[1] == stained.shape[0]
         and density.shape[2] == across.shape[1] == stained.shape[1]
         and down.shape[0] == across.shape[0] == 2
-        and light.shape[0] > 0 and light.shape[1] > 0 and light.shape[2] == 3,
+        and light.shape[0] > 0 and light.shape[1] > 0 and light.shape[2] == 3
+        and lie_within(&light[0, 0, 0], light.shape[0] * light.shape[1] * 3, 0, MOST_LIGHT)
+        and lie_within(&down[0, 0], down.shape[1], 0, <int>light.shape[0] - 1)
+        and lie_within(&across[0, 0], across.shape[1], 0, <int>light.shape[1] - 1)
+        and lie_within(&down[1, 0], down.shape[1], 0, 256)
+        and lie_within(&across[1, 0], across.shape[1], 0, 256),
         "stain_field")
     lit.rows, lit.columns = <int>light.shape[0], <int>light.shape[1]
     lit.parts = &light[0, 0, 0]
@@ -575,8 +683,12 @@ def find_leukocytes(
         density.shape[0] == 3
         and density.shape[1] == nuclei.shape[0] == cells.shape[0] == stained.shape[0]
         and density.shape[2] == nuclei.shape[1] == cells.shape[1] == stained.shape[1]
-        and stained.shape[0] > 0 and stained.shape[1] > 0
-        and found.shape[0] > 0 and found.shape[1] * sizeof(double) == sizeof(wbc_found),
+        and stained.shape[0] > 0 and 0 < stained.shape[1] <= MOST_VALUES // stained.shape[0]
+        and 1 <= unit <= 64  # the blur of a nucleus fits an int
+        and found.shape[0] * 0.16 * unit * unit >= stained.shape[0] * stained.shape[1]
+        and found.shape[1] * sizeof(double) == sizeof(wbc_found)
+        and low >= 0 and 0 <= red_cells <= MOST_STAINED and 0 <= level <= 1
+        and is_stained(&stained[0, 0], stained.shape[0] * stained.shape[1]),
         "find_leukocytes")
     job.height, job.width = <int>stained.shape[0], <int>stained.shape[1]
     job.density, job.stained = &density[0, 0, 0], &stained[0, 0]

@@ -30,6 +30,32 @@ cdef void gradient_columns(
         -1, A, h, size, signatures + column, m, h, width, 1, gradient + column, m)
 
 
+cdef int must_fit(bint fits, str name) except -1:
+    """As in _core: of other shapes, arrays would be read, or written, past their ends."""
+    if not fits:
+        raise ValueError(f"shapes or values of what is given to {name} do not fit")
+    return 0
+
+
+cdef bint are_codes(
+    const int32_t[::1] start, const int32_t[::1] index, const float[::1] value, Py_ssize_t n,
+    Py_ssize_t h
+) noexcept nogil:
+    """Whether they are those of n patches by h signatures."""
+    cdef Py_ssize_t i
+    if start.shape[0] != n + 1 or index.shape[0] != value.shape[0]:
+        return False
+    if start[0] < 0 or start[n] > index.shape[0]:
+        return False
+    for i in range(n):
+        if start[i] > start[i + 1]:
+            return False
+    for i in range(index.shape[0]):
+        if not 0 <= index[i] < h:
+            return False
+    return True
+
+
 def update_signatures(
     float[:, ::1] signatures,  # IN, OUT (h, m) B
     const float[:, ::1] A,     # IN (h, h)
@@ -43,6 +69,11 @@ def update_signatures(
     cdef int block = <int>gradient.shape[0], n_chunks = (m + COLUMN_CHUNK - 1) // COLUMN_CHUNK
     cdef int turn, start, size, chunk, j, k
     cdef float norm
+    must_fit(
+        h > 0 and m > 0 and block > 0 and n_threads > 0
+        and A.shape[0] == A.shape[1] == C.shape[0] == h and C.shape[1] == m
+        and moved.shape[0] == block and gradient.shape[1] == moved.shape[1] == m,
+        "update_signatures")
     for turn in range((h + block - 1) // block):
         with nogil:
             start = turn * block
@@ -83,6 +114,10 @@ def add_statistics(
     """Take sparse codes into the statistics; a thread owns the rows of a chunk of signatures."""
     cdef int n = <int>patches.shape[0], m = <int>patches.shape[1], h = <int>A.shape[0]
     cdef int chunk, i, j, s, t, n_chunks = (h + SIGNATURE_CHUNK - 1) // SIGNATURE_CHUNK
+    must_fit(
+        n_threads > 0 and A.shape[1] == C.shape[0] == h and C.shape[1] == m
+        and are_codes(start, index, value, n, h),
+        "add_statistics")
     if index.shape[0] == 0:
         return
     for chunk in prange(n_chunks, nogil=True, num_threads=n_threads, schedule="dynamic"):
@@ -106,6 +141,10 @@ def subtract_rebuilt(
     """Residual of sparse codes."""
     cdef int n = <int>rows.shape[0], m = <int>rows.shape[1]
     cdef int chunk, i, s, n_chunks = (n + ROW_CHUNK - 1) // ROW_CHUNK
+    must_fit(
+        n_threads > 0 and signatures.shape[1] == m
+        and are_codes(start, index, value, n, signatures.shape[0]),
+        "subtract_rebuilt")
     if index.shape[0] == 0:
         return
     for chunk in prange(n_chunks, nogil=True, num_threads=n_threads, schedule="dynamic"):

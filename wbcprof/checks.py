@@ -83,6 +83,10 @@ class Integer(Rule):
         return "a positive integer" if self.least == 1 else f"an integer of at least {self.least}"
 
 
+C_INT = Integer(most=2**31 - 1)
+"""What a kernel takes as a number of pixels, or of times."""
+
+
 class Real(Rule):
     """A finite number, above or at least a lower bound, and perhaps at most an upper one."""
 

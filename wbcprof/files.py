@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -80,7 +81,10 @@ def to_number(text: str) -> float:
 _DELIMITERS = ",;\t"
 _OLD_WORKBOOK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _LARGEST_WORKBOOK = 1 << 30  # bytes, unpacked
+_SMALL_PART, _MOST_PACKED = 1 << 24, 100  # bytes; times that a larger part may be unpacked
 _MOST_LINES = 1 << 20  # of a sheet
+_MOST_CELLS = 1 << 23  # of a sheet that is read
+_MOST_IN_CELL = 32_767
 
 
 @contextmanager
@@ -125,18 +129,12 @@ def _workbook_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str
 
     name = os.fspath(path)
     try:
-        with zipfile.ZipFile(path) as unpacked:
-            size = sum(part.file_size for part in unpacked.infolist())
-        if size > _LARGEST_WORKBOOK:
-            raise ValueError(f"it unpacks to {size} bytes, more than {_LARGEST_WORKBOOK}")
+        _check_packed(path)
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         try:
             sheet = book.worksheets[0]
-            found = [
-                (line, cells)
-                for line, row in enumerate(sheet.iter_rows(), start=1)
-                if any(cells := [_cell_text(cell) for cell in row])
-            ]
+            sheet.reset_dimensions()  # which may be far more than there is
+            found = _cells_of(sheet)
             others = len(book.worksheets) - 1
         finally:
             book.close()
@@ -151,13 +149,55 @@ def _workbook_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str
     return iter(found)
 
 
+def _check_packed(path: str | os.PathLike[str]) -> None:
+    """Refuse a workbook of a size, unpacked, that no table of people has."""
+    with zipfile.ZipFile(path) as unpacked:
+        parts = unpacked.infolist()
+    size = sum(part.file_size for part in parts)
+    if size > _LARGEST_WORKBOOK:
+        raise ValueError(f"it unpacks to {size} bytes, more than {_LARGEST_WORKBOOK}")
+    for part in parts:
+        if part.file_size > max(_SMALL_PART, _MOST_PACKED * part.compress_size):
+            raise ValueError(
+                f"{part.filename} unpacks from {part.compress_size} to {part.file_size} bytes, "
+                f"expected {_MOST_PACKED} times as many at most"
+            )
+
+
+def _cells_of(sheet: Any) -> list[tuple[int, list[str]]]:
+    """Lines of a sheet that are not empty, all of one length."""
+    found, n_seen = [], 0
+    for line, row in enumerate(sheet.iter_rows(), start=1):
+        n_seen += len(row)
+        _check_cells(line, n_seen)
+        cells = [_cell_text(cell) for cell in row]
+        while cells and not cells[-1]:
+            cells.pop()
+        if cells:
+            found.append((line, cells))
+    width = max((len(cells) for _, cells in found), default=0)
+    _check_cells(0, width * len(found))
+    return [(line, cells + [""] * (width - len(cells))) for line, cells in found]
+
+
+def _check_cells(n_lines: int, n_cells: int) -> None:
+    for n, most, what in ((n_lines, _MOST_LINES, "lines"), (n_cells, _MOST_CELLS, "cells")):
+        if n > most:
+            raise ValueError(f"its first sheet has more than {most} {what}; save it as CSV")
+
+
 def _cell_text(cell: Any) -> str:
     value = cell.value
     if value is None or cell.data_type == "e":  # #N/A and its like
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value.isoformat() if hasattr(value, "isoformat") else str(value).strip()
+    text = value.isoformat() if hasattr(value, "isoformat") else str(value).strip()
+    if len(text) > _MOST_IN_CELL:
+        raise ValueError(
+            f"a cell has {len(text)} characters, and one of .xlsx holds {_MOST_IN_CELL} at most"
+        )
+    return text
 
 
 def need_openpyxl() -> None:
@@ -293,10 +333,12 @@ def _write_workbook(path: Path, columns: Sequence[str], rows: Iterable[Mapping[s
                 value = _strict(value.item() if isinstance(value, np.generic) else value)
                 cells.append(value)
         sheet.append(cells)
-    book.save(path)
+    # In memory first: the archive that openpyxl leaves open where a disk is full complains later.
+    content = io.BytesIO()
+    book.save(content)
+    path.write_bytes(content.getbuffer())
 
 
-_MOST_IN_CELL = 32_767
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # what XML cannot hold
 
 

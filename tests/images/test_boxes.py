@@ -491,6 +491,18 @@ def test_label_images_of_another_form(images, tmp_path, labels, message):
         read_boxes(save(tmp_path / "one.tif", labels), images)
 
 
+@pytest.mark.parametrize(
+    "n, message",
+    [(1200, "expected 175 objects at most on 1200 pixels, got 1199; give the number of its cell"),
+     (150, r"got 1\d\d whose boxes cover the image \d\d+ times; give the number of its cell for")],
+)  # fmt: skip
+def test_a_photograph_is_no_mask(images, tmp_path, n, message):
+    """Every grey level would be an object, each with a mask of the whole image."""
+    noise = np.random.default_rng(0).permutation(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % n
+    with pytest.raises(ValueError, match=rf"one\.tif': .*{message}"):
+        read_boxes(save(tmp_path / "one.tif", noise.astype(np.uint16)), images)
+
+
 def test_label_images_of_several_frames(images, tmp_path):
     frame = Image.new("L", (WIDTH, HEIGHT))
     frame.save(tmp_path / "one.tif", save_all=True, append_images=[frame])

@@ -4,14 +4,17 @@ import io
 import re
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
 from wbcprof.images import source
-from wbcprof.images.decode import read_file
+from wbcprof.images.decode import read_file, settle, to_rgb8
+from wbcprof.images.depth import Deep, Depth, Unusable
 from wbcprof.images.source import File, open_images, with_pages
 from wbcprof.smear.stain import StainNormaliser
 from wbcprof.threads import Abandoned, go_on, work_until
@@ -98,3 +101,73 @@ def test_a_large_image_is_given_up_between_its_steps(tmp_path, monkeypatch, what
         else:
             pool.submit(stain.normalise, noise).result()
     assert len(steps) == 3
+
+
+OME = (
+    '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+    '<Pixels ID="P" DimensionOrder="XYCZT" Type="uint8" SizeX="8" SizeY="8" SizeC="3" SizeZ="1" '
+    'SizeT="{times}"><TiffData IFD="0" PlaneCount="{planes}"/></Pixels></Image>{more}</OME>'
+)
+STEPS = (
+    '<StructuredAnnotations><XMLAnnotation ID="A" Namespace="modulo"><Value><Modulo>'
+    '<ModuloAlongT Start="0" End="1e12"/></Modulo></Value></XMLAnnotation></StructuredAnnotations>'
+)
+
+
+@pytest.mark.parametrize(
+    "claim", [{"planes": 10**9}, {"planes": "1_000_000_000"}, {"times": 10**9}, {"more": STEPS}]
+)
+def test_planes_that_metadata_claims_take_no_memory(tmp_path, claim):
+    """16 bytes for each: a file of 1.6 kB took 16 GB, as its folder was listed."""
+    tifffile = pytest.importorskip("tifffile")
+    for name, claims in (("good", {}), ("bad", claim)):
+        tifffile.imwrite(
+            tmp_path / f"{name}.ome.tif", np.zeros((3, 8, 8), np.uint8), photometric="minisblack",
+            description=OME.format(**{"planes": 3, "times": 1, "more": ""} | claims), metadata=None,
+        )  # fmt: skip
+    good, bad = (read_file(tmp_path / f"{name}.ome.tif")[0] for name in ("good", "bad"))
+    assert good[0].shape == (8, 8, 3)
+    assert re.fullmatch(r"OME metadata of \d{10,} planes, expected 4194304 at most; .*", str(bad))
+    file = File(tmp_path / "bad.ome.tif", "bad")
+    assert with_pages(file) == file
+
+
+PHOTOMETRIC = {1: "minisblack", 3: "rgb", 4: "rgb"}
+DEEP = [
+    ("f64.tif", np.float64, 4, 32), ("f32.tif", np.float32, 3, 12), ("rgb16.tif", np.uint16, 3, 6),
+    ("rgba16.png", np.uint16, 4, 8), ("grey.tif", np.float64, 1, 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, dtype, channels, each", DEEP)
+def test_the_limit_of_pixels_is_one_of_bytes(tmp_path, monkeypatch, name, dtype, channels, each):
+    """A TIFF of 2.6 MB took more than 5 GB, and the run ended there."""
+    if name.endswith("tif"):
+        write = partial(pytest.importorskip("tifffile").imwrite, photometric=PHOTOMETRIC[channels])
+    else:
+        codecs = pytest.importorskip("imagecodecs")
+        write = lambda path, pixels: path.write_bytes(codecs.png_encode(pixels))  # noqa: E731
+    pixels = np.ones((40, 50, channels), dtype)
+    write(tmp_path / name, pixels[..., 0] if channels == 1 else pixels)
+    assert File(tmp_path / name, name).n_bytes == 2000 * max(each, 3)
+    for limit, is_refused in ((250 * each, False), (250 * each - 1, True)):
+        if limit < 2000:  # too many pixels for that
+            continue
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        outcome = read_file(tmp_path / name)[0]
+        assert isinstance(outcome, Unusable) == is_refused
+        if is_refused:
+            reason = f"{2000 * each} bytes once decoded, more than {8 * limit} "
+            assert str(outcome).startswith(reason)
+
+
+@pytest.mark.parametrize("dtype, channels", [(np.uint16, 4), (np.float32, 3), (np.uint8, 4)])
+def test_what_is_made_on_the_way_takes_little_memory(dtype, channels):
+    pixels = np.ones((3000, 2000, channels), dtype)
+    tracemalloc.start()
+    outcome = to_rgb8(pixels)
+    if isinstance(outcome, Deep):
+        outcome = settle(outcome, Depth())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2000 * 3000 * 8 + (100 << 20)

@@ -2,6 +2,7 @@
 
 import warnings
 from datetime import date
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -84,6 +85,40 @@ def test_what_is_no_workbook_is_one_error(folder, monkeypatch):
     monkeypatch.setattr("wbcprof.files.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'wbcprof\[xlsx\]'"):
         read_table(path)
+
+
+ROW = b'<row r="%d"><c r="%s%d" t="inlineStr"><is><t>%s</t></is></c></row>'
+
+
+@pytest.mark.parametrize(
+    "rows, reason",
+    [
+        (ROW % (300_000_000, b"A", 300_000_000, b"a"), "has more than 1048576 lines; save it as"),
+        (b"".join(ROW % (i, b"ZZZ", i, b"a") for i in range(2, 500)), "has more than 8388608 cell"),
+        (ROW % (3, b"ZZZ", 3, b"a") + b"".join(ROW % (i, b"A", i, b"a") for i in range(4, 500)),
+         "has more than 8388608 cells; save it as CSV"),
+        (b"<row/>" * 3_000_000, r"unpacks from \d+ to 18\d+ bytes, expected 100 times as many"),
+        (ROW % (3, b"A", 3, bytes(range(65, 91)) * 1600),
+         "a cell has 41600 characters, .* 32767 at most"),
+    ],
+    ids=["gap", "wide", "one_wide", "packed", "long"],
+)  # fmt: skip
+def test_small_workbooks_of_very_many_cells_are_refused(folder, rows, reason):
+    """One of 5 kB, whose second row has number 300,000,000, took more than 25 s."""
+    path, bad = workbook(folder / "t.xlsx", [["image"], ["x/a.png"]]), folder / "bad.xlsx"
+    with ZipFile(path) as whole, ZipFile(bad, "w", ZIP_DEFLATED) as edited:
+        for part in whole.namelist():
+            content = whole.read(part)
+            if part.endswith("sheet1.xml"):
+                content = content.replace(b"</sheetData>", rows + b"</sheetData>")
+            edited.writestr(part, content)
+    with pytest.raises(ValueError, match=f"bad.xlsx' is not a readable workbook: .*{reason}"):
+        read_table(bad)
+
+
+def test_cells_that_a_sheet_only_says_it_has_are_no_cells(folder):
+    path = workbook(folder / "t.xlsx", [["image", "label", None], ["x/a.png"], ["y/b.png", "B"]])
+    assert open_images(path).labels == [None, "B"]
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,38 @@ def test_sparse_statistics_and_residual_are_the_dense_products():
     np.testing.assert_allclose(R, X - Z @ B, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"start": (0, 1, 3)}, {"start": (-1, 1, 2)}, {"start": (0, 2)}, {"index": 3}, {"index": -1},
+     {"m": 5}, {"n_threads": 0}],
+)  # fmt: skip
+def test_kernels_refuse_what_does_not_fit(wrong):
+    """They would read, or write, past the ends of arrays."""
+
+    def learn(start=(0, 1, 2), index=2, m=4, n_threads=1):
+        codes = np.array(start, np.int32), np.full(2, index, np.int32), np.ones(2, np.float32)
+        x, B, A = (np.ones(shape, np.float32) for shape in ((2, 4), (3, m), (3, 3)))
+        yield _learn.add_statistics, (*codes, x, A, B, n_threads)
+        yield _learn.subtract_rebuilt, (*codes, B, x, n_threads)
+
+    for kernel, arguments in learn():
+        kernel(*arguments)
+    for kernel, arguments in learn(**wrong):
+        with pytest.raises(ValueError, match="do not fit"):
+            kernel(*arguments)
+
+
+@pytest.mark.parametrize("wrong", [{"block": 0}, {"h": 4}, {"m": 5}, {"n_threads": 0}])
+def test_steps_refuse_what_does_not_fit(wrong):
+    def step(h=3, m=4, block=2, n_threads=1):
+        B, A, C = (np.ones(shape, np.float32) for shape in ((3, 4), (h, h), (3, m)))
+        _learn.update_signatures(B, A, C, *np.zeros((2, block, 4), np.float32), n_threads)
+
+    step()
+    with pytest.raises(ValueError, match="do not fit"):
+        step(**wrong)
+
+
 @pytest.mark.parametrize("rho", [0.0, 0.7])
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 def test_encoder_gradient_agrees_with_finite_differences(nonlinearity, rho):

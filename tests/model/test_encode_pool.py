@@ -187,3 +187,60 @@ def test_sums_of_more_windows_than_float32_can_count():
     assert side**2 > 2**24 and active == 1
     expected = 1 + image.mean(dtype=np.float64) / 255
     assert mean == pytest.approx(expected, rel=2e-7)
+
+
+def encode_by_kernel(images=(1, 20, 20, 3), parts=(15, 15), part=0, n_threads=1, out=(), **changed):
+    """A call of the kernel in the direct form, with windows of 6 px, but for what is changed."""
+    filters = {
+        "patch": 6, "step": 1, "square": 6, "dilation": 1, "taps": 1, "tile": 1,
+        "input_transforms": np.ones((1, 1, 1), np.float32),
+        "output_transforms": np.ones((1, 1, 1), np.float32),
+        "projection": None, "filters": np.ones((1, 1, 108, 32), np.float32),
+    }  # fmt: skip
+    units = {
+        "offset": np.zeros(32, np.float32), "gain": np.ones(32, np.float32),
+        "threshold": np.zeros(32, np.float32), "colour": np.zeros((32, 3), np.float32),
+        "nonlinearity": "rectified", "contrast_epsilon": None,
+        "pixel_table": np.arange(256, dtype=np.float32),
+    }  # fmt: skip
+    total = np.zeros((1, 1, 32), np.float32)
+    statistics = {"shift": total + np.nan, "sum": total} | dict.fromkeys(
+        ("square", "lost", "max", "active")
+    )
+    statistics.update(out)
+    for values in (filters, units):
+        values.update((name, changed[name]) for name in values.keys() & changed)
+    _core.encode_pool(
+        _core.Filters(**filters), _core.Units(**units), np.zeros(images, np.uint8),
+        np.full(parts, part, np.int32), 1, _core.Statistics(**statistics), n_threads,
+    )  # fmt: skip
+
+
+WRONG = [
+    {"images": (0, 20, 20, 3)}, {"images": (2, 20, 20, 3)}, {"images": (1, 19, 20, 3)},
+    {"images": (1, 20, 19, 3)}, {"images": (1, 20, 20, 4)}, {"parts": (16, 15)},
+    {"parts": (15, 0)}, {"part": 1}, {"part": -1}, {"n_threads": 0}, {"n_threads": 2**31 - 1},
+    {"patch": 0}, {"patch": 10**6}, {"step": 0}, {"step": -1}, {"square": 5}, {"dilation": 0},
+    {"taps": 0}, {"taps": 9}, {"tile": 0}, {"tile": 2},
+    {"pixel_table": np.zeros(255, np.float32)}, {"offset": np.zeros(31, np.float32)},
+    {"gain": np.zeros(0, np.float32)}, {"threshold": np.zeros(16, np.float32)},
+    {"colour": np.zeros((32, 2), np.float32)}, {"square": 7},
+    {"filters": np.ones((1, 1, 107, 32), np.float32)},
+    {"filters": np.ones((2, 1, 108, 32), np.float32)},
+    {"filters": np.ones((1, 1, 108, 16), np.float32)},
+    {"projection": np.ones((108, 108), np.float32)},
+    {"input_transforms": np.ones((1, 2, 2), np.float32)},
+    {"output_transforms": np.ones((2, 1, 1), np.float32)},
+    {"out": {"square": np.zeros((1, 1, 32), np.float32)}}, {"out": {"shift": None}},
+    {"out": {"max": np.zeros((1, 2, 32), np.float32)}},
+    {"out": {"active": np.zeros((1, 1, 16), np.float32)}},
+    {"out": {"lost": np.zeros((2, 1, 1, 32), np.float32)}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: "_".join(wrong))
+def test_the_kernel_refuses_what_does_not_fit(wrong):
+    """It would read, or write, past the ends of arrays."""
+    encode_by_kernel()
+    with pytest.raises(ValueError, match="do not fit"):
+        encode_by_kernel(**wrong)

@@ -9,7 +9,7 @@ import wbcprof
 from wbcprof.analysis.classify import TypeClassifier
 from wbcprof.model import memory as module
 from wbcprof.model.machines import TypeMachines
-from wbcprof.model.memory import Memory, between_types, p_values, quantiles_of
+from wbcprof.model.memory import N_QUANTILES, Memory, between_types, p_values, quantiles_of
 from wbcprof.smear import MEASURES
 
 SIZE, FOCUS = MEASURES.index("NucleusSize"), MEASURES.index("Focus")
@@ -115,8 +115,15 @@ def test_without_measures_it_cannot_be_known(machines):
     X, y, _ = world(60, 9)
     with pytest.raises(ValueError, match="profiles come without measures"):
         machines.strangeness(X, None)
-    with pytest.raises(ValueError, match=r"Length of measures \(2\)"):
-        machines.strangeness(X, np.ones((2, len(MEASURES)), np.float32))
+    for shape in ((2, len(MEASURES)), (60, 3), (60,)):
+        wrong = np.ones(shape, np.float32)
+        for use in (
+            lambda wrong: machines.strangeness(X, wrong),
+            lambda wrong: machines.adapted(X, None, wrong),
+            lambda wrong: TypeClassifier().fit(X, y, measures=wrong),
+        ):
+            with pytest.raises(ValueError, match=r"measures must have shape \(60, 13\), a row for"):
+                use(wrong)
     assert TypeClassifier().fit(X, y).memory_ is None
     rbf = TypeClassifier(kernel="rbf").fit(X, y, measures=world(60, 9)[2])
     assert rbf.memory_ is None
@@ -165,6 +172,9 @@ def test_stored_and_read_again(machines):
     np.testing.assert_array_equal(after.memory_.left_out, machines.memory_.left_out)
 
 
+FALLING = -np.indices((3, N_QUANTILES, len(MEASURES)), np.float32)[1]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -176,7 +186,10 @@ def test_stored_and_read_again(machines):
         ("left_out", np.zeros((3, 0), np.float32), "of no cells"),
         ("means", np.float64(1), "means must be"),
         ("quantiles", np.zeros((3, 5, 2), np.float32), "quantiles"),
+        ("quantiles", FALLING, "quantiles of the measures are infinite or not in order"),
+        ("quantiles", np.full_like(FALLING, np.inf), "quantiles of the measures are infinite"),
         ("known", None, "known must be"),
+        ("known", np.full(len(MEASURES), -1e-30), "numbers of images of the memory are negative"),
     ],
 )
 def test_a_damaged_memory_is_refused(machines, name, value, message):

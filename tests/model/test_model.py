@@ -272,7 +272,7 @@ def test_parameters_out_of_range_are_refused(cells, parameters, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"step": 0}, "step must be None or a positive integer, got 0"),
+        ({"step": 0}, "step must be None or an integer from 1 to 2147483647, got 0"),
         (
             {"inference": "fast"},
             r"inference must be one of \('feedforward', 'sparse'\), got 'fast'",

@@ -283,7 +283,7 @@ def bad_inputs():
     yield dict(patches=x, components=b, alpha=0.1, tol=0), "tol must be positive"
     yield (
         dict(patches=x, components=b, alpha=0.1, max_iter=0),
-        "max_iter must be a positive integer",
+        "max_iter must be an integer from 1 to 2147483647",
     )
     yield dict(patches=x, components=b, alpha=0.1, strategy="best"), "strategy must be"
     yield dict(patches=x, components=b, alpha=0.1, n_threads=0), "n_threads"
@@ -348,6 +348,34 @@ def test_kernels_refuse_what_would_be_read_past_its_end():
         packed = np.empty(5, np.int32), np.empty(5, np.float32)
         with pytest.raises(ValueError, match="do not fit"):
             _core.pack_rows(index, value, np.array(count, np.int32), *packed)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"width": 5}, {"width": 64}, {"n_threads": 0}, {"n_threads": 2**31 - 1}, {"past": 1},
+     {"max_active": -1}, {"h": 0}],
+)  # fmt: skip
+def test_the_kernel_refuses_what_does_not_fit(wrong):
+    """It would read, or write, past the ends of arrays."""
+
+    def code(h=5, width=32, past=0, max_active=5, n_threads=1):
+        gram, linear = np.eye(h, width, dtype=np.float32), np.ones((2, width), np.float32)
+        linear[:, h:] = past
+        problem = _core.Lasso(gram, 0.1, True, False, 1e-4, 100, max_active)
+        index, value = np.zeros((2, h), np.int32), np.zeros((2, h), np.float32)
+        count, gap = np.zeros(2, np.int32), np.zeros(2, np.float32)
+        _core.sparse_code(problem, linear, np.ones(2), index, value, count, gap, n_threads)
+
+    code()
+    with pytest.raises(ValueError, match="do not fit"):
+        code(**wrong)
+
+
+def test_no_components_are_refused():
+    x, b = problem(n=3)
+    for code in (sparse_encode, sparse_code):
+        with pytest.raises(ValueError, match="components must be one at least, got none"):
+            code(x, b[:0], 0.05)
 
 
 def test_masked_values_are_refused():

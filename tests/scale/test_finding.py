@@ -1,6 +1,7 @@
 """Leukocytes of many fields in a folder: whole, resumed, the same on a cluster, read back."""
 
 import csv
+import json
 import shutil
 
 import numpy as np
@@ -89,6 +90,20 @@ def test_another_run_is_refused(made, fields, smear, tmp_path):
     (tmp_path / "other" / "notes.txt").touch()
     with pytest.raises(ValueError, match="is not empty and holds no manifest"):
         find_to_folder(fields, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "damage, name",
+    [({"cells": [{}]}, "cells"), ({"offered": None}, "offered"), ({"fields": 3}, "fields"),
+     ({"dropped": 5}, "dropped"), ({"converted": []}, "converted")],
+)  # fmt: skip
+def test_records_that_were_edited_are_one_error(made, fields, tmp_path, damage, name):
+    folder = tmp_path / "cells"
+    shutil.copytree(made.folder, folder)
+    path = folder / "part-000001.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(ValueError, match=f"part-000001.json' is damaged: {name} is missing or of"):
+        find_to_folder(fields, folder, pixel_size=PIXEL, shard_size=2)
 
 
 def test_what_is_dropped_is_listed(fields, tmp_path):

@@ -305,6 +305,44 @@ def test_a_table_that_is_not_that_of_its_record_is_made_anew(model, cells, tmp_p
     assert contents(folder) == {**before, ".notes-2024.parquet": b"the user's own"}
 
 
+DAMAGES = [
+    ({"skipped": None}, "skipped is missing"), ({"skipped": [["a.png"]]}, "skipped is missing"),
+    ({"ids": 5}, "ids is missing or of another kind"), ({"ids": [5] * 4}, "ids is missing"),
+    ({"labels": 3}, "labels is missing"), ({"labels": ["a"]}, "it has 4 ids, 1 labels and 4 cont"),
+    ({"contents": ["a"] * 5}, "it has 4 ids, 4 labels and 5 contents"),
+    ({"profiles": "4"}, "profiles is missing"), ({"converted": {"grey": None}}, "converted is"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage, reason", DAMAGES)
+def test_records_that_were_edited_are_one_error(model, cells, tmp_path, damage, reason):
+    profile_to_shards(model, cells.images[:8], tmp_path / "out", shard_size=4)
+    path = tmp_path / "out" / "part-000001.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(ValueError, match=rf"part-000001.json' is damaged: {reason}.*remove it"):
+        profile_to_shards(model, cells.images[:8], tmp_path / "out", shard_size=4)
+    path.unlink()
+    profile_to_shards(model, cells.images[:8], tmp_path / "out", shard_size=4)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of POSIX")
+@pytest.mark.parametrize("name", ["manifest.json", "part-000001.json", "part-000001.parquet"])
+def test_a_pipe_in_the_folder_keeps_nobody_waiting(model, cells, tmp_path, name):
+    profile_to_shards(model, cells.images[:8], tmp_path / "out", shard_size=4)
+    (tmp_path / "out" / name).unlink()
+    os.mkfifo(tmp_path / "out" / name)
+    with pytest.raises(ValueError, match=rf"expected a regular file, got '.*{name}', a pipe"):
+        profile_to_shards(model, cells.images[:8], tmp_path / "out", shard_size=4)
+
+
+def test_files_of_like_names_in_the_folder_are_the_users(model, cells, tmp_path):
+    for _ in range(2):
+        profile_to_shards(model, cells.images[:8], tmp_path / "out", shard_size=4)
+        for name in ("part-notes.json", "part-1.json", "part-\u00b2.json"):
+            (tmp_path / "out" / name).write_text("mine")
+    assert (tmp_path / "out" / "part-1.json").read_text() == "mine"
+
+
 def test_a_folder_of_something_else_is_left_alone(model, images, cells, tmp_path):
     with pytest.raises(ValueError, match=r"is not empty and holds no manifest\.json"):
         profile_to_shards(model, cells.images, images)
@@ -327,7 +365,7 @@ def test_two_runs_into_one_folder_at_a_time_are_refused(model, cells, tmp_path):
     ("parameters", "message"),
     [
         ({"shard_size": 0}, "shard_size must be a positive integer, got 0"),
-        ({"step": 0}, "step must be None or a positive integer, got 0"),
+        ({"step": 0}, "step must be None or an integer from 1 to 2147483647, got 0"),
         ({"inference": "both"}, "inference must be one of .*got 'both'"),
     ],
 )

@@ -456,3 +456,13 @@ def test_stains_leave_what_is_cut_out_on_black(leukocytes, method):
     same, note = stain.change(image)
     assert note == "no background"
     np.testing.assert_array_equal(same, image)
+
+
+@pytest.mark.parametrize(
+    "place", [(np.nan, 4, 1), (4, np.inf, 1), (4, 4, np.nan), (4, 4, np.inf), (4, 4, 1e-5)]
+)
+def test_squares_nowhere_or_of_no_scale_are_refused(place):
+    """Such places were read outside of the image; of tiny scales, one took for ever."""
+    image, out = np.zeros((9, 9, 3), np.uint8), np.empty((16, 16, 3), np.uint8)
+    with pytest.raises(ValueError, match="do not fit"):
+        _core.resample_square(image, *place, GREYS, TABLES, np.zeros((16, 16), "i2"), 246, out)

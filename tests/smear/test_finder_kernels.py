@@ -87,3 +87,46 @@ def test_anything_as_by_the_twin(instruction_set, unit, size, kind):
     for low, colour in ((256, 0.0), (900, 1.5)):
         levels = seen.levels._replace(low=low, colour=colour)
         assert_found_as_by_twin(density, stained, seen.unit, levels)
+
+
+def measure(lefts=(0, 25, 50), factor=1, top=0, bottom=50):
+    field = np.zeros((50, 50, 3), np.uint8)
+    lefts = np.array(lefts, np.int32)
+    _core.measure_light(field, factor, top, bottom, lefts, np.zeros((2, 3), np.uint8))
+
+
+def stain(part=0, weight=0, light=0, factor=1, top=0):
+    places = np.array([[part] * 50, [weight] * 50], np.int32)
+    _core.stain_field(
+        np.zeros((50, 50, 3), np.uint8), factor, top, 0, np.full((2, 2, 3), light, np.int32),
+        places, places, np.zeros((3, 50, 50), np.int16), np.zeros((50, 50), np.int16),
+    )  # fmt: skip
+
+
+def find(stained=0, unit=16.0, red_cells=60.0, level=0.45, low=256, room=62):
+    _core.find_leukocytes(
+        np.zeros((3, 50, 50), np.int16), np.full((50, 50), stained, np.int16), unit, 100,
+        red_cells, level, 64, low, 200.0, 1.2, *np.zeros((2, 50, 50), np.int32),
+        np.zeros((room, 9)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kernel, wrong",
+    [
+        (measure, {"lefts": (0, -100, 50)}), (measure, {"lefts": (0, 60, 50)}),
+        (measure, {"lefts": (-1, 25, 50)}), (measure, {"lefts": (0, 25, 51)}),
+        (measure, {"factor": 3000}), (measure, {"top": 1, "bottom": -(2**31)}),
+        (stain, {"part": 2}), (stain, {"part": -1}), (stain, {"weight": 257}),
+        (stain, {"light": 5691}), (stain, {"light": -1}), (stain, {"factor": 0}),
+        (stain, {"top": 2**31 - 1}),
+        (find, {"stained": 16384}), (find, {"unit": 0.5}), (find, {"unit": np.inf}),
+        (find, {"unit": np.nan}), (find, {"red_cells": np.nan}), (find, {"level": 1.1}),
+        (find, {"low": -1}), (find, {"room": 61}),
+    ],
+)  # fmt: skip
+def test_kernels_refuse_what_does_not_fit(kernel, wrong):
+    """They would read, or write, past the ends of arrays, or never end."""
+    kernel()
+    with pytest.raises(ValueError, match="do not fit"):
+        kernel(**wrong)

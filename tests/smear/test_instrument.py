@@ -98,6 +98,10 @@ def test_it_is_kept_with_the_model(tmp_path, images):
         ("nucleus_density", [1e9, 0, 0]),
         ("n_images", 0.5),
         ("pixel_size_from", "x"),
+        ("pixel_size_from", ""),
+        ("pixel_size", None),
+        ("pixel_size", 0),
+        ("background", [0, 0, 0]),
     ],
 )
 def test_a_damaged_document_is_refused(images, name, value):

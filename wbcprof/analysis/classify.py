@@ -61,6 +61,7 @@ from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles, signature_numbers
 from wbcprof.model.settings import Coding
 from wbcprof.smear.jitter import jitter
+from wbcprof.smear.measures import check_measures
 from wbcprof.threads import resolve_threads
 
 __all__ = ["FewImagesWarning", "TypeClassifier", "rank_signatures", "train"]
@@ -220,6 +221,8 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
                 f"expected copies of the shape of the profiles {tables[0].shape}, got {differs[0]}"
             )
         y = one_known_label_each(y, len(tables[0]), "profiles")
+        if measures is not None:
+            measures = check_measures(measures, len(y))
         if groups is not None:
             groups = one_group_each(groups, len(y), "profiles")
         rows = np.flatnonzero(of_types_with(MIN_PER_TYPE, y, groups))

@@ -606,6 +606,11 @@ def _read_labels(file: Path, image_id: str, images: _Images) -> np.ndarray:
     return labels
 
 
+_MOST_OBJECTS, _FEWEST_PIXELS = 100, 16  # of a mask: so many, and one more for each so many pixels
+_MOST_BOXES = 16  # times that the boxes of the objects may cover the image
+_AS = "give the number of its cell for each pixel, 0 for none, and not a photograph"
+
+
 def _outlines(labels: np.ndarray) -> list[tuple[slice, slice, np.ndarray]]:
     """Rows, columns and cropped mask of each object, by their numbers."""
     from scipy.ndimage import find_objects, label
@@ -616,7 +621,17 @@ def _outlines(labels: np.ndarray) -> list[tuple[slice, slice, np.ndarray]]:
         objects, _ = label(labels, np.ones((3, 3)))
     else:
         objects = np.searchsorted(numbers, labels) + (labels > 0)
+    n, most = int(objects.max()), _MOST_OBJECTS + labels.size // _FEWEST_PIXELS
+    if n > most:
+        raise ValueError(f"expected {most} objects at most on {labels.size} pixels, got {n}; {_AS}")
+    places = find_objects(objects)
+    area = sum((r.stop - r.start) * (c.stop - c.start) for r, c in places)
+    if area > _MOST_BOXES * labels.size:
+        raise ValueError(
+            f"expected objects in one place each, got {n} whose boxes cover the image "
+            f"{area // labels.size} times; {_AS}"
+        )
     return [
         (rows, columns, objects[rows, columns] == number)
-        for number, (rows, columns) in enumerate(find_objects(objects), 1)
+        for number, (rows, columns) in enumerate(places, 1)
     ]

@@ -26,6 +26,8 @@ from wbcprof.images.depth import (
     Outcome,
     Unusable,
     bits_for,
+    by_rows,
+    check_bytes,
     highest_of_floats,
 )
 from wbcprof.threads import go_on
@@ -234,7 +236,7 @@ def _read_tiff(
 
 
 def count_pages(path: Path, planes: bool = False) -> tuple[int, int]:
-    """Images in a TIFF (see `wbcprof.images.tiff.pictures`), and the pixels of one; 1, 0 where it
+    """Images in a TIFF (see `wbcprof.images.tiff.pictures`), and the bytes of one; 1, 0 where it
     has one, a file of unlike pages (thumbnails, masks) among them, and for a file that cannot be
     read."""
     from PIL import ImageSequence
@@ -252,25 +254,27 @@ def count_pages(path: Path, planes: bool = False) -> tuple[int, int]:
                     (page.size, page.mode, page.tag_v2.get(258), page.tag_v2.get(254, 0))
                     for page in frames
                 ]
-                return (len(pages), math.prod(pages[0][0])) if len(set(pages)) == 1 else (1, 0)
+                image.seek(0)
+                return (len(pages), _bytes_of(image)) if len(set(pages)) == 1 else (1, 0)
     except Exception:  # nothing that Pillow knows
         pass
-    shapes = _shapes(path, planes)
-    return (len(shapes), math.prod(shapes[0])) if len(shapes) > 1 else (1, 0)
+    found = _pictures(path, planes)
+    return (len(found), found[0].n_bytes) if len(found) > 1 else (1, 0)
 
 
-def _shapes(source: Path | bytes, planes: bool = False) -> list[tuple[int, int]]:
-    """Rows and columns of the images of a TIFF, by tifffile; none where it cannot be read, nor of
-    one that is too large to be."""
+def _pictures(source: Path | bytes, planes: bool = False) -> list[tiff.Picture]:
+    """The images of a TIFF, by tifffile; none where it cannot be read, nor of one that is too large
+    to be."""
     from PIL import Image
 
     try:
         with tiff.opened(source) as file:
-            shapes = [picture.shape for picture in tiff.pictures(file, planes)]
+            found = tiff.pictures(file, planes)
     except Exception:  # said when the file is read
         return []
-    largest, limit = max(map(math.prod, shapes), default=0), Image.MAX_IMAGE_PIXELS
-    return shapes if limit is None or largest <= limit else []
+    largest = max((math.prod(picture.shape) for picture in found), default=0)
+    limit = Image.MAX_IMAGE_PIXELS
+    return found if limit is None or largest <= limit else []
 
 
 def is_shallow_file(path: Path) -> bool:
@@ -332,27 +336,37 @@ def stated_shape(path: Path) -> tuple[int, int] | None:
                 late = image.format == "PNG" and "exif" not in image.info
                 turn = _late_orientation(path) if late else _orientation(image)
             elif image.n_frames > 1 or tiff.n_in_stack(image.tag_v2.get) > 1:
-                shapes = _shapes(path)
-                return shapes[0] if shapes else (rows, columns)
+                found = _pictures(path)
+                return found[0].shape if found else (rows, columns)
             else:  # the size that Pillow says is turned already, or not, as it is old or new
                 columns, rows = int(image.tag_v2[256]), int(image.tag_v2[257])
                 turn = tiff.known_orientation(image.tag_v2.get(274, 1))
             return (columns, rows) if turn > 4 else (rows, columns)
     except Exception:  # nothing that Pillow knows, or said when the file is read
-        shapes = _shapes(path)
-        return shapes[0] if shapes else None
+        found = _pictures(path)
+        return found[0].shape if found else None
 
 
-def stated_pixels(source: Path | bytes) -> int:
-    """Of the image in a file, by the file's head; 0 where it cannot be read."""
+def stated_bytes(source: Path | bytes) -> int:
+    """Of the image in a file in memory, by the file's head, those of 8-bit RGB at least; 0 where it
+    cannot be read."""
     if isinstance(source, Path) and not source.is_file():  # a pipe would wait
         return 0
     try:
         with open_picture(source) as image:
-            return math.prod(image.size)
+            return _bytes_of(image)
     except Exception:  # nothing that Pillow knows, or said when the file is read
-        shapes = _shapes(source)
-        return math.prod(shapes[0]) if shapes else 0
+        found = _pictures(source)
+        return found[0].n_bytes if found else 0
+
+
+def _bytes_of(image: Any) -> int:
+    """Of a page of an open picture in memory."""
+    bits = 16 if any("16" in str(tile[3]) for tile in image.tile) else 8
+    samples = len(image.getbands())
+    if image.format == "TIFF":
+        samples, bits = image.tag_v2.get(277, 1), max(_numbers(image.tag_v2.get(258, 1)))
+    return int(math.prod(image.size) * max(3, samples * bits // 8))
 
 
 def open_picture(source: Path | bytes) -> Any:
@@ -458,10 +472,10 @@ def to_rgb8(
         colours = pixels if pixels.ndim == 2 else pixels[..., :3]
         return _by_statement(Deep(pixels, int(colours.max(initial=0)), kinds), stated)
     if pixels.dtype.kind == "f":
-        if not np.isfinite(pixels).all():
-            raise Unusable("float values must be finite, got NaN or infinity")
         colours = pixels if pixels.ndim == 2 else pixels[..., :3]
         low, high = pixels.min(initial=0), pixels.max(initial=0)
+        if not np.isfinite([low, high]).all():  # NaN is the least and the largest
+            raise Unusable("float values must be finite, got NaN or infinity")
         white = stated if stated is not None and 1 < high <= stated else 1
         highest = highest_of_floats(float(colours.max(initial=0)))
         if low < 0 or (high > white and highest is None):
@@ -469,10 +483,12 @@ def to_rgb8(
                 "float values must lie in [0, 1], or be those of 8 to 16 bits, got "
                 f"{low:g} to {high:g}; rescale or give uint8"
             )
-        pixels = pixels.astype(np.float32, copy=False)
         if high > white and highest is not None:
-            return Deep(pixels, highest, kinds)
-        pixels = np.rint(pixels * np.float32(255 / white)).astype(np.uint8)
+            return Deep(pixels.astype(np.float32, copy=False), highest, kinds)
+        scale = np.float32(255 / white)
+        pixels = by_rows(
+            lambda rows: np.rint(rows.astype(np.float32) * scale).astype(np.uint8), pixels
+        )
         return _to_rgb(pixels, [*kinds, "float"])
     raise Unusable(
         f"expected uint8, integers of 16 bits or more, or float in [0, 1], got dtype {pixels.dtype}"
@@ -514,12 +530,16 @@ def _of_bits(deep: Deep, bits: int, by: str) -> tuple[np.ndarray, str]:
 def _scaled(pixels: np.ndarray, bits: int) -> np.ndarray:
     """To uint8, to the nearest: 0 to 0, the largest of so many bits to 255."""
     white = (1 << bits) - 1
-    if bits > 16 or pixels.dtype.kind == "f":
-        scaled = np.rint(np.minimum(pixels, white) * (255 / white))
-    else:
-        scaled = (np.minimum(pixels, white).astype(np.uint32) * 255 + white // 2) // white
-    eight: np.ndarray = scaled.astype(np.uint8)
-    return eight
+
+    def scale(rows: np.ndarray) -> np.ndarray:
+        if bits > 16 or rows.dtype.kind == "f":
+            scaled = np.rint(np.minimum(rows, white) * (255 / white))
+        else:
+            scaled = (np.minimum(rows, white).astype(np.uint32) * 255 + white // 2) // white
+        eight: np.ndarray = scaled.astype(np.uint8)
+        return eight
+
+    return by_rows(scale, pixels)
 
 
 def _to_rgb(pixels: np.ndarray, kinds: list[str]) -> tuple[np.ndarray, str]:
@@ -533,11 +553,16 @@ def _to_rgb(pixels: np.ndarray, kinds: list[str]) -> tuple[np.ndarray, str]:
         pixels = pixels[:, :, :3]
     elif channels == 4:
         kinds.append("RGBA")
-        rgb, alpha = pixels[:, :, :3].astype(np.uint16), pixels[:, :, 3:].astype(np.uint16)
-        pixels = ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        pixels = by_rows(_on_white, pixels)
     elif kinds and kinds[-1].endswith(("-bit", "float")):
         kinds.append("RGB")
     return np.ascontiguousarray(pixels), " ".join(kinds)
+
+
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    rgb, alpha = pixels[:, :, :3].astype(np.uint16), pixels[:, :, 3:].astype(np.uint16)
+    shown: np.ndarray = ((rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return shown
 
 
 # --- Pillow ------------------------------------------------------------------------------------
@@ -698,6 +723,8 @@ def _deep_colour(image: Any, source: Path | bytes) -> tiff.Samples | None:
         raise Unusable(
             f"{image.format} in colours of more than 8 bits needs the package imagecodecs"
         ) from error
+    each = 2 if stated is None or stated < 1 << 16 else 4
+    check_bytes(image.width * image.height * len(image.getbands()) * each)
     decoded = imagecodecs.png_decode(data) if is_png else imagecodecs.jpeg2k_decode(data)
     image.load()  # whatever follows the pixels
     if decoded.shape[2] == 2:

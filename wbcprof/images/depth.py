@@ -24,6 +24,34 @@ class Unusable(ValueError):
     """The image cannot be used; the text is the reason shown to the user."""
 
 
+_PIXEL_BYTES = 8  # RGBA of 16 bits
+_ROWS_BYTES = 1 << 24
+
+
+def check_bytes(n_bytes: int) -> None:
+    """Refuse an image that takes more memory, decoded, than the pixels allowed have in any camera's
+    depth."""
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and n_bytes > _PIXEL_BYTES * limit:
+        raise Unusable(
+            f"{n_bytes} bytes once decoded, more than {_PIXEL_BYTES * limit} (decompression "
+            "bomb?); save it with 8 or 16 bits for each sample, or raise PIL.Image.MAX_IMAGE_PIXELS"
+        )
+
+
+def by_rows(change: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray) -> np.ndarray:
+    """`change` of an image, some rows at a time: what it makes on the way takes little memory."""
+    step = max(1, _ROWS_BYTES // max(1, pixels[:1].nbytes))
+    first = change(pixels[:step])
+    changed = np.empty((len(pixels), *first.shape[1:]), first.dtype)
+    changed[:step] = first
+    for top in range(step, len(pixels), step):
+        changed[top : top + step] = change(pixels[top : top + step])
+    return changed
+
+
 Outcome = tuple[np.ndarray, str] | Unusable
 """RGB uint8 pixels and what they were converted from ("" if nothing was changed), or why not."""
 

@@ -149,8 +149,8 @@ class _Photographs:
         return self.images.in_memory
 
     @property
-    def n_pixels(self) -> int:
-        return self.images.n_pixels
+    def n_bytes(self) -> int:
+        return self.images.n_bytes
 
     def whole_images(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
         return zip(self.ids, self.images.shapes(), strict=True)
@@ -225,9 +225,9 @@ class _Tiles:
         return self.image.in_memory
 
     @property
-    def n_pixels(self) -> int:
+    def n_bytes(self) -> int:
         places = map(self.grid.place, self.numbers)
-        return sum((bottom - top) * (right - left) for left, top, right, bottom in places)
+        return 3 * sum((bottom - top) * (right - left) for left, top, right, bottom in places)
 
     def whole_images(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
         yield self.image_id, (self.grid.rows, self.grid.columns)
@@ -290,7 +290,7 @@ class _Torn:
     slide: str
     reason: Unusable
     in_memory: bool = True
-    n_pixels: int = 0
+    n_bytes: int = 0
 
     def __len__(self) -> int:
         return 1

@@ -68,8 +68,8 @@ from wbcprof.images.decode import (
     read_file,
     read_picture,
     settle,
+    stated_bytes,
     stated_pixel_size,
-    stated_pixels,
     stated_shape,
 )
 from wbcprof.images.depth import Deep, Depth, Depths, Outcome, Unusable
@@ -719,13 +719,13 @@ def _may_hold_stacks(images: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """The image in a file, or pages of a TIFF, of so many pixels each, of which so many are read in
+    """The image in a file, or pages of a TIFF, of so many bytes each, of which so many are read in
     one go."""
 
     path: Path
     name: str
     pages: range | None = None
-    page_pixels: int = 0
+    page_bytes: int = 0
     block_pages: int = 1
     planes: bool = False
 
@@ -743,8 +743,8 @@ class File:
         return False
 
     @property
-    def n_pixels(self) -> int:
-        return stated_pixels(self.path) if self.pages is None else len(self) * self.page_pixels
+    def n_bytes(self) -> int:
+        return stated_bytes(self.path) if self.pages is None else len(self) * self.page_bytes
 
     def part(self, start: int, stop: int) -> File:
         return self if self.pages is None else replace(self, pages=self.pages[start:stop])
@@ -780,11 +780,11 @@ class Encoded:
         return False  # it is yet to be decoded
 
     @property
-    def n_pixels(self) -> int:
+    def n_bytes(self) -> int:
         if isinstance(self.content, bytes):
-            return stated_pixels(self.content)
+            return stated_bytes(self.content)
         width, height = self.content.size
-        return int(width * height)
+        return int(4 * width * height)
 
     def part(self, start: int, stop: int) -> Encoded:
         return self
@@ -829,8 +829,8 @@ class Array:
         return isinstance(self.array, np.ndarray)
 
     @property
-    def n_pixels(self) -> int:
-        return int(math.prod(self.array.shape[:2]))
+    def n_bytes(self) -> int:
+        return _bytes_of(self.array.shape, self.array.dtype)
 
     def part(self, start: int, stop: int) -> Array:
         return self
@@ -868,8 +868,8 @@ class Rows:
         return isinstance(self.array, np.ndarray)
 
     @property
-    def n_pixels(self) -> int:
-        return len(self) * int(math.prod(self.array.shape[1:3]))
+    def n_bytes(self) -> int:
+        return len(self) * _bytes_of(self.array.shape[1:], self.array.dtype)
 
     def part(self, start: int, stop: int) -> Rows:
         return Rows(self.array, self.start + start, self.start + stop)
@@ -918,8 +918,8 @@ class Block(Protocol):
     @property
     def in_memory(self) -> bool: ...
     @property
-    def n_pixels(self) -> int:
-        """Of all its images as they are stated, 0 where they are not."""
+    def n_bytes(self) -> int:
+        """Of all its images decoded, as they are stated, 0 where they are not."""
 
     def part(self, start: int, stop: int) -> Self: ...
     def blocks(self) -> Iterator[Self]: ...
@@ -1003,6 +1003,12 @@ def depth_of(images: Listed[Any] | Stream) -> Depth:
     return Depth(load)
 
 
+def _bytes_of(shape: Sequence[int], dtype: Any) -> int:
+    """Of an image, at least those of 8-bit RGB."""
+    each = math.prod(shape[2:]) * getattr(dtype, "itemsize", 1)
+    return int(math.prod(shape[:2]) * max(3, each))
+
+
 def is_shallow(block: Given) -> bool:
     """Whether its images have no more than 8 bits, as far as that is known without decoding."""
     if isinstance(block, File):
@@ -1043,7 +1049,7 @@ def in_order(
                     more = False
                     continue
                 wait: Callable[[], list[T]] = partial(load, coming)
-                size = 3 * coming.n_pixels
+                size = coming.n_bytes
                 if changed or not coming.in_memory:
                     if pool is None:
                         from concurrent.futures import ThreadPoolExecutor
@@ -1271,6 +1277,10 @@ def _from_array(array: Any) -> Listed[Given] | Stream:
         raise ValueError(f"An image array must have shape (n, H, W, 3) or (H, W, 3), got {shape}.")
     if len(shape) < 4:
         return Listed([Array(array, _array_id(0))])
+    if shape[0] and 0 in shape[1:]:
+        raise ValueError(f"An image array must hold images of pixels, got shape {shape}.")
+    if getattr(array.dtype, "itemsize", 1) == 0:
+        raise ValueError(f"An image array must hold numbers, got dtype {array.dtype}.")
     if not hasattr(array, "__getitem__"):
         return Stream(array)
     return Listed([Rows(array, 0, shape[0])])
@@ -1297,13 +1307,13 @@ def with_pages(file: File, planes: bool = False) -> File:
     """The file, with its pages if it is a TIFF of several; with `planes`, depths and times too."""
     if file.path.suffix.lower() not in _OF_PAGES:
         return file
-    n, pixels = count_pages(file.path, planes)
+    n, n_bytes = count_pages(file.path, planes)
     if n == 1:
         return file
     # A page is found through all before it, so there are not more blocks the more pages there are.
     at_once = max(_BLOCK_PAGES, -(-n // _MOST_BLOCKS))
-    block_pages = max(1, min(at_once, _BLOCK_BYTES // (3 * pixels)))
-    return replace(file, pages=range(n), page_pixels=pixels, block_pages=block_pages, planes=planes)
+    block_pages = max(1, min(at_once, _BLOCK_BYTES // n_bytes))
+    return replace(file, pages=range(n), page_bytes=n_bytes, block_pages=block_pages, planes=planes)
 
 
 def from_folder(folder: Path, suffixes: Sequence[str]) -> Listed[Given] | Stream:

@@ -12,14 +12,15 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
-from wbcprof.images.depth import DEPTHS, Unusable
+from wbcprof.images.depth import DEPTHS, Unusable, by_rows, check_bytes
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -67,6 +68,11 @@ class Picture:
         """Rows and columns as a viewer shows them."""
         rows, columns = int(self.key.imagelength), int(self.key.imagewidth)
         return (columns, rows) if _orientation(self.key) > 4 else (rows, columns)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its samples in memory, at least those of 8-bit RGB."""
+        return max(3 * math.prod(self.shape), len(self.planes) * int(self.key.nbytes))
 
 
 def has_axes(tags: Callable[[int], Any]) -> bool:
@@ -131,6 +137,7 @@ def pictures(tiff: Any, planes: bool = False) -> list[Picture]:
     """The images of an open TIFF; with `planes`, each of its depths and times is one."""
     pages = [page.aspage() for page in tiff.pages] if len(tiff.pages) < 2 else list(tiff.pages)
     first = tiff.pages[0].aspage()
+    _check_planes(tiff.ome_metadata, min(page.imagelength * page.imagewidth for page in pages))
     tags = first.tags.valueof
     if has_axes(tags) and max(len(pages), n_in_stack(tags)) > 1:
         series = tiff.series[:1] if tiff.is_lsm else list(tiff.series)  # thumbnails follow
@@ -155,6 +162,33 @@ def pictures(tiff: Any, planes: bool = False) -> list[Picture]:
     whole = [page for page in pages if not page.subfiletype & (_REDUCED | _MASK)] or pages
     page = max(whole, key=lambda page: page.imagelength * page.imagewidth)
     return [Picture([page], page, ("multi-frame",))]
+
+
+_MOST_PLANES = 1 << 22
+_COUNTS = re.compile("PlaneCount|NumPlanes")
+
+
+def _check_planes(metadata: str | None, area: int) -> None:
+    """Refuse OME metadata of more planes than any file has, for each of which tifffile would take
+    memory; the smallest page has so many pixels."""
+    try:
+        root = ElementTree.fromstring(metadata or "")
+    except ElementTree.ParseError:  # tifffile does not know it either
+        return
+    claimed: list[float] = [0]
+    for element in root.iter():
+        with suppress(ValueError, ZeroDivisionError):  # no number: not what tifffile counts by
+            of = element.attrib
+            sizes = [int(value) for name, value in of.items() if re.fullmatch("Size.", name)]
+            claimed.append(math.prod(sizes) // max(area, 1))
+            claimed += [int(value) for name, value in of.items() if _COUNTS.fullmatch(name)]
+            if {"Start", "End"} <= of.keys():  # what tifffile lists the steps of
+                claimed.append((float(of["End"]) - float(of["Start"])) / float(of.get("Step", 1)))
+    if not max(claimed) <= _MOST_PLANES:
+        raise Unusable(
+            f"OME metadata of {max(claimed):.0f} planes, expected {_MOST_PLANES} at most; "
+            "save it again"
+        )
 
 
 def _of_series(tiff: Any, series: Any, description: str, planes: bool) -> list[Picture]:
@@ -237,6 +271,7 @@ def read(tiff: Any, picture: Picture) -> Samples:
         raise Image.DecompressionBombError
     if picture.reason:
         raise Unusable(picture.reason)
+    check_bytes(picture.n_bytes)
     planes, kinds = [], picture.kinds
     for plane in picture.planes:
         if isinstance(plane, int):
@@ -293,11 +328,10 @@ def _samples(page: Any) -> tuple[np.ndarray, tuple[str, ...]]:
         table = np.asarray(page.colormap)
         if table.max(initial=0) < 256:
             table = table * np.uint16(257)
-        colours = np.moveaxis(table, 0, -1)[pixels]
-        return (colours >> 8).astype(np.uint8), ("palette",)
+        colours = (np.moveaxis(table, 0, -1) >> 8).astype(np.uint8)
+        return colours[pixels], ("palette",)
     if page.photometric == kind.SEPARATED:
-        ink = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-        return (1 - ink[..., :3]) * (1 - ink[..., 3:4]), ("CMYK",)
+        return by_rows(_without_ink, pixels), ("CMYK",)
     if page.photometric == kind.CIELAB or (
         page.photometric == kind.YCBCR and page.compression not in (6, 7, 33003, 33005, 34712)
     ):
@@ -305,6 +339,12 @@ def _samples(page: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     if n == 2:  # grey and alpha
         return np.concatenate([np.repeat(pixels[..., :1], 3, -1), pixels[..., 1:]], -1), ()
     return pixels, ()
+
+
+def _without_ink(pixels: np.ndarray) -> np.ndarray:
+    ink = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    light: np.ndarray = (1 - ink[..., :3]) * (1 - ink[..., 3:4])
+    return light
 
 
 def _highest_of(page: Any, pixels: np.ndarray) -> Any:

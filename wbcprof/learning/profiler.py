@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from wbcprof._version import __version__
-from wbcprof.checks import Choice, Integer, Maybe, Real, check
+from wbcprof.checks import C_INT, Choice, Integer, Maybe, Real, check
 from wbcprof.images.source import ImageSource, open_images
 from wbcprof.learning.learner import RemotePatches
 from wbcprof.learning.psd import PSD
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 RULES = {
     "patch_size": Integer(),
-    "step": Integer(),
+    "step": C_INT,
     "normalise": Maybe(RULE),
     "pixel_input": Choice(PIXEL_INPUTS),
     "n_patches": Integer(),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wbcprof import _core
-from wbcprof.checks import Choice, Integer
+from wbcprof.checks import C_INT, Choice, Integer
 from wbcprof.model.forms import Approximation, Form, cook_toom_matrices, list_forms
 from wbcprof.model.pooling import STATISTICS, Pooling
 from wbcprof.threads import alone, resolve_threads
@@ -84,7 +84,7 @@ class Encoder:
                 "threshold goes with nonlinearity 'soft_threshold' and with no other, got "
                 f"{nonlinearity!r} {'without' if threshold is None else 'with'} threshold"
             )
-        step = Integer().check("step", step)
+        step = C_INT.check("step", step)
         if contrast_epsilon is not None and not 0 < np.float32(contrast_epsilon) < math.inf:
             raise ValueError(
                 "contrast_epsilon must be positive and finite in float32, or None, "

@@ -23,6 +23,7 @@ from wbcprof.checks import CALLS, Choice, Flag, Integer, Maybe, NamedOr, Real, n
 from wbcprof.model.arrays import check_arrays, prefixed, under
 from wbcprof.model.discriminant import Gaussians, products, shares
 from wbcprof.model.memory import FIELDS, Memory, Strangeness, between_types
+from wbcprof.smear.measures import check_measures
 
 RULES = {"C": NamedOr("auto", Real(above=0)), "kernel": Choice(("discriminant", "rbf", "linear"))}
 """What the parameters of a classifier may be."""
@@ -162,10 +163,7 @@ class TypeMachines(Shown):
         X = self._checked(X)
         if self.memory_ is None or measures is None:
             return shares(self._logits(X)), None
-        if len(measures) != len(X):
-            raise ValueError(
-                f"Length of measures ({len(measures)}) must match number of profiles ({len(X)})"
-            )
+        measures = check_measures(measures, len(X))
         found = [self._name(X[rows], measures[rows], self.memory_) for rows in _blocks(X)]
         logits, *strange = map(np.concatenate, zip(*found, strict=True))
         return shares(logits), Strangeness(*strange)
@@ -256,6 +254,7 @@ class TypeMachines(Shown):
         learnt = self.learnt_memory_
         if measures is None or learnt is None:
             return None
+        measures = check_measures(measures, len(X))
         scaled = self.standardise(X)
         logits = self._logits(X) if self.foreign_ else self._near_logits(scaled)
         directions = self._directions(scaled, learnt)

@@ -119,6 +119,10 @@ class Memory:
             raise ValueError("quantiles of the measures are missing or of another shape")
         if not (arrays["ranges"][1] > 0).all() or not (arrays["units"][1] > 0).all():
             raise ValueError("spreads of the memory are not positive")
+        if (arrays["known"] < 0).any():
+            raise ValueError("numbers of images of the memory are negative")
+        if np.isinf(quantiles).any() or (np.diff(quantiles, axis=1) < 0).any():
+            raise ValueError("quantiles of the measures are infinite or not in order")
         if n_cells < 1 or n_places <= len(OF_CELLS):
             raise ValueError("the memory is of no cells")
         if (np.diff(arrays["left_out"], axis=1) < 0).any():

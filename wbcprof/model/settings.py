@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self, TypedDict
 
-from wbcprof.checks import Choice, Flag, Integer, Maybe, Real, Rule, settle
+from wbcprof.checks import C_INT, Choice, Flag, Integer, Maybe, Real, Rule, settle
 from wbcprof.model.encoder import NONLINEARITIES
 from wbcprof.model.preprocessing import PREPROCESSING
 
@@ -90,7 +90,7 @@ class Coding:
         One is out of range, or a tolerance is given for sparse codes.
     """
 
-    step: int | None = _setting(None, Maybe(Integer()), "distance between windows", "PX")
+    step: int | None = _setting(None, Maybe(C_INT), "distance between windows", "PX")
     inference: Inference = _setting(
         "feedforward",
         Choice(("feedforward", "sparse")),

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from wbcprof import _core
-from wbcprof.checks import Choice, Flag, Integer, Real, check, unmasked
+from wbcprof.checks import C_INT, Choice, Flag, Real, check, unmasked
 from wbcprof.model.preprocessing import pack_signatures
 from wbcprof.threads import resolve_threads
 
@@ -28,7 +28,7 @@ RULES = {
     "kappa": Real(least=0, most=LARGEST_NORM),
     "positive": Flag(),
     "tol": Real(above=0),
-    "max_iter": Integer(),
+    "max_iter": C_INT,
     "strategy": Choice(("auto", "active_set", "greedy")),
 }
 """What parameters of `sparse_code` and `sparse_encode` may be."""
@@ -312,7 +312,9 @@ class _Signals:
 
 
 def _check_components(components: np.ndarray, m: int) -> None:
-    """Refuse other columns than `m`, and what products in float32 cannot hold."""
+    """Refuse none, other columns than `m`, and what products in float32 cannot hold."""
+    if not len(components):
+        raise ValueError("components must be one at least, got none")
     if components.shape[1] != m:
         raise ValueError(
             f"columns of components ({components.shape[1]}) must match columns of patches ({m})"

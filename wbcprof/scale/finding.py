@@ -30,8 +30,11 @@ from wbcprof.images.fields import FieldSource, open_fields
 from wbcprof.images.source import ImageWarning, NoUsableImage
 from wbcprof.model.profiles import check_table
 from wbcprof.scale.folders import (
+    are_counts,
+    are_pairs,
     claimed,
-    read_json,
+    is_count,
+    read_record,
     record_name,
     write_json,
 )
@@ -329,12 +332,28 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
         parquet.write_table(table, temporary)
 
 
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, dict) and row.keys() == set(COLUMNS) for row in value
+    )
+
+
+_FIELDS = {
+    "fields": lambda value: isinstance(value, str),
+    "offered": is_count,
+    "cells": _are_rows,
+    "dropped": are_pairs,
+    "converted": are_counts,
+}
+"""Of the record of a part."""
+
+
 def _is_finished(folder: Path, index: int, part: FieldSource) -> bool:
     """Whether a part is there; an error where it was made of other fields."""
     path = folder / record_name(index)
     if not path.exists():
         return False
-    if read_json(path).get("fields") != part.digest():
+    if read_record(path, _FIELDS)["fields"] != part.digest():
         ids = part.ids()
         raise ValueError(
             f"{path.name} in {str(folder)!r} was made from other fields than those now given, from "
@@ -344,7 +363,7 @@ def _is_finished(folder: Path, index: int, part: FieldSource) -> bool:
 
 
 def _finish(folder: Path, n_parts: int, parquet: bool) -> FoundCells:
-    records = [read_json(folder / record_name(index)) for index in range(n_parts)]
+    records = [read_record(folder / record_name(index), _FIELDS) for index in range(n_parts)]
     converted: Counter[str] = sum((Counter(r["converted"]) for r in records), Counter())
     rows, doubled = _once([row for record in records for row in record["cells"]])
     for row in doubled:

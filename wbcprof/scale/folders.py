@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from wbcprof.files import replacing
+from wbcprof.files import regular, replacing
 
 MANIFEST = "manifest.json"
 
@@ -28,6 +28,13 @@ _BEING_WRITTEN = re.compile(
 
 def record_name(index: int) -> str:
     return f"part-{index:06d}.json"
+
+
+def record_number(path: Path) -> int | None:
+    """Of the part whose record a file is called after; None of any other file."""
+    number = path.stem.removeprefix("part-")
+    is_record = number.isdecimal() and path.name == record_name(int(number))
+    return int(number) if is_record else None
 
 
 def _check_manifest(folder: Path, identity: dict[str, Any]) -> None:
@@ -68,12 +75,41 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(regular(path).read_text(encoding="utf-8"))
         if not isinstance(document, dict):
             raise ValueError("it is not a JSON object")
         return document
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is damaged: {error}; remove it to make it anew") from error
+
+
+def read_record(path: Path, fields: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
+    """The record of a part, whose fields are as these say."""
+    record = read_json(path)
+    for name, fits in fields.items():
+        if not fits(record.get(name)):
+            raise ValueError(
+                f"{str(path)!r} is damaged: {name} is missing or of another kind; remove it to "
+                "make it anew"
+            )
+    return record
+
+
+def are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def are_pairs(value: Any) -> bool:
+    """Of texts, such as images and reasons."""
+    return isinstance(value, list) and all(are_texts(pair) and len(pair) == 2 for pair in value)
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def are_counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(is_count, value.values()))
 
 
 @contextmanager

@@ -43,16 +43,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 from wbcprof._shown import shown
 from wbcprof._version import __version__
 from wbcprof.checks import Integer
-from wbcprof.files import file_digest, write_rows
+from wbcprof.files import file_digest, regular, write_rows
 from wbcprof.images.decode import may_pass
 from wbcprof.images.source import ImageSource, ImageWarning, Listed, open_images
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles, check_table
 from wbcprof.model.settings import Coding, CodingOptions
 from wbcprof.scale.folders import (
+    are_counts,
+    are_pairs,
+    are_texts,
     claimed,
+    is_count,
     read_json,
+    read_record,
     record_name,
+    record_number,
     write_json,
 )
 from wbcprof.scale.parts import PIECE, PartProfiles, join, profile_part
@@ -241,6 +247,21 @@ def fill_shards(
         return _finish(folder, shards)
 
 
+def _are_texts_or_none(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and are_texts([v for v in value if v]))
+
+
+_FIELDS = {
+    "ids": are_texts,
+    "labels": _are_texts_or_none,
+    "contents": _are_texts_or_none,
+    "profiles": is_count,
+    "skipped": are_pairs,
+    "converted": are_counts,
+}
+"""Of the record of a shard, beside the digest of its table."""
+
+
 class _Shards:
     """Finished shards of a folder, and the images that they were made from."""
 
@@ -251,9 +272,11 @@ class _Shards:
         self._done: set[int] = set()
         self._known: dict[str, deque[tuple[int, str | None, str | None]]] = defaultdict(deque)
         for path in sorted(folder.glob("part-*.json")):
-            record, index = read_json(path), int(path.stem.removeprefix("part-"))
-            table = folder / _table_name(index)
-            if not table.exists() or record.get("table") != file_digest(table):
+            index = record_number(path)
+            if index is None:
+                continue
+            record, table = read_record(path, _FIELDS), folder / _table_name(index)
+            if not table.exists() or record.get("table") != file_digest(regular(table)):
                 continue
             lacks = any(may_pass(reason) for _, reason in record["skipped"])
             if lacks and given.issuperset(record["ids"]):
@@ -261,6 +284,11 @@ class _Shards:
             self._done.add(index)
             n = len(record["ids"])
             labels, contents = record["labels"] or [None] * n, record["contents"] or [None] * n
+            if not n == len(labels) == len(contents):
+                raise ValueError(
+                    f"{str(path)!r} is damaged: it has {n} ids, {len(labels)} labels and "
+                    f"{len(contents)} contents; remove it to make it anew"
+                )
             for image_id, *own in zip(record["ids"], labels, contents, strict=True):
                 self._known[image_id].append((index, *own))
 

@@ -202,19 +202,24 @@ def instrument_from_json(document: dict[str, Any]) -> Instrument:
     ValueError, KeyError, TypeError
         Something is missing or out of range.
     """
-    number = Maybe(Real(least=0))
+    size, number = Maybe(Real(above=0)), Maybe(Real(least=0))
     checked = dict(document)
-    for name in ("pixel_size", "red_cell_diameter", "sharpness", "falloff"):
+    for name in ("pixel_size", "red_cell_diameter"):
+        checked[name] = size.check(name, document[name])
+    for name in ("sharpness", "falloff"):
         checked[name] = number.check(name, document[name])
     for name in ("background", "red_cell_density", "nucleus_density"):
         if document[name] is not None:
             values = [_RANGES[name].check(name, value) for value in document[name]]
             if len(values) != 3:
                 raise ValueError(f"{name} must be 3 numbers, got {len(values)}")
+            if name == "background" and not any(values):
+                raise ValueError("background must not be black")
             checked[name] = values
     for name in ("n_images", "n_red_cells"):
         checked[name] = Integer(0).check(name, document[name])
-    if document["pixel_size_from"] not in ("given", "file", "red cells", ""):
+    known = ("",) if checked["pixel_size"] is None else ("given", "file", "red cells")
+    if document["pixel_size_from"] not in known:
         raise ValueError(f"pixel_size_from is {document['pixel_size_from']!r}")
     return Instrument(**checked)
 

@@ -8,6 +8,7 @@ an image does not show. `wbcprof.analysis.memory` holds a set of them against an
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,17 @@ def examine(image: np.ndarray, form: CanonicalForm | None) -> tuple[np.ndarray, 
     """The canonical cell, what could not be measured in words, and the `MEASURES` (n,), float32."""
     cell, note, found, blurred = (form or _ANY_FORM).examine(image)
     return cell, note, _row(found, image.shape[0], image.shape[1], blurred)
+
+
+def check_measures(measures: Any, n: int) -> np.ndarray:
+    """`MEASURES` of n images, as an array."""
+    array = np.asarray(measures)
+    if array.shape != (n, len(MEASURES)):
+        raise ValueError(
+            f"measures must have shape {(n, len(MEASURES))}, a row for each profile, got "
+            f"{array.shape}"
+        )
+    return array
 
 
 def _row(found: Leukocyte, height: int, width: int, blurred: float) -> np.ndarray:
