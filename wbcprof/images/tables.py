@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from wbcprof.checks import known_label
+from wbcprof.checks import UNLABELLED, known_label
 from wbcprof.files import TableWarning, from_csv_text, naming, open_table
 
 IMAGE_COLUMNS = (
@@ -33,6 +33,18 @@ TIME_COLUMNS = ("time", "date", "datetime", "date_time", "timestamp")
 
 PAGE = re.compile(r"#\d{4,}$")
 """What the id of a page of a TIFF has behind that of the file."""
+
+
+_NOT_KNOWN = frozenset(
+    ("na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null", "?", "unknown", UNLABELLED)
+)
+
+
+def stated(label: object) -> str | None:
+    """A label that a file states, as text; None where it is unknown, or says that it is: NA, N/A,
+    nan, None, null, ?, unknown or unlabelled, in letters of any case."""
+    name = known_label(label)
+    return None if name is None or name.strip().lower() in _NOT_KNOWN else name
 
 
 @dataclass(frozen=True)
