@@ -58,10 +58,8 @@ class Table:
 
     def find(self, names: Sequence[str]) -> str | None:
         """The first of these columns that is there; ValueError where it is there twice."""
-        found = next((name for name in names if name in self.header), None)
-        if found is not None and self.header.count(found) > 1:
-            raise ValueError(f"'{self.path}': expected one column {found}, got two")
-        return found
+        with naming(f"'{self.path}'"):
+            return the_column(names, self.header)
 
     def need(self, *wanted: Sequence[str]) -> list[str]:
         """The first of each of these columns that is there; ValueError where none is."""
@@ -104,6 +102,14 @@ def read_table(path: str | os.PathLike[str]) -> Table:
             cells += [""] * (len(header) - len(cells))
             rows.append((line, dict(zip(header, cells, strict=False))))
     return Table(name, titles, header, rows)
+
+
+def the_column(names: Sequence[str], header: Sequence[str]) -> str | None:
+    """The first of these names that is in the first line; ValueError where it is there twice."""
+    found = next((name for name in names if name in header), None)
+    if found is not None and header.count(found) > 1:
+        raise ValueError(f"expected one column {found}, got two; leave one")
+    return found
 
 
 def column_name(text: str) -> str:
@@ -185,11 +191,12 @@ def read_by_image(
     image, column = table.need(IMAGE_COLUMNS, columns)
     if not table.rows:
         raise ValueError(f"'{path}': expected rows below the first line, got none")
+    known = stated if column in LABEL_COLUMNS else known_label  # a patient may be called "NA"
     found: dict[str, tuple[str, int]] = {}
     repeated: list[int] = []
     for line, cells in table.rows:
         name = image_name(from_csv_text(cells[image]) or "")
-        value = known_label(from_csv_text(cells[column]))
+        value = known(from_csv_text(cells[column]))
         if not name or value is None:
             continue
         with naming(table.at(line)):
@@ -202,20 +209,23 @@ def read_by_image(
                 f"{table.at(line)}: {name!r} is of {column} {value!r} here and of {before!r} in "
                 f"line {above}; leave one"
             )
-    tell_of_repeated(table, repeated, "say again what is said above")
+    tell_of_repeated(
+        f"'{path}'",
+        len(table.rows),
+        [f"line {line}" for line in repeated],
+        "say again what is said above",
+    )
     told = {name: value for name, (value, _) in found.items()}
     of_pages = {name: told[file] for name, file in files.items() if file in told}
     whole = {files[name] for name in of_pages} - files.keys()
     return of_pages | {name: value for name, value in told.items() if name not in whole}
 
 
-def tell_of_repeated(table: Table, lines: Sequence[int], what: str) -> None:
-    """Warn of rows that are there again."""
-    if lines:
+def tell_of_repeated(table: str, n: int, rows: Sequence[str], what: str) -> None:
+    """Warn of some of `n` rows, which are there again."""
+    if rows:
         warnings.warn(
-            f"'{table.path}': {len(lines)} of {len(table.rows)} rows {what}, first line {lines[0]}",
-            TableWarning,
-            stacklevel=4,
+            f"{table}: {len(rows)} of {n} rows {what}, first {rows[0]}", TableWarning, stacklevel=4
         )
 
 
