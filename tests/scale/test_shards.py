@@ -446,3 +446,21 @@ def test_pictures_of_the_same_bytes_are_other_images(model, cells, tmp_path, cha
         profile_to_shards(model, [first], tmp_path / "out")
         with pytest.raises(ValueError, match="another image for 'image_000000'"):
             profile_to_shards(model, [other], tmp_path / "out")
+
+
+def test_other_files_of_the_same_names_are_refused(model, cells, tmp_path):
+    first, second = (tmp_path / name for name in "ab")
+    for folder, taken in ((first, [0, 1]), (second, [0, 2])):
+        folder.mkdir()
+        for number, at in enumerate(taken):
+            Image.fromarray(cells.images[at]).save(folder / f"{number}.bmp")  # of one size
+    profile_to_shards(model, first, tmp_path / "made", shard_size=1)
+    before = contents(tmp_path / "made")
+    with pytest.raises(ValueError, match=r"000001\.parquet .* another image for '1.bmp', .*remove"):
+        profile_to_shards(model, second, tmp_path / "made", shard_size=1)
+    assert contents(tmp_path / "made") == before
+    (tmp_path / "made" / "part-000001.json").unlink()
+    profile_to_shards(model, second, tmp_path / "made", shard_size=1)
+    np.testing.assert_array_equal(
+        wbcprof.Profiles.load(tmp_path / "made").values, model.profile(second).values
+    )

@@ -59,7 +59,7 @@ import numpy as np
 
 from wbcprof._shown import Shown
 from wbcprof.checks import Choice, Flag, Integer, known_labels, listed, shown, unmasked
-from wbcprof.files import SHEETS, from_csv_text, naming
+from wbcprof.files import SHEETS, from_csv_text, naming, sampled_digest
 from wbcprof.images.decode import (
     count_pages,
     is_of_the_system,
@@ -477,11 +477,12 @@ class ImageSource(Shown):
         return [shape for block in self.images.blocks() for shape in block.shapes()]
 
     def digests(self) -> list[str | None]:
-        """Hexadecimal digests of the content of the images offered; None of those in files."""
+        """Hexadecimal digests of the content of the images offered, of files by their size and
+        samples; None of those that cannot be opened."""
         digests: list[str | None] = []
         for block in self.images.blocks():
             if isinstance(block, File):
-                digests += [None] * len(block)
+                digests += [_digest_of(block.path)] * len(block)
                 continue
             for pixels in block.arrays():
                 digest = blake2b(f"{pixels.dtype} {pixels.shape}".encode(), digest_size=8)
@@ -1111,6 +1112,14 @@ def _check_n_labels(labels: list[str | None], n: int) -> None:
 
 def _array_id(index: int) -> str:
     return f"image_{index:06d}"
+
+
+def _digest_of(path: Path) -> str | None:
+    """See `ImageSource.digests`."""
+    try:
+        return sampled_digest(path) if path.is_file() else None  # a pipe would wait
+    except OSError:
+        return None
 
 
 def _file(path: str | os.PathLike[str]) -> File:

@@ -103,8 +103,8 @@ def profile_to_shards(
         See `wbcprof.images.open_images`. An iterator is read a shard at a time, and read again
         from its start to resume, without decoding what is finished.
     folder : path
-        Made where missing. Must be empty, or hold an earlier run of the same model and settings;
-        files are taken to be unchanged where their names are.
+        Made where missing. Must be empty, or hold an earlier run of the same model, settings and
+        files, which are known by their ids, sizes and samples of their content.
     shard_size : int
         Images of a shard; arrays of an iterator are held in memory so many at a time.
     labels, step, inference, progress
@@ -284,12 +284,15 @@ class _Shards:
         """Whether each image is of a finished shard; an error where it is another there."""
         ids = part.ids()
         labels = part.labels or [None] * len(ids)
-        for image_id, label, content in zip(ids, labels, part.digests(), strict=True):
+        contents = part.digests() if self._known else [None] * len(ids)
+        for image_id, label, content in zip(ids, labels, contents, strict=True):
             if not self._known.get(image_id):
                 yield False
                 continue
             index, label_there, content_there = self._known[image_id].popleft()
-            if (label, content) != (label_there, content_there):
+            # None: a file that could not be opened, then or now.
+            is_other = None not in (content, content_there) and content != content_there
+            if label != label_there or is_other:
                 what, there, now = (
                     ("label", f" {label_there!r}", f" {label!r}")
                     if label != label_there
@@ -298,7 +301,7 @@ class _Shards:
                 raise ValueError(
                     f"{_table_name(index)} in {str(self._folder)!r} was made with another {what} "
                     f"for {image_id!r},{there} than{now} that now given; give the same again, or "
-                    "another folder"
+                    f"another folder, or remove {record_name(index)}, and it is made anew"
                 )
             yield True
 
