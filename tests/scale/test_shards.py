@@ -464,3 +464,23 @@ def test_other_files_of_the_same_names_are_refused(model, cells, tmp_path):
     np.testing.assert_array_equal(
         wbcprof.Profiles.load(tmp_path / "made").values, model.profile(second).values
     )
+
+
+def test_deeper_images_that_come_later_are_told_of(model, cells, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    tifffile.imwrite(folder / "a.tif", cells.images[0].astype(np.uint16) << 2)
+    with pytest.warns(ImageWarning, match="white is 1023"):
+        profile_to_shards(model, folder, tmp_path / "made", shard_size=1)
+    tifffile.imwrite(folder / "b.tif", cells.images[1].astype(np.uint16) << 4)
+    with pytest.warns(ImageWarning, match=r"1 of 2 shards, first part-000000\.json, were made"):
+        profile_to_shards(model, folder, tmp_path / "made", shard_size=1)
+    (tmp_path / "made" / "part-000000.json").unlink()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        profile_to_shards(model, folder, tmp_path / "made", shard_size=1)
+    assert not any("were made before" in str(one.message) for one in caught)
+    np.testing.assert_array_equal(
+        wbcprof.Profiles.load(tmp_path / "made").values, model.profile(folder).values
+    )

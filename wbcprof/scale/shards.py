@@ -45,6 +45,7 @@ from wbcprof._version import __version__
 from wbcprof.checks import Integer
 from wbcprof.files import file_digest, write_rows
 from wbcprof.images.decode import may_pass
+from wbcprof.images.depth import WHITE, Depths
 from wbcprof.images.source import ImageSource, ImageWarning, Listed, open_images
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles, check_table
@@ -210,7 +211,7 @@ def fill_shards(
             progress(done, source.n_hint)
 
     identity = {
-        "format": 2,
+        "format": 3,
         "wbcprof": __version__,
         "model": model.fingerprint,
         **coding.stated(model.layers[0].step),
@@ -238,7 +239,7 @@ def fill_shards(
             )  # fmt: skip
             more = write(folder / _table_name(index), table, part)
             shards.add(index, part, profiles, more)
-        return _finish(folder, shards)
+        return _finish(folder, shards, source.depths)
 
 
 class _Shards:
@@ -333,6 +334,7 @@ class _Shards:
             "profiles": len(made.ids),
             "skipped": [(skipped.image_id, skipped.reason) for skipped in made.skipped],
             "converted": made.converted,
+            "depths": part.depths,
             **more,
         }
         write_json(self._folder / record_name(index), record)
@@ -396,7 +398,7 @@ def _make_on_cluster(
             yield index, part, join(results)
 
 
-def _finish(folder: Path, shards: _Shards) -> list[dict[str, Any]]:
+def _finish(folder: Path, shards: _Shards, depths: Depths) -> list[dict[str, Any]]:
     """List what was skipped, say what is strange; the records of all shards."""
     records = list(shards.records())
     n = sum(len(record["ids"]) for record in records)
@@ -420,6 +422,18 @@ def _finish(folder: Path, shards: _Shards) -> list[dict[str, Any]]:
     if converted:
         kinds = ", ".join(f"{count} {kind}" for kind, count in converted.most_common())
         _warn(f"converted {converted.total()} of {n} images to 8-bit RGB: {kinds}")
+    brighter = [
+        number
+        for number, record in enumerate(records)
+        if any(record["depths"].get(kind, bits) < bits for kind, bits in depths.items())
+        and any(WHITE in kind for kind in record["converted"])
+    ]
+    if brighter:
+        _warn(
+            f"{len(brighter)} of {len(records)} shards, first {record_name(brighter[0])}, were "
+            "made before deeper images came, and their own are brighter than beside these; remove "
+            "such records to make their shards anew"
+        )
     return records
 
 
