@@ -231,8 +231,8 @@ class Monitor(Shown):
         That slides are profiled with; a state file is only read with the same one.
     baseline : int
         The first slides of each chart, that set its centre, their mean, and its spread, their
-        standard deviation; those further than 6 robust spreads from their median are left out.
-        At least 5. Fewer than 20 tell little: limits are wider by as much.
+        standard deviation; those so far from their median as one clean baseline in a thousand has
+        one are left out. At least 5. Fewer than 20 tell little: limits are wider by as much.
     control : str or list of str
         Names of the slides of the control set, or patterns of names, such as ``"control*"``. They
         have charts of their own.
