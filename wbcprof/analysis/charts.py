@@ -39,8 +39,8 @@ AVERAGE = "EWMA"
 SINGLE = "single"
 
 _OUTLIER = {5: 57, 6: 22, 8: 15, 10: 12, 15: 9, 20: 7, 50: 6}
-"""Robust spreads from the median, by the length of a baseline: slides beyond are left out of it. One
-baseline in a thousand, of independent normal values, has such a slide."""
+"""Robust spreads from the median, by the length of a baseline: slides beyond are left out of it.
+One baseline in a thousand, of independent normal values, has such a slide."""
 _LEAST_SPREAD = 1e-3  # of the centre
 _LEAST_SHARE = 0.25  # of the spread of a random draw
 
