@@ -26,6 +26,7 @@ from wbcprof.datasets import make_leukocytes, write_folder
 from wbcprof.files import replacing
 from wbcprof.images.source import open_images
 from wbcprof.learning.profiler import PRESETS
+from wbcprof.scale.folders import held_file
 
 LEARN = ["--signatures", "12", "--patch-size", "8", "--patches", "1500", "--max-iter", "2"]
 
@@ -509,6 +510,15 @@ def test_monitor_goes_on_from_its_state(model_file, days, tmp_path, capsys, monk
     assert main(command) == 0
     assert "6 slides, 0 of them new" in capsys.readouterr().err
     assert (page.read_text(), table.read_text()) == once
+
+
+def test_two_monitors_of_one_state_are_refused(model_file, days, tmp_path, capsys):
+    state = tmp_path / "m.json"
+    command = ["monitor", model_file, days, "-o", tmp_path / "m.html", "--state", state]
+    with held_file(state):
+        assert "another run is writing into" in complain(command, capsys)
+    assert not state.exists()
+    assert main([str(a) for a in command]) == 0
 
 
 def test_monitor_keeps_what_was_read_when_it_is_interrupted(

@@ -1245,29 +1245,31 @@ def _monitor(options: argparse.Namespace) -> None:
     from wbcprof.files import CSV, HTML, JSON, check_outputs
     from wbcprof.model.model import load
     from wbcprof.report.monitor import write_monitor
+    from wbcprof.scale.folders import held_file
 
     check_outputs(
         {"--output": options.output, "--state": options.state, "--csv": options.csv},
         {"--output": HTML, "--state": JSON, "--csv": CSV},
     )
     model, settings = load(options.model), _given(options, ["baseline", "control"])
-    if options.state is not None and os.path.exists(options.state):
-        monitor = Monitor.load(options.state, model, **settings)
-    else:
-        monitor = Monitor(model, **settings)
-    n_before = len(monitor)
-    for slide in read_slides(
-        model,
-        options.slides,
-        slides=options.slide_of,
-        times=options.times,
-        skip=monitor,
-        n_threads=options.threads,
-        progress=_Progress("slides"),
-    ):
-        monitor.append(slide)
-        if options.state is not None:
-            monitor.save(options.state)
+    with nullcontext() if options.state is None else held_file(options.state):
+        if options.state is not None and os.path.exists(options.state):
+            monitor = Monitor.load(options.state, model, **settings)
+        else:
+            monitor = Monitor(model, **settings)
+        n_before = len(monitor)
+        for slide in read_slides(
+            model,
+            options.slides,
+            slides=options.slide_of,
+            times=options.times,
+            skip=monitor,
+            n_threads=options.threads,
+            progress=_Progress("slides"),
+        ):
+            monitor.append(slide)
+            if options.state is not None:
+                monitor.save(options.state)
     write_monitor(monitor, options.output, **_given(options, ["title"]))
     if options.csv is not None:
         monitor.to_csv(options.csv)

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,11 @@ from wbcprof.analysis.charts import REJECTIONS, Judging, false_rejections, make_
 from wbcprof.analysis.classify import TypeClassifier
 from wbcprof.analysis.monitoring import ALARMS, model_identity
 from wbcprof.datasets import write_folder
+from wbcprof.files import TableWarning
 from wbcprof.images import ImageWarning
+from wbcprof.model.memory import Strangeness
+from wbcprof.report import write_monitor
+from wbcprof.scale.folders import held_file
 from wbcprof.smear import MEASURES
 from wbcprof.smear.measures import OF_INSTRUMENT
 
@@ -140,7 +145,7 @@ def test_what_the_baseline_leaves_unknown_widens_the_limit():
     )
 
 
-@pytest.mark.parametrize("baseline", [20, 50])
+@pytest.mark.parametrize("baseline", [5, 7, 10, 20, 50])
 def test_alarms_by_chance_are_as_rare_as_stated(baseline):
     """Of many laboratories, since one baseline serves all slides after it."""
     random, n_charts, rate = np.random.default_rng(2), 4, 1 / 50
@@ -354,8 +359,8 @@ def test_state_of_another_model_or_damaged_is_refused(model, naming_model, tmp_p
         with pytest.raises(ValueError, match=r"state.json' is .*damaged") as caught:
             Monitor.load(path, model)
         assert "\n" not in str(caught.value)
-    path.write_text(text.replace('{"format": 1', '{"format": 2'))
-    with pytest.raises(ValueError, match="has format 2, this release reads 1"):
+    path.write_text(text.replace('{"format": 2', '{"format": 3'))
+    with pytest.raises(ValueError, match="has format 3, this release reads 2"):
         Monitor.load(path, model)
 
 
@@ -436,9 +441,9 @@ def test_slides_come_from_folders_and_tables_alike(naming_model, year, tmp_path)
 def test_times_order_slides_and_known_ones_are_not_read(naming_model, year, tmp_path, monkeypatch):
     times = tmp_path / "times.csv"
     times.write_text("slide,time\nb,2026-03-01\na,2026-03-02\n'=c,2026-02-02\nz,2026-02-02\n")
-    read, steps = [], []
+    read, steps, made = [], [], SimpleNamespace(metadata={"model": ""})
     monkeypatch.setattr(
-        wbcprof.Model, "profile", lambda self, path, **_: read.append(path.name) or path
+        wbcprof.Model, "profile", lambda self, path, **_: read.append(path.name) or made
     )
     monkeypatch.setattr(
         "wbcprof.analysis.slides.summarise", lambda model, _, name, time: (name, time)
@@ -500,5 +505,68 @@ def test_the_state_is_small(model, tmp_path):
     ]
     monitor_of(model, slides).save(tmp_path / "state.json")
     assert (tmp_path / "state.json").stat().st_size < 250_000
-    assert json.loads((tmp_path / "state.json").read_text())["format"] == 1
+    assert json.loads((tmp_path / "state.json").read_text())["format"] == 2
     assert set(ALARMS) == {"drift", "outlier"}
+
+
+def test_cells_that_are_unlike_are_in_no_share(naming_model, cells, monkeypatch):
+    profiles = naming_model.profile(cells.images[:8])
+    classifier = TypeClassifier(C=1.0).fit(naming_model.profile(cells.images), cells.labels)
+    strange = Strangeness(np.array([0.001] * 3 + [0.5] * 5), *[np.full(8, 0.5)] * 3)
+    monkeypatch.setattr(classifier, "memory_", object())
+    monkeypatch.setattr(classifier, "strangeness", lambda *_: strange)
+    named = wbcprof.Model(naming_model.layers, naming_model.pooling)
+    named.classifier = classifier
+    profiles.metadata = {}
+    shares = summarise(named, profiles, "a").measures
+    called = classifier.predict(profiles.values)[3:]
+    for name in classifier.classes_:
+        assert shares[f"share of {name}"] == (called == name).sum() / 8
+    assert shares["share of strange cells"] == 3 / 8
+
+
+def test_slides_to_skip_are_names(naming_model, year):
+    for skip in ("ab", iter(["b", "a"]), ["a", "b"], {"a", "b"}, "a"):
+        names = ["=c", "a", "b"] if skip == "ab" else ["=c", "b"] if skip == "a" else ["=c"]
+        assert [slide.name for slide in read_slides(naming_model, year, skip=skip)] == names
+
+
+def test_tables_that_do_not_say_their_model_are_counted(naming_model, year, tmp_path):
+    for name in ("a", "b"):
+        naming_model.profile(year / name).save(tmp_path / f"{name}.csv")
+    naming_model.profile(year / "a").save(tmp_path / "c.parquet")
+    with pytest.warns(TableWarning, match="of 2 of 3 slides, first 'a', do not say which model"):
+        assert len(list(read_slides(naming_model, tmp_path))) == 3
+
+
+def test_times_of_slides_that_are_known_are_compared(naming_model, year, tmp_path):
+    times = tmp_path / "times.csv"
+    times.write_text("slide,time\na,2026-03-02T00:00\nb,2026-03-05\n'=c,2026-02-02\n")
+    monitor = Monitor(naming_model)
+    for name, time in (("a", "2026-03-02"), ("b", "2026-03-01")):
+        monitor.append(SlideSummary(name, time, 9, {"light": 1.0}))
+    told = "1 of 2 slides that are known have other times .* first 'b', 2026-03-01 for 2026-03-05"
+    with pytest.warns(TableWarning, match=told):
+        list(read_slides(naming_model, year, times=times, skip=monitor))
+
+
+def test_a_control_set_that_no_slide_is_of_is_told(model, tmp_path):
+    monitor = monitor_of(model, slides_of([1, 2, 3]), control=["s00*", "nomatch*"])
+    with pytest.warns(TableWarning, match=r"no slide is named as the control set is, 'nomatch\*'"):
+        write_monitor(monitor, tmp_path / "m.html")
+    for control in (5, [None], ["a", 3]):
+        with pytest.raises(ValueError, match="control must be names of slides, or patterns"):
+            Monitor(model, control=control)
+
+
+def test_a_file_is_held_against_a_second_run(tmp_path):
+    state = tmp_path / "state.json"
+    with held_file(state):
+        with pytest.raises(ValueError, match=r"another run is writing into '.*state\.json'"):
+            with held_file(state):
+                pass
+        with held_file(tmp_path / "other.json"):
+            pass
+    with held_file(state):
+        state.write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]

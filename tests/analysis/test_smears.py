@@ -213,7 +213,7 @@ def test_fields_given_as_cells_are_noticed(smear_model, smear):
         warn_of_fields(result.profiles)
 
 
-@pytest.mark.parametrize("label", ["unsure", "unlike", "cut"])
+@pytest.mark.parametrize("label", ["unsure", "unlike", "cut", "Unsure"])
 def test_labels_that_are_calls_set_cells_aside(smear_model, smear, label):
     boxes = [Box("image_000000", 100, 100, 160, 160, label=label),
              Box("image_000000", 300, 200, 360, 260, label="Neutrophil")]  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from wbcprof.datasets import make_smear, write_smear
+from wbcprof.files import TableWarning
 from wbcprof.images import Box, ImageWarning, open_fields, open_images, read_boxes
 
 Image = pytest.importorskip("PIL.Image")
@@ -180,6 +181,8 @@ YAML = [
     "names:\n- monocyte\n- RBC\n",
     "names:\n  1: RBC\n  0: monocyte  # large\nroboflow:\n  license: MIT\n",
     "names: {0: monocyte, 1: RBC}",
+    "names: {0: monocyte, 1: 'RBC', 2: \"x, }\"}",
+    "names: [monocyte, \"RBC\", 'it''s, or ]', \"lymphocyte, atypical\"]",
 ]
 
 
@@ -188,6 +191,13 @@ def test_yolo_with_a_yaml_of_names(images, tmp_path, yaml):
     folder = as_yolo(tmp_path / "data" / "labels" / "one.txt", [(0, CELL), (1, RED)])
     (tmp_path / "data" / "data.yaml").write_text(yaml)
     assert assert_both(read_boxes(folder, images)).label == "monocyte"
+
+
+def test_names_of_yaml_hold_commas_in_quotes(images, tmp_path):
+    folder = as_yolo(tmp_path / "data" / "one.txt", [(0, CELL), (1, RED)])
+    (folder / "data.yaml").write_text("names: [\"lymphocyte, atypical\", 'neutrophil']")
+    found = read_boxes(folder, images)["one.png"]
+    assert [box.label for box in found] == ["lymphocyte, atypical", "neutrophil"]
 
 
 def test_yolo_with_classes(images, tmp_path):
@@ -317,6 +327,7 @@ BAD = [
     ((40, 2, 50, 4), "must lie in its image of 40 x 30 px, got left 40"),
     ((-5, 2, 0, 4), "must lie in its image"),
     ((1, 31, 3, 40), "must lie in its image"),
+    ((0.1, 0.2, 0.5, 1), "must be in pixels, got '0.1', .* parts of the image; multiply them by"),
 ]
 
 
@@ -451,6 +462,15 @@ BOX = {"image_id": 7, "bbox": [1, 2, 3, 4]}
         ({"annotations": [BOX | {"bbox": [1, 2, 10**400, 4]}]}, "a box must be of numbers"),
         ({"annotations": [BOX | {"bbox": [1, 2, -1, 4]}]}, "left < right"),
         ({"images": [{"id": [7], "file_name": "one.png"}]}, "ids must be numbers or text"),
+        (
+            {"images": [{"id": 7, "file_name": name} for name in ("one.png", "two.png")]},
+            "images must have ids of their own, got 7 twice",
+        ),
+        (
+            {"categories": [{"id": 1, "name": name} for name in ("a", "b")]},
+            "categories must have ids of their own, got 1 twice",
+        ),
+        ({"annotations": [BOX | {"bbox": [0, 0.1, 0.5, 0.5]}]}, "must be in pixels"),
         ({"images": [{"id": 7}]}, "images must hold objects with id, file_name"),
         (
             {"images": [{"id": 7, "file_name": "one.png", "width": 80, "height": 60}]},
@@ -522,8 +542,99 @@ def test_damaged_label_images(images, tmp_path):
 def test_an_image_has_one_mask(images, tmp_path):
     for name in ("one.png", "one_mask.png"):
         save(tmp_path / "masks" / name, np.ones((HEIGHT, WIDTH), np.uint8))
-    with pytest.raises(ValueError, match=r"the image 'one.png' has another mask, .*one\.png'"):
+    with pytest.raises(
+        ValueError, match=r"the image 'one.png' is also that of '.*one\.png'; leave"
+    ):
         read_boxes(tmp_path / "masks", images)
+
+
+def test_an_image_has_one_annotation(images, tmp_path):
+    (tmp_path / "xml").mkdir()
+    for name in ("one.xml", "copy.xml"):
+        as_voc(tmp_path / "xml" / name, [("WBC", CELL)])
+    with pytest.raises(ValueError, match=r"one\.xml': the image 'one.png' is also that of '.*copy"):
+        read_boxes(tmp_path / "xml", images)
+    twice = [{"id": 7, "file_name": "one.png"}, {"id": 8, "file_name": "one.png"}]
+    with pytest.raises(ValueError, match=r"the image 'one.png' is also that of the entry of id 7"):
+        read_boxes(
+            as_coco(
+                tmp_path / "c.json",
+                [],
+                images=twice,
+                annotations=[
+                    {"image_id": image_id, "category_id": 1, "bbox": [1, 2, 9, 9]}
+                    for image_id in (7, 8)
+                ],
+            ),
+            images,
+        )
+
+
+def test_boxes_that_repeat_others_are_left_out_and_counted(images, tmp_path):
+    rows = [("one.png", *CELL, "WBC", "monocyte"), ("one.png", *RED, "RBC", "")]
+    table = as_csv(tmp_path / "b.csv", [*rows, *rows])
+    with pytest.warns(TableWarning, match=r"2 of 4 boxes repeat others .*; first: .*line 4"):
+        found = read_boxes(table, images)
+    assert assert_both(found).label == "monocyte"
+    with pytest.warns(TableWarning, match="1 of 2 boxes repeat others .*; first: box 1"):
+        assert len(read_boxes([Box("one.png", *CELL), Box("one", *CELL)], images)["one.png"]) == 1
+    as_csv(table, [rows[0], ("one.png", *CELL, "", "blast")])
+    with pytest.raises(ValueError, match=r"line 3: .*'blast' here and of 'monocyte' in .*line 2"):
+        read_boxes(table, images)
+
+
+def test_masks_of_the_same_corners_are_two(images, tmp_path):
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[3:9, 2:8] = np.triu(np.ones((6, 6), np.uint8)) + 1
+    labels[3, 2] = labels[8, 7] = 1
+    assert len(read_boxes(save(tmp_path / "one.png", labels), images)["one.png"]) == 2
+
+
+def test_the_centre_of_a_nucleus_lies_in_its_box(images, tmp_path):
+    columns = "path,left,top,right,bottom,x,y,nucleus_px"
+    table = as_csv(tmp_path / "b.csv", [("one.png", *CELL, 8, 12, 3.5)], columns)
+    (box,) = read_boxes(table, images)["one.png"]
+    assert (box.x, box.y, box.nucleus) == (8, 12, 3.5)
+    as_csv(table, [("one.png", *CELL, 1, 1, 3.5)], columns)
+    with pytest.raises(
+        ValueError, match=r"line 2: the centre of a nucleus must lie in its box,.*x 1"
+    ):
+        read_boxes(table, images)
+    for place, message in (
+        ({"x": 1.0, "y": 1.0}, "must lie in its box"),
+        ({"x": float("nan"), "y": 9.0}, "must lie in its box"),
+        ({"x": 9.0}, "must have x and y, or neither"),
+        ({"nucleus": -1.0}, "must be larger than 0"),
+    ):
+        with pytest.raises(ValueError, match=f"box 0: .*{message}"):
+            read_boxes([Box("one.png", *CELL, **place)], images)
+
+
+def test_x_and_y_beside_corners_of_other_tables_are_no_nucleus(images, tmp_path):
+    rows = [("one.png", *CELL, 1, 1)]
+    table = as_csv(tmp_path / "b.csv", rows, "path,xmin,ymin,xmax,ymax,x,y")
+    (box,) = read_boxes(table, images)["one.png"]
+    assert (box.x, box.y, box.nucleus) == (None, None, None)
+
+
+def test_kinds_and_labels_from_python_are_those_of_files(images, tmp_path):
+    said = [("WBC", "monocyte"), ("rbc", ""), ("Platelets", ""), ("", "WBC"), ("", "RBC"),
+            ("", "?"), ("", "Unknown"), ("wbc", "nan"), ("", "N/A"), ("artefact", "")]  # fmt: skip
+    places = [(float(n), 2.0, n + 4.0, 9.0) for n in range(len(said))]
+    rows = [("one.png", *place, *both) for place, both in zip(places, said, strict=True)]
+    boxes = [
+        Box("one.png", *place, kind=kind or "leukocyte", label=label)
+        for place, (kind, label) in zip(places, said, strict=True)
+    ]
+    of_file = read_boxes(as_csv(tmp_path / "b.csv", rows), images)["one.png"]
+    of_python = read_boxes(boxes, images)["one.png"]
+    assert [(box.kind, box.label) for box in of_file] == [
+        ("leukocyte", "monocyte"), ("red_cell", None), ("platelet", None), ("leukocyte", None),
+        ("red_cell", None), *[("leukocyte", None)] * 4, ("artefact", None),
+    ]  # fmt: skip
+    assert [(box.kind, box.label) for box in of_python] == [
+        (box.kind, box.label) for box in of_file
+    ]
 
 
 def test_sources_of_another_kind(images, tmp_path):

@@ -189,6 +189,20 @@ def test_bad_photographs_are_skipped_with_one_warning(folder):
     assert source.skipped[1].reason == "No such file or directory"
 
 
+def test_a_file_that_is_there_again_is_of_its_slide_once(tmp_path):
+    first = save(tmp_path / "a" / "1.png", np.full((30, 40, 3), 200, np.uint8))
+    copy, large = tmp_path / "a" / "1 (1).png", tmp_path / "a" / "large.png"
+    copy.write_bytes(first.read_bytes())
+    save(large, WHOLE)
+    source = cut([first, copy, first, large, large])
+    with pytest.warns(
+        ImageWarning, match=r"3 of 16 images were skipped; .*the same file as '.*1\.png'"
+    ):
+        assert len(list(source)) == 13
+    assert source.whole_images()[str(copy)] == (30, 40)
+    assert len(list(cut([first, copy], slides=["a", "b"]))) == 2
+
+
 def test_no_usable_field(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="No usable image"):

@@ -275,3 +275,49 @@ def test_an_unbalanced_quote_swallows_nothing(folder, row):
     table.write_text(f"image,label\n{row}\ny/b.png,B\n")
     with pytest.raises(ValueError, match=r"t.csv' is not a readable CSV file"):
         read_table(table)
+
+
+def test_respelt_paths_are_one_image(folder):
+    text = "image,label\nx/a.png,A\n./x/a.png,\nx/../x//a.png,A\n"
+    with pytest.warns(TableWarning, match="2 of 3 rows name an image again.*first line 3"):
+        assert labels_of(folder, text) == {"x/a.png": "A"}
+    with pytest.raises(ValueError, match=r"line 3: 'x/a.png' is labelled 'B' here and 'A' in line"):
+        labels_of(folder, f"image,label\nx/a.png,A\n{folder / 'x' / 'a.png'},B\n".replace(
+            f"{folder}/x", "y/../x"))  # fmt: skip
+
+
+@pytest.mark.parametrize("unknown", ["NA", "nan", "None", "#N/A", "?", "", "<NA>", "unlabelled"])
+def test_labels_that_say_that_they_are_unknown_are(folder, unknown):
+    text = f"image,label\nx/a.png,{unknown}\ny/b.png,B\n"
+    assert labels_of(folder, text) == {"x/a.png": None, "y/b.png": "B"}
+    assert read_by_image(folder / "t.csv", ("label",)) == {"y/b.png": "B"}
+
+
+def test_cells_that_are_guarded_are_read_as_written(folder):
+    assert labels_of(folder, "image,label\nx/a.png,'-a\ny/b.png,-a\n") == {
+        "x/a.png": "-a", "y/b.png": "-a",
+    }  # fmt: skip
+
+
+def test_frames_are_read_as_tables_are(folder):
+    pandas = pytest.importorskip("pandas")
+    paths = [str(folder / image_id) for image_id in IDS]
+    for name in ("Cell Type", "cell-type", "Metadata.Label"):
+        frame = pandas.DataFrame({"n": [1, 2], "File Name": paths, name: ["A", None]})
+        assert open_images(frame).labels == ["A", None]
+    twice = pandas.DataFrame({"path": [paths[0]] * 2, "label": ["A", "A"]})
+    with pytest.warns(TableWarning, match="the DataFrame: 1 of 2 rows name an image again"):
+        assert open_images(twice).labels == ["A", "A"]
+    with pytest.raises(ValueError, match=r"row 1: '.*' is labelled 'B' here and 'A' in row 0"):
+        open_images(twice.assign(label=["A", "B"]))
+
+
+@pytest.mark.parametrize("header", ["path,Path,label", "image,label,Label"])
+def test_two_columns_of_one_name_are_refused(folder, header):
+    pandas = pytest.importorskip("pandas")
+    row = [str(folder / "x/a.png") if "path" in name.lower() or name == "image" else "A"
+           for name in header.split(",")]  # fmt: skip
+    with pytest.raises(ValueError, match=r"t\.csv': expected one column (path|label), got two"):
+        labels_of(folder, f"{header}\n{','.join(row)}\n")
+    with pytest.raises(ValueError, match=r"expected one column (path|label), got two"):
+        open_images(pandas.DataFrame([row], columns=header.split(",")))

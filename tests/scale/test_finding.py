@@ -10,7 +10,7 @@ from PIL import Image
 
 from wbcprof.cli import main
 from wbcprof.datasets import make_smear, write_smear
-from wbcprof.images import open_fields, open_images, read_boxes
+from wbcprof.images import Box, open_fields, open_images, read_boxes
 from wbcprof.images.source import ImageWarning
 from wbcprof.scale import find_to_folder
 
@@ -106,6 +106,63 @@ def test_records_that_were_edited_are_one_error(made, fields, tmp_path, damage, 
         find_to_folder(fields, folder, pixel_size=PIXEL, shard_size=2)
 
 
+def test_crops_that_are_missing_or_changed_are_made_anew(made, fields, tmp_path):
+    folder = tmp_path / "cells"
+    shutil.copytree(made.folder, folder)
+    first, second, *_ = sorted(folder.glob("*.png"))
+    first.unlink()
+    second.write_bytes(b"junk")
+    find_to_folder(fields, folder, pixel_size=PIXEL, shard_size=2)
+    assert contents(folder) == contents(made.folder)
+
+
+def test_a_run_that_is_refused_leaves_all_as_it_was(made, fields, tmp_path):
+    folder, others = tmp_path / "cells", tmp_path / "others"
+    shutil.copytree(made.folder, folder)
+    shutil.copytree(fields, others)
+    last = sorted(others.iterdir())[-1]
+    shutil.copy(sorted(others.iterdir())[0], last)
+    with pytest.raises(ValueError, match="from other fields"):
+        find_to_folder(others, folder, pixel_size=PIXEL, shard_size=2)
+    assert contents(folder) == contents(made.folder)
+
+
+@pytest.mark.parametrize("path", ["../victim.txt", "/tmp/victim_0001.png", "../a_0001.png", 3])
+def test_records_that_lead_out_of_the_folder_are_refused(made, fields, tmp_path, path):
+    folder = tmp_path / "cells"
+    shutil.copytree(made.folder, folder)
+    record = json.loads((folder / "part-000001.json").read_text())
+    record["cells"].append(record["cells"][0] | {"path": path})
+    record["crops"].append("")
+    (folder / "part-000001.json").write_text(json.dumps(record))
+    before = contents(folder)
+    with pytest.raises(ValueError, match=r"part-000001\.json' is damaged; remove it"):
+        find_to_folder(fields, folder, pixel_size=PIXEL, shard_size=2)
+    assert contents(folder) == before
+
+
+def test_boxes_whose_nuclei_moved_are_another_run(made, fields, tmp_path):
+    table, folder = tmp_path / "boxes.csv", tmp_path / "cells"
+    shutil.copy(made.folder / "cells.csv", table)
+    find_to_folder(fields, folder, pixel_size=PIXEL, boxes=table)
+    rows = rows_of(table)
+    for row in rows:
+        row["x"] = f"{float(row['x']) + 2:.1f}"
+    with open(table, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ValueError, match="another run made: boxes was"):
+        find_to_folder(fields, folder, pixel_size=PIXEL, boxes=table)
+
+
+def test_boxes_on_both_sides_of_a_seam_are_all_counted(smear, tmp_path):
+    source = open_fields(np.concatenate(smear.images[:4], axis=1), tile=256, margin=128)
+    boxes = [Box("image_000000", left, 100, left + 100, 200) for left in (203.0, 209.0)]
+    made = find_to_folder(source, tmp_path / "cells", pixel_size=PIXEL, boxes=boxes, shard_size=1)
+    assert made.n_cells == len(list(made.folder.glob("*.png"))) == 2
+
+
 def test_what_is_dropped_is_listed(fields, tmp_path):
     torn = tmp_path / "fields"
     shutil.copytree(fields, torn)
@@ -157,9 +214,9 @@ def test_boxes_of_others(fields, smear, tmp_path):
 
 
 def test_names_of_other_folders_and_scripts_stay_apart(smear, tmp_path):
-    for name in ("a/b.png", "a_b.png", "ä ö.png", "=1.png"):
+    for level, name in enumerate(("a/b.png", "a_b.png", "ä ö.png", "=1.png")):  # no copied files
         (tmp_path / "fields" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(smear.images[0]).save(tmp_path / "fields" / name)
+        Image.fromarray(smear.images[0]).save(tmp_path / "fields" / name, compress_level=level)
     made = find_to_folder(tmp_path / "fields", tmp_path / "cells", pixel_size=PIXEL)
     rows = rows_of(made.folder / "cells.csv")
     paths = [row["path"].lstrip("'") for row in rows]

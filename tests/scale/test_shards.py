@@ -484,3 +484,41 @@ def test_pictures_of_the_same_bytes_are_other_images(model, cells, tmp_path, cha
         profile_to_shards(model, [first], tmp_path / "out")
         with pytest.raises(ValueError, match="another image for 'image_000000'"):
             profile_to_shards(model, [other], tmp_path / "out")
+
+
+def test_other_files_of_the_same_names_are_refused(model, cells, tmp_path):
+    first, second = (tmp_path / name for name in "ab")
+    for folder, taken in ((first, [0, 1]), (second, [0, 2])):
+        folder.mkdir()
+        for number, at in enumerate(taken):
+            Image.fromarray(cells.images[at]).save(folder / f"{number}.bmp")  # of one size
+    profile_to_shards(model, first, tmp_path / "made", shard_size=1)
+    before = contents(tmp_path / "made")
+    with pytest.raises(ValueError, match=r"000001\.parquet .* another image for '1.bmp', .*remove"):
+        profile_to_shards(model, second, tmp_path / "made", shard_size=1)
+    assert contents(tmp_path / "made") == before
+    (tmp_path / "made" / "part-000001.json").unlink()
+    profile_to_shards(model, second, tmp_path / "made", shard_size=1)
+    np.testing.assert_array_equal(
+        wbcprof.Profiles.load(tmp_path / "made").values, model.profile(second).values
+    )
+
+
+def test_deeper_images_that_come_later_are_told_of(model, cells, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    tifffile.imwrite(folder / "a.tif", cells.images[0].astype(np.uint16) << 2)
+    with pytest.warns(ImageWarning, match="white is 1023"):
+        profile_to_shards(model, folder, tmp_path / "made", shard_size=1)
+    tifffile.imwrite(folder / "b.tif", cells.images[1].astype(np.uint16) << 4)
+    with pytest.warns(ImageWarning, match=r"1 of 2 shards, first part-000000\.json, were made"):
+        profile_to_shards(model, folder, tmp_path / "made", shard_size=1)
+    (tmp_path / "made" / "part-000000.json").unlink()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        profile_to_shards(model, folder, tmp_path / "made", shard_size=1)
+    assert not any("were made before" in str(one.message) for one in caught)
+    np.testing.assert_array_equal(
+        wbcprof.Profiles.load(tmp_path / "made").values, model.profile(folder).values
+    )

@@ -38,7 +38,9 @@ REJECTIONS = ("1-3s", "2-2s", "R-4s", "4-1s", "10x")
 AVERAGE = "EWMA"
 SINGLE = "single"
 
-_OUTLIER = 6  # robust spreads from the median; a slide beyond is left out of the baseline
+_OUTLIER = {5: 57, 6: 22, 8: 15, 10: 12, 15: 9, 20: 7, 50: 6}
+"""Robust spreads from the median, by the length of a baseline: slides beyond are left out of it.
+One baseline in a thousand, of independent normal values, has such a slide."""
 _LEAST_SPREAD = 1e-3  # of the centre
 _LEAST_SHARE = 0.25  # of the spread of a random draw
 
@@ -289,10 +291,11 @@ def _later(places: list[int], n: int) -> list[int]:
 
 def _without_outliers(y: Array) -> Array:
     """Which slides of a baseline are none; at least half. The limit is so wide that it costs normal
-    values nothing: 3.5 would treble the false alarms of a baseline of 20, whose spread it trims."""
+    values nothing: 6 would quadruple the false alarms of a baseline of 5, whose spread it trims."""
     away = np.abs(y - np.median(y))
     spread = 1.4826 * np.median(away)
-    kept: Array = away <= _OUTLIER * spread if spread > 0 else np.ones(len(y), bool)
+    limit = np.interp(len(y), list(_OUTLIER), list(_OUTLIER.values()))
+    kept: Array = away <= limit * spread if spread > 0 else np.ones(len(y), bool)
     return kept
 
 

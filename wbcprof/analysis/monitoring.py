@@ -30,6 +30,7 @@ from wbcprof.analysis.charts import (
     Judging,
     make_chart,
 )
+from wbcprof.analysis.novelty import FALSE_ALARMS, what_is_strange
 from wbcprof.checks import Integer, Real, check, shown
 from wbcprof.files import CSV, JSON, csv_text, json_value, regular, replacing
 from wbcprof.model.model import Model, check_made_by
@@ -47,7 +48,7 @@ RULES = {
     "weight": Real(above=0, most=1),
     "false_alarms": Real(above=0, below=1),
 }
-_FORMAT = 1
+_FORMAT = 2
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 _KINDS = {
     WARNING: "warning",
@@ -71,8 +72,9 @@ class SlideSummary(Shown):
         counts as UTC. Empty where it is not known.
     n_cells : int
     measures : dict of str to float
-        ``"share of TYPE"`` between 0 and 1 of cells called so; ``"sureness"``, the mean probability
-        of the most probable type; all others say how images were taken. NaN is not known.
+        ``"share of TYPE"`` between 0 and 1 of all cells, that are called so, and neither "unsure"
+        nor "unlike"; ``"sureness"``, the mean probability of the most probable type; all others say
+        how images were taken. NaN is not known.
 
     Raises
     ------
@@ -95,7 +97,7 @@ class SlideSummary(Shown):
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise ValueError(f"a slide's name must be text, not empty, got {shown(self.name)}")
-        _moment(self.time)
+        moment(self.time)
         Integer().check("n_cells", self.n_cells)
         for name, value in self.measures.items():
             if isinstance(value, bool) or not isinstance(value, int | float | np.number):
@@ -105,18 +107,18 @@ class SlideSummary(Shown):
                 raise ValueError(f"{name!r} of a slide must be {within} or NaN, got {value:g}")
 
 
-def _moment(time: str) -> datetime | None:
-    """In UTC; None where it is not known."""
+def moment(time: str) -> datetime | None:
+    """A slide's time in UTC; None where it is not known."""
     if time == "":
         return None
     try:
-        moment = datetime.fromisoformat(time)
+        found = datetime.fromisoformat(time)
     except (TypeError, ValueError):
         raise ValueError(
             f"a slide's time must be ISO 8601, such as 2026-03-02T09:30, or empty, got "
             f"{shown(time)}"
         ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def summarise(model: Model, profiles: Profiles, name: str, time: str = "") -> SlideSummary:
@@ -170,12 +172,14 @@ def _results(model: Model, profiles: Profiles) -> dict[str, float]:
         return {}
     probabilities = model.classifier.predict_proba(profiles.values)
     types = model.classifier.classes_.tolist()
-    called = np.bincount(probabilities.argmax(axis=1), minlength=len(types)) / len(probabilities)
-    shares = {f"{SHARE}{type_}": float(share) for type_, share in zip(types, called, strict=True)}
+    called, shares = probabilities.argmax(axis=1), {}
     if model.classifier.memory_ is not None and profiles.measures is not None:
         strange = model.classifier.strangeness(profiles.values, profiles.measures)
         shares[STRANGE] = float((~(strange.p > _STRANGE_RATE)).mean())
-    return {**shares, SURENESS: float(probabilities.max(axis=1).mean())}
+        called[what_is_strange(strange, FALSE_ALARMS) != ""] = len(types)
+    counts = np.bincount(called, minlength=len(types) + 1)[:-1].tolist()
+    of_types = {f"{SHARE}{name}": n / len(called) for name, n in zip(types, counts, strict=True)}
+    return {**of_types, **shares, SURENESS: float(probabilities.max(axis=1).mean())}
 
 
 def _acquisition(profiles: Profiles) -> dict[str, float]:
@@ -231,8 +235,8 @@ class Monitor(Shown):
         That slides are profiled with; a state file is only read with the same one.
     baseline : int
         The first slides of each chart, that set its centre, their mean, and its spread, their
-        standard deviation; those further than 6 robust spreads from their median are left out.
-        At least 5. Fewer than 20 tell little: limits are wider by as much.
+        standard deviation; those so far from their median as one clean baseline in a thousand has
+        one are left out. At least 5. Fewer than 20 tell little: limits are wider by as much.
     control : str or list of str
         Names of the slides of the control set, or patterns of names, such as ``"control*"``. They
         have charts of their own.
@@ -308,7 +312,14 @@ class Monitor(Shown):
     ):
         check(RULES, baseline=baseline, weight=weight, false_alarms=false_alarms)
         self.baseline, self.weight, self.false_alarms = baseline, weight, false_alarms
-        self.control = (control,) if isinstance(control, str) else tuple(control)
+        names = (
+            [control] if isinstance(control, str) or not isinstance(control, Iterable) else control
+        )
+        self.control = tuple(names)
+        if wrong := [name for name in self.control if not isinstance(name, str)]:
+            raise ValueError(
+                f"control must be names of slides, or patterns of names, got {shown(wrong[0])}"
+            )
         self._model = model_identity(model)
         self._slides: list[SlideSummary] = []
         self._names: set[str] = set()
@@ -351,12 +362,20 @@ class Monitor(Shown):
                 f"slide {slide.name!r} has {'a' if slide.time else 'no'} time, those before "
                 f"{'none' if slide.time else 'have one'}: give all slides a time, or none"
             )
-        insort(self._slides, slide, key=lambda one: _moment(one.time) or _UNKNOWN)
+        insort(self._slides, slide, key=lambda one: moment(one.time) or _UNKNOWN)
         self._names.add(slide.name)
 
     def is_control(self, name: str) -> bool:
         """Whether a slide of this name is of the control set."""
-        return any(name == pattern or fnmatchcase(name, pattern) for pattern in self.control)
+        return any(_is_named(name, pattern) for pattern in self.control)
+
+    def unmatched(self) -> list[str]:
+        """Names and patterns of the control set that no slide has."""
+        return [
+            pattern
+            for pattern in self.control
+            if not any(_is_named(slide.name, pattern) for slide in self._slides)
+        ]
 
     def charts(self) -> list[Chart]:
         """One for each measure of patients' slides and of the control set, where a slide has it."""
@@ -503,6 +522,10 @@ class Monitor(Shown):
         for slide in slides:
             monitor.append(slide)
         return monitor
+
+
+def _is_named(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def is_result(name: str) -> bool:

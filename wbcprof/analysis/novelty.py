@@ -33,6 +33,9 @@ from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT
 
 __all__ = ["NamedCells", "SetCheck", "StrangeCellsWarning", "check_set", "name_cells"]
 
+FALSE_ALARMS = 0.01
+"""Share of cells of known types that are called one of these by chance, if nothing else is said."""
+
 RATE = Real(above=0, most=0.5)
 """What a rate of false alarms may be."""
 
@@ -142,7 +145,7 @@ def name_cells(
     model: Model,
     profiles: Profiles,
     *,
-    false_alarms: float = 0.01,
+    false_alarms: float = FALSE_ALARMS,
     reject_below: float = 0.0,
 ) -> NamedCells:
     """Name the types of cells, and say which are none of them.
@@ -207,7 +210,7 @@ def name_cells(
     return NamedCells(profiles.ids, machines.classes_, named, calls, p, score, probabilities)
 
 
-def check_set(model: Model, profiles: Profiles, *, false_alarms: float = 0.01) -> SetCheck:
+def check_set(model: Model, profiles: Profiles, *, false_alarms: float = FALSE_ALARMS) -> SetCheck:
     """Whether a set of cells, a slide, a day or a laboratory, comes from the world that a model was
     learnt from, or adapted to.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from wbcprof.analysis.monitoring import SlideSummary, summarise
-from wbcprof.files import SHEETS, from_csv_text, open_table
+from wbcprof.analysis.monitoring import Monitor, SlideSummary, moment, summarise
+from wbcprof.checks import listed
+from wbcprof.files import SHEETS, TableWarning, from_csv_text, open_table
 from wbcprof.images.folders import is_users
 from wbcprof.images.source import ImageWarning, open_images
 from wbcprof.images.tables import SLIDE_COLUMNS, TIME_COLUMNS, read_by_image, read_table
@@ -26,7 +27,7 @@ def read_slides(
     *,
     slides: str | os.PathLike[str] | None = None,
     times: str | os.PathLike[str] | None = None,
-    skip: Container[str] = (),
+    skip: Container[str] | Iterable[str] = (),
     n_threads: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Iterator[SlideSummary]:
@@ -47,8 +48,9 @@ def read_slides(
     times : path, optional
         CSV file with the columns slide and time, in ISO 8601. By default slides come in order of
         their names, and have no time.
-    skip : container of str
-        Names of slides that are not read, such as a `Monitor` that has them.
+    skip : container or iterable of str
+        Names of slides that are not read, or one, or a `Monitor` that has them, whose slides have
+        the times that it knows.
     n_threads : int, optional
     progress : callable, optional
         Gets the number of slides done and of all that are read.
@@ -64,6 +66,9 @@ def read_slides(
     -----
     ImageWarning
         Slides without an image that can be read are left out; one warning counts them.
+    TableWarning
+        Tables of profiles do not say which model made them; or times are not those of slides that a
+        monitor has.
 
     Examples
     --------
@@ -86,6 +91,10 @@ def read_slides(
     """
     found = _find(model, Path(source), slides, n_threads)
     moments = None if times is None else _read_times(times)
+    if isinstance(skip, Monitor):
+        _tell_of_times(skip, moments or {})
+    elif isinstance(skip, str | Iterable):
+        skip = set(listed(skip))
     names = [name for name in found if name not in skip]
     if moments is not None:
         without = [name for name in names if name not in moments]
@@ -95,13 +104,15 @@ def read_slides(
                 f"slides, first {without[0]!r}; every slide needs a row"
             )
     known = moments or {}
-    unread = []
+    unread, unsaid = [], []
     for number, name in enumerate(sorted(names, key=lambda name: (known.get(name, ""), name))):
         try:
             profiles = found[name]()
         except ValueError as error:
             unread.append(f"{name!r}: {error}")
         else:
+            if "model" not in profiles.metadata:
+                unsaid.append(name)
             yield summarise(model, profiles, name, known.get(name, ""))
         if progress is not None:
             progress(number + 1, len(names))
@@ -111,6 +122,32 @@ def read_slides(
             f"{unread[0]}",
             ImageWarning,
             stacklevel=2,
+        )
+    if unsaid:
+        warnings.warn(
+            f"the profiles of {len(unsaid)} of {len(names)} slides, first {unsaid[0]!r}, do not "
+            "say which model made them, as in CSV files, and were taken for this one's by the "
+            "names of their features; keep profiles as .parquet",
+            TableWarning,
+            stacklevel=2,
+        )
+
+
+def _tell_of_times(monitor: Monitor, times: Mapping[str, str]) -> None:
+    """Warn of slides that a monitor has, with other times than these."""
+    others = [
+        slide
+        for slide in monitor.slides
+        if slide.name in times and moment(times[slide.name]) != moment(slide.time)
+    ]
+    if others:
+        first = others[0]
+        warnings.warn(
+            f"{len(others)} of {len(monitor)} slides that are known have other times than those "
+            f"now given, first {first.name!r}, {first.time or 'none'} for {times[first.name]}, and "
+            "keep them; begin anew without the state to change them",
+            TableWarning,
+            stacklevel=3,
         )
 
 

@@ -425,7 +425,7 @@ def count_smears(
     dropped += [SkippedImage(cells[i].cell_id, "the cell cannot be profiled") for i in lost]
     cells = [cells[i] for i in kept]
     profiles = replace(profiles, ids=[cell.cell_id for cell in cells])
-    cells = [replace(cell, label=as_known(cell.label, types)) for cell in cells]
+    cells = [replace(cell, label=as_known(cell.label, (*types, *CALLS))) for cell in cells]
     if adapt:
         if len(cells) < LEAST_ADAPTED:
             raise ValueError(

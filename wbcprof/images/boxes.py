@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -18,13 +18,13 @@ from xml.parsers import expat
 import numpy as np
 
 from wbcprof._shown import Shown
-from wbcprof.checks import known_label, shown
-from wbcprof.files import SHEETS, from_csv_text, naming, regular, to_number
+from wbcprof.checks import shown
+from wbcprof.files import SHEETS, TableWarning, from_csv_text, naming, regular, to_number
 from wbcprof.images.decode import open_picture, reasons, stated_shape
 from wbcprof.images.fields import IMAGES_AND_SLIDES, FieldSource
 from wbcprof.images.folders import MASK_ENDINGS, is_users
 from wbcprof.images.source import SUFFIXES, ImageWarning, open_images
-from wbcprof.images.tables import IMAGE_COLUMNS, LABEL_COLUMNS, Names, read_table
+from wbcprof.images.tables import IMAGE_COLUMNS, LABEL_COLUMNS, Names, read_table, stated
 
 __all__ = ["Box", "read_boxes"]
 
@@ -36,6 +36,7 @@ FIELD_COLUMNS = ("field", *IMAGE_COLUMNS)  # beside a field, the path is that of
 _CORNERS = ("left", "top", "right", "bottom")
 _VOC = ("xmin", "ymin", "xmax", "ymax")
 _SPAN = ("x", "y", "width", "height")
+NUCLEUS = "nucleus_px"  # in tables of this package alone
 _KINDS = {
     "leukocyte": ("leukocyte", "leucocyte", "wbc", "white blood cell", "white cell"),
     "red_cell": ("red cell", "rbc", "red blood cell", "erythrocyte"),
@@ -43,6 +44,7 @@ _KINDS = {
 }
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words}
 _NOT_BOXES = re.compile(r"classes\.txt|readme.*", re.IGNORECASE)  # among files of YOLO
+_QUOTED = re.compile(r"""((?:^|(?<=[,:\s]))(?:"[^"]*"|'(?:[^']|'')*'))""")  # of YAML
 _ROUNDING = 1.0  # px that a box may reach beyond its image without a warning
 
 
@@ -102,7 +104,9 @@ def read_boxes(
           ``file``, ``filename``; the first of these), columns ``left``, ``top``, ``right``,
           ``bottom`` (or ``xmin``, ``ymin``, ``xmax``, ``ymax``; or ``x``, ``y``, ``width``,
           ``height``, from the upper left corner), in pixels, and perhaps ``kind`` and ``label``. A
-          row without numbers is of an image without boxes.
+          row without numbers is of an image without boxes. In tables of this package, which have a
+          column ``nucleus_px``, ``x`` and ``y`` are the centre of the nucleus; beside the corners
+          of other tables they are not read.
         - Pascal VOC ``.xml`` file, or a folder of them. Numbers are taken as they stand.
         - Folder of YOLO ``.txt`` files, one for each image, by its name: ``class x y width
           height``, parts of the image. Names of classes come from ``classes.txt`` or ``data.yaml``
@@ -123,13 +127,16 @@ def read_boxes(
     dict of str to list of Box
         From the id of every image to its boxes, in the order of the source; an image may have none.
         A class named as leukocytes, red cells or platelets are ("WBC", "RBC" ...) is the kind of a
-        box; any other is the label of a leukocyte.
+        box; any other is the label of a leukocyte, None where it says that the type is not known,
+        see `wbcprof.images.tables.stated`.
 
     Warns
     -----
     ImageWarning
         Boxes reach beyond their image by more than a pixel, and are clipped; or have no area, as a
         click that slipped leaves, and are left out.
+    TableWarning
+        Boxes say again what others said, and are left out.
 
     Raises
     ------
@@ -139,8 +146,10 @@ def read_boxes(
         `images` can be read only once.
     ValueError
         A file cannot be read or is of another form; a box is not of numbers, has its corners
-        swapped or lies outside its image; a mask or a stated size is not that of the image; an
-        image that is named is not there, or may be one of several.
+        swapped, is in parts of its image, where YOLO alone has these, or lies outside it; a nucleus
+        lies outside its box; two boxes at one place say different things; two files or entries are
+        of one image; a mask or a stated size is not that of the image; an image that is named is
+        not there, or may be one of several.
 
     Examples
     --------
@@ -157,7 +166,8 @@ def read_boxes(
     """
     known = _Images(_shapes(images))
     found: dict[str, list[Box]] = {image_id: [] for image_id in known.shapes}
-    beyond, empty, n = [], [], 0
+    beyond, empty, repeated, n = [], [], [], 0
+    first: dict[Hashable, tuple[str, Box]] = {}
     for where, box in _read(source, known):
         n += 1
         with naming(where):
@@ -166,15 +176,22 @@ def read_boxes(
                 empty.append(where)
                 continue
             inside, is_beyond = _inside(box, known.shape(box.image_id))
+            _check_nucleus(inside)
+            above, same = first.setdefault(_place(inside), (where, inside))
+            if same is not inside:
+                _check_alike(inside, same, above)
+                repeated.append(where)
+                continue
         found[box.image_id].append(inside)
         beyond += [where] * is_beyond
-    for places, done in (
-        (beyond, "reached beyond their image and were clipped"),
-        (empty, "had no area and were left out"),
+    for places, done, category in (
+        (beyond, "reached beyond their image and were clipped", ImageWarning),
+        (empty, "had no area and were left out", ImageWarning),
+        (repeated, "repeat others and were left out", TableWarning),
     ):
         if places:
             warnings.warn(
-                f"{len(places)} of {n} boxes {done}; first: {places[0]}", ImageWarning, stacklevel=2
+                f"{len(places)} of {n} boxes {done}; first: {places[0]}", category, stacklevel=2
             )
     return found
 
@@ -203,10 +220,13 @@ def _from_boxes(source: Any, images: _Images) -> _Found:
             )
         with naming(where):
             image_id = images.find(box.image_id)
-            left, top, right, bottom = (_number(getattr(box, side)) for side in _CORNERS)
+            left, top, right, bottom = _corners([getattr(box, side) for side in _CORNERS], False)
+            place = [getattr(box, name) for name in ("x", "y", "nucleus")]
+            x, y, nucleus = (None if value is None else _number(value) for value in place)
+        kind, label = _kind_and_label(stated(box.label), stated(box.kind))
         yield where, replace(
-            box, left=left, top=top, right=right, bottom=bottom, image_id=image_id,
-            label=known_label(box.label),
+            box, left=left, top=top, right=right, bottom=bottom, image_id=image_id, kind=kind,
+            label=label, x=x, y=y, nucleus=nucleus,
         )  # fmt: skip
 
 
@@ -256,6 +276,35 @@ def _check_numbers(box: Box) -> None:
         raise ValueError(f"a box must have left < right and top < bottom, got {_shown(box)}")
 
 
+def _check_nucleus(box: Box) -> None:
+    if (box.x is None) != (box.y is None):
+        raise ValueError(f"a nucleus must have x and y, or neither, got {box.x} and {box.y}")
+    if box.x is not None and box.y is not None:
+        inside = box.left - _ROUNDING <= box.x <= box.right + _ROUNDING
+        if not (inside and box.top - _ROUNDING <= box.y <= box.bottom + _ROUNDING):
+            raise ValueError(
+                f"the centre of a nucleus must lie in its box, {_shown(box)}; got x {box.x:g}, "
+                f"y {box.y:g}"
+            )
+    if box.nucleus is not None and not 0 < box.nucleus < math.inf:
+        raise ValueError(f"a nucleus must be larger than 0, got {box.nucleus:g}")
+
+
+def _place(box: Box) -> Hashable:
+    """Equal where two boxes are of the same pixels."""
+    mask = None if box.mask is None else box.mask.tobytes()
+    return box.image_id, box.left, box.top, box.right, box.bottom, mask
+
+
+def _check_alike(box: Box, same: Box, above: str) -> None:
+    """Refuse two boxes at one place that differ."""
+    if (box.kind, box.label) != (same.kind, same.label):
+        raise ValueError(
+            f"the box is of {box.label or box.kind!r} here and of {same.label or same.kind!r} in "
+            f"{above}; leave one"
+        )
+
+
 def _shown(box: Box) -> str:
     return f"left {box.left:g}, top {box.top:g}, right {box.right:g}, bottom {box.bottom:g}"
 
@@ -283,12 +332,13 @@ def _inside(box: Box, shape: tuple[int, int]) -> tuple[Box, bool]:
     return clipped, is_beyond
 
 
-def _kind_and_label(name: str | None) -> tuple[str, str | None]:
-    """What a class says: that it is a kind, or the label of a leukocyte."""
-    if name is None:
-        return "leukocyte", None
-    kind = _KIND_OF.get(_word(name))
-    return (kind, None) if kind else ("leukocyte", name)
+def _kind_and_label(name: str | None, kind: str | None = None) -> tuple[str, str | None]:
+    """What a class says, and a kind beside it: the kind of a box, and the label of a leukocyte."""
+    known = None if kind is None else _KIND_OF.get(_word(kind), kind)
+    if known not in (None, "leukocyte"):
+        return known, name
+    named = None if name is None else _KIND_OF.get(_word(name))
+    return (named, None) if named else ("leukocyte", name)
 
 
 def _word(name: str) -> str:
@@ -359,6 +409,7 @@ def _from_csv(path: Path, images: _Images) -> _Found:
     table = read_table(path)
     field = table.find(FIELD_COLUMNS)
     columns = next((c for c in (_CORNERS, _VOC, _SPAN) if set(c) <= set(table.header)), None)
+    has_nuclei = columns is not _SPAN and NUCLEUS in table.header
     # The type in tables of this package is what a cell was called.
     label_column = table.find([name for name in LABEL_COLUMNS if name != "type"])
     if field is None or columns is None:
@@ -373,34 +424,36 @@ def _from_csv(path: Path, images: _Images) -> _Found:
             continue
         with naming(table.at(line)):
             image_id = images.find(from_csv_text(cells[field]) or "")
-            corners = _corners([_number(cell) for cell in numbers], columns is _SPAN)
-            x, y, nucleus = (None,) * 3 if columns is _SPAN else _place(cells)
-            kind, label = _of_row(cells, label_column)
-        yield table.at(line), Box(image_id, *corners, kind, label, None, x, y, nucleus)
+            corners = _corners(numbers, columns is _SPAN)
+            x, y, nucleus = _nucleus(cells) if has_nuclei else (None,) * 3
+            label, kind = (
+                stated(from_csv_text(cells.get(column or "", "")))
+                for column in (label_column, "kind")
+            )
+            kind_and_label = _kind_and_label(label, kind)
+        yield table.at(line), Box(image_id, *corners, *kind_and_label, None, x, y, nucleus)
 
 
-def _place(cells: Mapping[str, str]) -> tuple[float | None, float | None, float | None]:
-    """Where the nucleus lies, as tables of this package say."""
-    if not (cells.get("x") and cells.get("y")):
-        return None, None, None
-    nucleus = cells.get("nucleus_px")
-    return _number(cells["x"]), _number(cells["y"]), _number(nucleus) if nucleus else None
+def _nucleus(cells: Mapping[str, str]) -> list[float | None]:
+    """Centre and size of the nucleus, as tables of this package say."""
+    return [_number(cells[name]) if cells.get(name) else None for name in ("x", "y", NUCLEUS)]
 
 
-def _of_row(cells: Mapping[str, str], label_column: str | None) -> tuple[str, str | None]:
-    """Kind and label that a row of a CSV file states."""
-    kind, label = (
-        known_label(from_csv_text(cells.get(column or "", ""))) for column in ("kind", label_column)
-    )
-    return _kind_and_label(label) if kind is None else (_KIND_OF.get(_word(kind), kind), label)
-
-
-def _corners(numbers: Sequence[float], is_span: bool) -> tuple[float, float, float, float]:
-    a, b, c, d = numbers
-    return (a, b, a + c, b + d) if is_span else (a, b, c, d)
+def _corners(numbers: Sequence[Any], is_span: bool) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom, px."""
+    a, b, c, d = map(_number, numbers)
+    box = (a, b, a + c, b + d) if is_span else (a, b, c, d)
+    if box[0] < box[2] <= 1 and box[1] < box[3] <= 1:
+        raise ValueError(
+            f"a box must be in pixels, got {', '.join(map(shown, numbers))}, which seem to be "
+            "parts of the image; multiply them by its width and height, or give them as YOLO .txt "
+            "files"
+        )
+    return box
 
 
 def _from_voc(path: Path, images: _Images) -> _Found:
+    taken: dict[str, str] = {}
     for file in _files(path, (".xml",)):
         with naming(f"'{file}'"):
             root = _parse_xml(file.read_bytes())
@@ -409,17 +462,24 @@ def _from_voc(path: Path, images: _Images) -> _Found:
             things = root.findall("object")
             if not things:
                 continue
-            stated = (root.findtext("filename") or "").strip()
-            image_id = images.find(*filter(None, (stated, _name(file, path))))
+            filename = (root.findtext("filename") or "").strip()
+            image_id = images.find(*filter(None, (filename, _name(file, path))))
             height, width = (root.findtext(f"size/{side}") for side in ("height", "width"))
             if height and width and height.strip() != "0":  # which some tools write
                 images.check_shape(image_id, height, width)
+            _take(taken, image_id, f"'{file}'")
         for number, thing in enumerate(things, 1):
             where = f"'{file}', object {number}"
             with naming(where):
-                corners = [_number(thing.findtext(f"bndbox/{side}")) for side in _VOC]
-            name = known_label((thing.findtext("name") or "").strip())
-            yield where, Box(image_id, *_corners(corners, False), *_kind_and_label(name))
+                corners = _corners([thing.findtext(f"bndbox/{side}") for side in _VOC], False)
+            name = stated((thing.findtext("name") or "").strip())
+            yield where, Box(image_id, *corners, *_kind_and_label(name))
+
+
+def _take(taken: dict[str, str], image_id: str, where: str) -> None:
+    """Refuse a second file, or entry, that is of an image."""
+    if taken.setdefault(image_id, where) != where:
+        raise ValueError(f"the image {image_id!r} is also that of {taken[image_id]}; leave one")
 
 
 def _parse_xml(content: bytes) -> ElementTree.Element:
@@ -457,7 +517,7 @@ def _from_yolo(path: Path, images: _Images) -> _Found:
                     )
                 if names and int(words[0]) not in names:
                     raise ValueError(f"class {words[0]} has no name; there are {len(names)}")
-                name = known_label(names.get(int(words[0]), words[0]))
+                name = stated(names.get(int(words[0]), words[0]))
                 image_id = images.find(_name(file, path))
                 corners = _from_parts([_number(word) for word in words[1:5]], images, image_id)
             yield where, Box(image_id, *corners, *_kind_and_label(name))
@@ -487,8 +547,7 @@ def _yaml_names(file: Path) -> dict[int, str]:
     """The entry ``names`` of a YAML file: a list or a mapping, in brackets or a line for each."""
     after = f"\n{_text(file)}".partition("\nnames:")[2].lstrip(" ")
     if after[:1] in ("[", "{"):
-        inner, closed, _ = after[1:].partition("]" if after[0] == "[" else "}")
-        items = inner.split(",") if closed else []
+        items = _flow_items(after[1:], "]" if after[0] == "[" else "}")
     else:
         lines = (line for line in after.splitlines()[1:] if line.split("#")[0].strip())
         indented = takewhile(lambda line: line.startswith((" ", "-")), lines)
@@ -500,6 +559,22 @@ def _yaml_names(file: Path) -> dict[int, str]:
             "them into classes.txt, a line for each"
         )
     return dict(_yaml_item(item, number) for number, item in enumerate(items))
+
+
+def _flow_items(text: str, end: str) -> list[str]:
+    """What commas part, up to the bracket that closes; none where it does not."""
+    items = [""]
+    for part in _QUOTED.split(text):
+        if part[:1] in ("'", '"'):
+            items[-1] += part
+            continue
+        before, closed, _ = part.partition(end)
+        first, *others = before.split(",")
+        items[-1] += first
+        items += others
+        if closed:
+            return items
+    return []
 
 
 def _yaml_item(item: str, number: int) -> tuple[int, str]:
@@ -523,23 +598,29 @@ def _from_coco(path: Path, images: _Images) -> _Found:
         content = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is not a JSON file: {error}") from error
+    taken: dict[str, str] = {}
     with naming(f"'{path}'"):
-        names = {thing["id"]: thing["name"] for thing in _listed(content, "categories", "name")}
-        named = {thing["id"]: thing for thing in _listed(content, "images", "file_name")}
+        categories = _by_id(_listed(content, "categories", "name"), "categories")
+        named = _by_id(_listed(content, "images", "file_name"), "images")
         annotations = _listed(content, "annotations", "bbox", "image_id")
     for number, thing in enumerate(annotations):
         where = f"'{path}', annotation {number}"
         with naming(where):
             image = _of_id(named, thing["image_id"], "image")
             image_id = images.find(str(image["file_name"]))
+            _take(taken, image_id, f"the entry of id {shown(image['id'])}")
             if image.get("height") and image.get("width"):
                 images.check_shape(image_id, image["height"], image["width"])
             bbox = thing["bbox"]
             if not isinstance(bbox, list) or len(bbox) != 4:
                 raise ValueError(f"bbox must be [x, y, width, height], got {shown(bbox)}")
-            corners = _corners([_number(value) for value in bbox], True)
+            corners = _corners(bbox, True)
             category = thing.get("category_id")
-            name = None if category is None else known_label(_of_id(names, category, "category"))
+            name = (
+                None
+                if category is None
+                else stated(_of_id(categories, category, "category")["name"])
+            )
         yield where, Box(image_id, *corners, *_kind_and_label(name))
 
 
@@ -562,6 +643,14 @@ def _listed(content: Any, key: str, *fields: str) -> list[dict[str, Any]]:
     return things
 
 
+def _by_id(things: Sequence[dict[str, Any]], key: str) -> dict[int | str, dict[str, Any]]:
+    found: dict[int | str, dict[str, Any]] = {}
+    for thing in things:
+        if found.setdefault(thing["id"], thing) is not thing:
+            raise ValueError(f"{key} must have ids of their own, got {shown(thing['id'])} twice")
+    return found
+
+
 def _of_id(things: Mapping[Any, Any], key: Any, what: str) -> Any:
     if not isinstance(key, int | str) or key not in things:
         raise ValueError(f"{what}_id {shown(key)} is the id of no {what}")
@@ -572,17 +661,13 @@ def _of_id(things: Mapping[Any, Any], key: Any, what: str) -> Any:
 
 
 def _from_masks(path: Path, images: _Images) -> _Found:
-    taken: dict[str, Path] = {}
+    taken: dict[str, str] = {}
     for file in _files(path, SUFFIXES):
         with naming(f"'{file}'"):
             name = _name(file, path)
             names = [name, *(name.removesuffix(end) for end in MASK_ENDINGS if name.endswith(end))]
             image_id = images.find(*names)
-            if image_id in taken:
-                raise ValueError(
-                    f"the image {image_id!r} has another mask, '{taken[image_id]}'; leave one"
-                )
-            taken[image_id] = file
+            _take(taken, image_id, f"'{file}'")
             outlines = _outlines(_read_labels(file, image_id, images))
         for number, (rows, columns, mask) in enumerate(outlines, 1):
             corners = columns.start, rows.start, columns.stop, rows.stop

@@ -58,6 +58,9 @@ Outcome = tuple[np.ndarray, str] | Unusable
 
 _OVERSHOOT = 1.02  # of floats above white: resampling leaves some
 
+WHITE = "white is"
+"""In what says that an image was converted by the depth of its set."""
+
 Depths = Mapping[str, int]
 """Bits of the images of a set, by the kind of their samples, "integer" or "float"."""
 
@@ -156,7 +159,7 @@ class Depth:
             bits, by = least, "as of the images learnt from"
         if bits == every and kind == "integer":
             return bits, ""
-        return bits, f"white is {(1 << bits) - 1} {by}"
+        return bits, f"{WHITE} {(1 << bits) - 1} {by}"
 
     def _see_all(self) -> None:
         assert self._load is not None

@@ -24,6 +24,7 @@ import numpy as np
 
 from wbcprof._shown import Shown
 from wbcprof.checks import Integer, known_label, shown
+from wbcprof.files import file_digest
 from wbcprof.images.decode import settle, stated_pixel_size
 from wbcprof.images.depth import Deep, Depth, Outcome, Unusable
 from wbcprof.images.groups import groups_in_folders
@@ -284,11 +285,12 @@ class _Tiles:
 
 @dataclass(frozen=True, slots=True)
 class _Torn:
-    """A slide file that cannot be opened."""
+    """A slide file that cannot be opened, or a file that is there again."""
 
     image_id: str
     slide: str
     reason: Unusable
+    shape: tuple[int, int] | None = None
     in_memory: bool = True
     n_bytes: int = 0
 
@@ -304,7 +306,7 @@ class _Torn:
         return (self.slide,)
 
     def whole_images(self) -> Iterator[tuple[str, tuple[int, int] | None]]:
-        yield self.image_id, None
+        yield self.image_id, self.shape
 
     def part(self, start: int, stop: int) -> _Torn:
         return self
@@ -566,7 +568,7 @@ def open_fields(
         squared pixels. TIFFs are read in parts, other files as a whole; tiles of arrays are views.
         Tiles that a scanner left empty are not offered. Needs ``pip install 'wbcprof[slides]'``.
     slides : str, path, sequence or mapping, optional
-        Which slide each image is of:
+        Which slide each image is of; a file of the content of another of its slide is left out:
 
         - None: a slide file, or a TIFF that is read as one, is a slide of its own, by the name of
           the file (DICOM: of its folder). A photograph is of the sub-folder of the folder that is
@@ -631,11 +633,40 @@ def open_fields(
     given = Listed(_one_of_each_series(given.units))
     cut = _Cut(tile, margin, _names(slides, given, folder))
     units: list[_Unit] = []
+    once = _Once(given.units)
     n = 0
     for image in given.units:
-        units += cut.units(image, n)
+        own = list(cut.units(image, n))
+        first = once.first_of(image, own[0].slides[:1])
+        units += own if first is None else _left_out(own, first)
         n += len(image)
     return FieldSource(Listed(units), cut.largest)
+
+
+class _Once:
+    """Files, each of which is a field of its slide once."""
+
+    def __init__(self, units: Sequence[Given]) -> None:
+        files = [unit.path for unit in units if isinstance(unit, File) and unit.path.is_file()]
+        self._sizes = Counter(path.stat().st_size for path in files)
+        self._first: dict[tuple[tuple[str, ...], str], File] = {}
+
+    def first_of(self, image: Given, slide: tuple[str, ...]) -> str | None:
+        """The name of an earlier file of the slide that holds the same, if there is one."""
+        if not isinstance(image, File) or not image.path.is_file():
+            return None
+        if self._sizes[image.path.stat().st_size] < 2:
+            return None
+        first = self._first.setdefault((slide, file_digest(image.path)), image)
+        return None if first is image else first.name
+
+
+def _left_out(units: Sequence[_Unit], first: str) -> Iterator[_Torn]:
+    """Units of a file that is there again, as what cannot be read."""
+    reason = Unusable(f"the same file as {first!r}, which is of this slide already")
+    for unit in units:
+        for (image_id, shape), slide in zip(unit.whole_images(), unit.slides, strict=False):
+            yield _Torn(image_id, slide, reason, shape)
 
 
 def _is_folder_of_images(path: Path) -> bool:

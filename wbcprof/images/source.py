@@ -58,8 +58,8 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 import numpy as np
 
 from wbcprof._shown import Shown
-from wbcprof.checks import Choice, Flag, Integer, known_label, known_labels, listed, shown, unmasked
-from wbcprof.files import SHEETS
+from wbcprof.checks import Choice, Flag, Integer, known_labels, listed, shown, unmasked
+from wbcprof.files import SHEETS, from_csv_text, naming, sampled_digest
 from wbcprof.images.decode import (
     count_pages,
     is_of_the_system,
@@ -78,9 +78,12 @@ from wbcprof.images.stored import StoredArray
 from wbcprof.images.tables import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
+    column_name,
     image_name,
     read_table,
+    stated,
     tell_of_repeated,
+    the_column,
 )
 from wbcprof.threads import go_on, resolve_threads, work_until
 
@@ -474,11 +477,12 @@ class ImageSource(Shown):
         return [shape for block in self.images.blocks() for shape in block.shapes()]
 
     def digests(self) -> list[str | None]:
-        """Hexadecimal digests of the content of the images offered; None of those in files."""
+        """Hexadecimal digests of the content of the images offered, of files by their size and
+        samples; None of those that cannot be opened."""
         digests: list[str | None] = []
         for block in self.images.blocks():
             if isinstance(block, File):
-                digests += [None] * len(block)
+                digests += [_digest_of(block.path)] * len(block)
                 continue
             for pixels in block.arrays():
                 digest = blake2b(f"{pixels.dtype} {pixels.shape}".encode(), digest_size=8)
@@ -1116,6 +1120,14 @@ def _array_id(index: int) -> str:
     return f"image_{index:06d}"
 
 
+def _digest_of(path: Path) -> str | None:
+    """See `ImageSource.digests`."""
+    try:
+        return sampled_digest(path) if path.is_file() else None  # a pipe would wait
+    except OSError:
+        return None
+
+
 def _file(path: str | os.PathLike[str]) -> File:
     name = os.fspath(path)
     if not os.path.exists(path):
@@ -1356,45 +1368,61 @@ def _from_glob(pattern: Path, planes: bool) -> tuple[Listed[Given], None]:
 
 def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
     table = read_table(path)
-    columns = path_columns(table.header)
+    with naming(f"'{path}'"):
+        columns = path_columns(table.header)
     if columns is None:
         table.need(IMAGE_COLUMNS)
         raise AssertionError
     label_column = table.find(LABEL_COLUMNS)
     files, missing = [], []
     labels: list[str | None] = []
-    said: dict[str, tuple[str, int]] = {}
-    named: set[str] = set()
-    repeated: list[int] = []
     for line, cells in table.rows:
-        name = os.path.join(*(cells[table.header[at]] for at in columns))
+        parts = (from_csv_text(cells[table.header[at]]) or "" for at in columns)
+        name = os.path.join(*parts)
         if not name:
             raise ValueError(f"{table.at(line)}: no image path")
         if not os.path.exists(path.parent / name):
             name = image_name(name)
+        if os.path.exists(path.parent / (plain := os.path.normpath(name))):
+            name = plain
         files.append(File(path.parent / name, name))
         if not os.path.exists(files[-1].path):
             missing.append(name)
-        label = known_label(cells[label_column]) if label_column else None
-        labels.append(label)
-        if name in named:
-            repeated.append(line)
-        named.add(name)
-        if label is not None:
-            before, above = said.setdefault(name, (label, line))
-            if before != label:
-                raise ValueError(
-                    f"{table.at(line)}: {name!r} is labelled {label!r} here and {before!r} in line "
-                    f"{above}; leave one"
-                )
+        labels.append(stated(from_csv_text(cells[label_column])) if label_column else None)
+    lines = [f"line {line}" for line, _ in table.rows]
+    _check_rows(f"'{path}'", lines, files, labels)
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise FileNotFoundError(
             f"{len(missing)} of the {len(files)} files named in '{path}' do not exist in "
             f"'{path.parent}': {shown}"
         )
-    tell_of_repeated(table, repeated, "name an image again, which is taken again")
     return Listed(files), labels if any(labels) else None
+
+
+def _check_rows(
+    table: str, rows: Sequence[str], files: Sequence[File], labels: Sequence[str | None]
+) -> None:
+    """Refuse a table of which two rows label an image otherwise; tell of rows that name one again.
+
+    `rows` says where each file and its label stand.
+    """
+    said: dict[str, tuple[str, str]] = {}
+    named: set[str] = set()
+    repeated = []
+    for row, file, label in zip(rows, files, labels, strict=True):
+        place = os.path.abspath(file.path)
+        if place in named:
+            repeated.append(row)
+        named.add(place)
+        if label is not None:
+            before, above = said.setdefault(place, (label, row))
+            if before != label:
+                raise ValueError(
+                    f"{table}, {row}: {file.name!r} is labelled {label!r} here and {before!r} in "
+                    f"{above}; leave one"
+                )
+    tell_of_repeated(table, len(rows), repeated, "name an image again, which is taken again")
 
 
 def path_columns(header: Sequence[str]) -> tuple[int, ...] | None:
@@ -1404,11 +1432,11 @@ def path_columns(header: Sequence[str]) -> tuple[int, ...] | None:
     Raises
     ------
     ValueError
-        CellProfiler names several files in a row.
+        CellProfiler names several files in a row, or two columns have one name.
     """
-    names = [str(name).strip().lower() for name in header]
-    if whole := [names.index(name) for name in IMAGE_COLUMNS if name in names]:
-        return (whole[0],)
+    names = list(map(column_name, header))
+    if whole := the_column(IMAGE_COLUMNS, names):
+        return (names.index(whole),)
     files = [at for at, name in enumerate(names) if name.startswith("filename_")]
     if len(files) > 1:
         raise ValueError(
@@ -1431,15 +1459,19 @@ def _from_frame(frame: Any) -> tuple[Listed[Given], list[str | None] | None]:
             f"{IMAGE_COLUMNS[3]}, got: {', '.join(header)[:200]}"
         )
     parts = [list(frame.iloc[:, at]) for at in columns]
-    names = [name.strip().lower() for name in header]
-    label_at = next((names.index(name) for name in LABEL_COLUMNS if name in names), None)
+    names = list(map(column_name, header))
+    label_column = the_column(LABEL_COLUMNS, names)
     files = []
     for index, row in enumerate(zip(*parts, strict=True)):
         if not all(isinstance(part, str | os.PathLike) for part in row):
             raise ValueError(f"row {index} of the DataFrame has no image path, got {row[-1]!r}")
         files.append(_file(os.path.join(*row)))
-    labels = None if label_at is None else known_labels(list(frame.iloc[:, label_at]))
-    return Listed(files), labels if labels and any(labels) else None
+    if label_column is None:
+        return Listed(files), None
+    labels = known_labels(list(frame.iloc[:, names.index(label_column)]))
+    rows = [f"row {index}" for index in range(len(files))]
+    _check_rows("the DataFrame", rows, files, labels)
+    return Listed(files), labels if any(labels) else None
 
 
 def _open_npy(path: Path) -> tuple[Listed[Given] | Stream, None]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from wbcprof.checks import known_label
+from wbcprof.checks import UNLABELLED, known_label
 from wbcprof.files import TableWarning, from_csv_text, naming, open_table
 
 IMAGE_COLUMNS = (
@@ -35,6 +35,18 @@ PAGE = re.compile(r"#\d{4,}$")
 """What the id of a page of a TIFF has behind that of the file."""
 
 
+_NOT_KNOWN = frozenset(
+    ("na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null", "?", "unknown", UNLABELLED)
+)
+
+
+def stated(label: object) -> str | None:
+    """A label that a file states, as text; None where it is unknown, or says that it is: NA, N/A,
+    nan, None, null, ?, unknown or unlabelled, in letters of any case."""
+    name = known_label(label)
+    return None if name is None or name.strip().lower() in _NOT_KNOWN else name
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of a table by the names of columns, see `column_name`, with their lines in the file."""
@@ -46,10 +58,8 @@ class Table:
 
     def find(self, names: Sequence[str]) -> str | None:
         """The first of these columns that is there; ValueError where it is there twice."""
-        found = next((name for name in names if name in self.header), None)
-        if found is not None and self.header.count(found) > 1:
-            raise ValueError(f"'{self.path}': expected one column {found}, got two")
-        return found
+        with naming(f"'{self.path}'"):
+            return the_column(names, self.header)
 
     def need(self, *wanted: Sequence[str]) -> list[str]:
         """The first of each of these columns that is there; ValueError where none is."""
@@ -92,6 +102,14 @@ def read_table(path: str | os.PathLike[str]) -> Table:
             cells += [""] * (len(header) - len(cells))
             rows.append((line, dict(zip(header, cells, strict=False))))
     return Table(name, titles, header, rows)
+
+
+def the_column(names: Sequence[str], header: Sequence[str]) -> str | None:
+    """The first of these names that is in the first line; ValueError where it is there twice."""
+    found = next((name for name in names if name in header), None)
+    if found is not None and header.count(found) > 1:
+        raise ValueError(f"expected one column {found}, got two; leave one")
+    return found
 
 
 def column_name(text: str) -> str:
@@ -173,11 +191,12 @@ def read_by_image(
     image, column = table.need(IMAGE_COLUMNS, columns)
     if not table.rows:
         raise ValueError(f"'{path}': expected rows below the first line, got none")
+    known = stated if column in LABEL_COLUMNS else known_label  # a patient may be called "NA"
     found: dict[str, tuple[str, int]] = {}
     repeated: list[int] = []
     for line, cells in table.rows:
         name = image_name(from_csv_text(cells[image]) or "")
-        value = known_label(from_csv_text(cells[column]))
+        value = known(from_csv_text(cells[column]))
         if not name or value is None:
             continue
         with naming(table.at(line)):
@@ -190,20 +209,23 @@ def read_by_image(
                 f"{table.at(line)}: {name!r} is of {column} {value!r} here and of {before!r} in "
                 f"line {above}; leave one"
             )
-    tell_of_repeated(table, repeated, "say again what is said above")
+    tell_of_repeated(
+        f"'{path}'",
+        len(table.rows),
+        [f"line {line}" for line in repeated],
+        "say again what is said above",
+    )
     told = {name: value for name, (value, _) in found.items()}
     of_pages = {name: told[file] for name, file in files.items() if file in told}
     whole = {files[name] for name in of_pages} - files.keys()
     return of_pages | {name: value for name, value in told.items() if name not in whole}
 
 
-def tell_of_repeated(table: Table, lines: Sequence[int], what: str) -> None:
-    """Warn of rows that are there again."""
-    if lines:
+def tell_of_repeated(table: str, n: int, rows: Sequence[str], what: str) -> None:
+    """Warn of some of `n` rows, which are there again."""
+    if rows:
         warnings.warn(
-            f"'{table.path}': {len(lines)} of {len(table.rows)} rows {what}, first line {lines[0]}",
-            TableWarning,
-            stacklevel=4,
+            f"{table}: {len(rows)} of {n} rows {what}, first {rows[0]}", TableWarning, stacklevel=4
         )
 
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from wbcprof.files import sampled_digest
 from wbcprof.images.decode import is_of_the_system, read_array, stated_pixel_size, to_rgb8
 from wbcprof.images.depth import Deep, Outcome, Unusable
 from wbcprof.images.source import File
-
-_SAMPLE, _SAMPLES = 4096, 3  # bytes, at the beginning, in the middle and at the end
 
 Place = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; right and bottom are excluded."""
@@ -195,14 +193,8 @@ def by_full_path(file: File) -> File:
 
 
 def seen_on_disk(path: Path) -> bytes:
-    """What tells a file from another one of its name: its size, and samples of its content."""
+    """What tells a file from another one of its name, or why it cannot be opened."""
     try:
-        size = path.stat().st_size
-        digest = blake2b(str(size).encode(), digest_size=16)
-        with open(path, "rb") as stream:
-            for part in range(_SAMPLES):
-                stream.seek(part * max(0, size - _SAMPLE) // (_SAMPLES - 1))
-                digest.update(stream.read(_SAMPLE))
+        return sampled_digest(path).encode()
     except OSError as error:
         return str(error.errno).encode()
-    return digest.hexdigest().encode()

@@ -8,6 +8,7 @@ telephone as on a desk.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ import numpy as np
 from wbcprof._version import __version__
 from wbcprof.analysis.charts import AVERAGE, REJECTIONS, SINGLE, Chart, false_rejections
 from wbcprof.analysis.monitoring import ALARMS, SHARE, Monitor, SlideSummary, is_result
-from wbcprof.files import HTML, check_output
+from wbcprof.files import HTML, TableWarning, check_output
 from wbcprof.report.html import render, write_html
 
 _WIDTH, _HEIGHT = 1000, 300  # of the drawing, in its own units
@@ -59,6 +60,11 @@ def write_monitor(
     FileNotFoundError, PermissionError, ValueError
         The file cannot be written there.
 
+    Warns
+    -----
+    TableWarning
+        No slide is named as one of the control set.
+
     Examples
     --------
     >>> from pathlib import Path
@@ -77,6 +83,13 @@ def write_monitor(
     True
     """
     check_output(path, HTML)
+    if unmatched := monitor.unmatched():
+        warnings.warn(
+            f"no slide is named as the control set is, {unmatched[0]!r}: such slides have no "
+            "charts of their own; see to the names",
+            TableWarning,
+            stacklevel=2,
+        )
     charts = monitor.charts()
     findings = [found for chart in charts if (found := _finding(chart, monitor.slides))]
     html = render(

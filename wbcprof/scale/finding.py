@@ -2,7 +2,7 @@
 
 manifest.json        what the run is
 NAME_0001.png        crops, by the names of the fields
-part-000000.json     cells of fields 0 to shard_size - 1, what was dropped, and so on
+part-000000.json     cells of fields 0 to shard_size - 1, digests of their crops, what was dropped
 part-000000.parquet  the same cells, where asked for
 cells.csv            all cells, crops in the column path, images in field
 dropped.csv          fields and cells that were left out, and why; where it is, all is done
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from wbcprof._shown import shown
 from wbcprof._version import __version__
 from wbcprof.checks import Integer, listed
-from wbcprof.files import replacing, write_rows
+from wbcprof.files import file_digest, replacing, write_rows
 from wbcprof.images.boxes import Box, read_boxes
 from wbcprof.images.fields import FieldSource, open_fields
 from wbcprof.images.source import ImageWarning, NoUsableImage
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 CELLS, DROPPED = "cells.csv", "dropped.csv"
 COLUMNS = ("path", *CELL_COLUMNS)
 _LONGEST = 120  # characters of a name
+_CROP = re.compile(r"[^\W.][\w.-]*_\d+\.png")  # as `_crop_name` makes them
 
 
 @shown
@@ -175,7 +176,7 @@ def find_to_folder(
         boxes = read_boxes(boxes, source)
     n = len(source.ids())
     identity = {
-        "format": 1,
+        "format": 2,
         "wbcprof": __version__,
         "pixel_size": pixel_size,
         "boxes": None if boxes is None else _digest(boxes),
@@ -194,29 +195,30 @@ def find_to_folder(
             progress(done, n)
 
     with claimed(folder, identity):
-        (folder / DROPPED).unlink(missing_ok=True)
         rulers = measure_slides(source, pixel_size, needed=boxes is None)
         starts = range(0, n, shard_size)
-
-        def unfinished() -> Iterator[tuple[int, FieldSource]]:
-            parts = source.quietly()  # told once, at the end
-            for index, start in enumerate(starts):
-                part = parts.part(start, min(start + shard_size, n))
-                if _is_finished(folder, index, part):
-                    advance(len(part.ids()))
-                else:
-                    yield index, part
-
+        parts = source.quietly()  # told once, at the end
+        doubled = set() if boxes is not None else _doubled(folder, len(starts))
+        unfinished = []  # all is compared before anything is made
+        for index, start in enumerate(starts):
+            part = parts.part(start, min(start + shard_size, n))
+            if _is_finished(folder, index, part, doubled):
+                advance(len(part.ids()))
+            else:
+                unfinished.append((index, part))
+        (folder / DROPPED).unlink(missing_ok=True)
         find = _Find(rulers, boxes, canonical, frozenset(drop))
         made: Iterable[tuple[int, FieldSource, _Part]]
         if client is None:
-            made = ((i, part, find(part, threads)) for i, part in unfinished())
+            made = ((i, part, find(part, threads)) for i, part in unfinished)
         else:
-            made = _on_cluster(client, find, unfinished())
+            made = _on_cluster(client, find, unfinished)
         for index, part, found in made:
             _write_part(folder, index, part, found)
             advance(len(part.ids()))
-        return _finish(folder, len(starts), parquet)
+        # Each box lies in the core of one tile.
+        doubled = set() if boxes is not None else _doubled(folder, len(starts))
+        return _finish(folder, len(starts), parquet, doubled)
 
 
 @dataclass(frozen=True)
@@ -283,8 +285,8 @@ def _digest(boxes: Mapping[str, Sequence[Box]]) -> str:
     digest = blake2b(digest_size=16)
     for image_id, own in sorted(boxes.items()):
         for box in own:
-            place = (image_id, box.left, box.top, box.right, box.bottom, box.kind, box.label)
-            digest.update(repr(place).encode())
+            place = (image_id, box.left, box.top, box.right, box.bottom, box.x, box.y, box.nucleus)
+            digest.update(repr((*place, box.kind, box.label)).encode(errors="surrogateescape"))
             if box.mask is not None:
                 digest.update(box.mask.tobytes())
     return digest.hexdigest()
@@ -298,6 +300,7 @@ def _write_part(folder: Path, index: int, part: FieldSource, made: _Part) -> Non
         "fields": part.digest(),
         "offered": len(part.ids()),
         "cells": made.rows,
+        "crops": [file_digest(folder / row["path"]) for row in made.rows],
         "dropped": made.dropped,
         "converted": made.converted,
     }
@@ -338,42 +341,79 @@ def _are_rows(value: Any) -> bool:
     )
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
 _FIELDS = {
     "fields": lambda value: isinstance(value, str),
     "offered": is_count,
     "cells": _are_rows,
+    "crops": _are_texts,
     "dropped": are_pairs,
     "converted": are_counts,
 }
 """Of the record of a part."""
 
 
-def _is_finished(folder: Path, index: int, part: FieldSource) -> bool:
-    """Whether a part is there; an error where it was made of other fields."""
+def _is_finished(folder: Path, index: int, part: FieldSource, doubled: Collection[str]) -> bool:
+    """Whether a part is there with its crops but these; an error where it was made of other
+    fields."""
     path = folder / record_name(index)
     if not path.exists():
         return False
-    if read_record(path, _FIELDS)["fields"] != part.digest():
+    record = _read_record(path)
+    if record["fields"] != part.digest():
         ids = part.ids()
         raise ValueError(
             f"{path.name} in {str(folder)!r} was made from other fields than those now given, from "
             f"{ids[0]!r} to {ids[-1]!r}; give the same again, or another folder"
         )
-    return True
+    crops = zip(record["cells"], record["crops"], strict=True)
+    return all(
+        row["path"] in doubled
+        or ((crop := folder / row["path"]).is_file() and file_digest(crop) == digest)
+        for row, digest in crops
+    )
 
 
-def _finish(folder: Path, n_parts: int, parquet: bool) -> FoundCells:
-    records = [read_record(folder / record_name(index), _FIELDS) for index in range(n_parts)]
+def _read_record(path: Path) -> dict[str, Any]:
+    """The record of a part, which may be from somebody else: no path leads out of its folder."""
+    record = read_record(path, _FIELDS)
+    paths = [row["path"] for row in record["cells"]]
+    if len(paths) != len(record["crops"]) or not all(_CROP.fullmatch(str(p)) for p in paths):
+        raise ValueError(f"{str(path)!r} is damaged; remove it to make it anew")
+    return record
+
+
+def _doubled(folder: Path, n_parts: int) -> set[str]:
+    """Crops of cells that a tile of an earlier part had, among the parts that are there."""
+    paths = [folder / record_name(index) for index in range(n_parts)]
+    records = [_read_record(path) for path in paths if path.exists()]
+    seams = Seams()
+    return {
+        row["path"]
+        for record in records
+        for row in record["cells"]
+        if not seams.is_new_at(
+            row["field"], row["cell"].rpartition("#")[0], row["x"], row["y"],
+            row["right"] - row["left"],
+        )
+    }  # fmt: skip
+
+
+def _finish(folder: Path, n_parts: int, parquet: bool, doubled: Collection[str]) -> FoundCells:
+    records = [_read_record(folder / record_name(index)) for index in range(n_parts)]
     converted: Counter[str] = sum((Counter(r["converted"]) for r in records), Counter())
-    rows, doubled = _once([row for record in records for row in record["cells"]])
-    for row in doubled:
-        (folder / row["path"]).unlink(missing_ok=True)
+    for path in doubled:
+        (folder / path).unlink(missing_ok=True)
+    for record in records:
+        record["cells"] = [row for row in record["cells"] if row["path"] not in doubled]
+    rows = [row for record in records for row in record["cells"]]
     dropped = [lost for record in records for lost in record["dropped"]]
     n = sum(record["offered"] for record in records)
-    kept = {row["cell"] for row in rows}
     for index, record in enumerate(records if parquet else ()):
-        own = [row for row in record["cells"] if row["cell"] in kept]
-        _write_parquet(folder / f"part-{index:06d}.parquet", own)
+        _write_parquet(folder / f"part-{index:06d}.parquet", record["cells"])
     write_rows(folder / CELLS, COLUMNS, rows)
     write_rows(
         folder / DROPPED,
@@ -386,18 +426,6 @@ def _finish(folder: Path, n_parts: int, parquet: bool) -> FoundCells:
         kinds = ", ".join(f"{count} {kind}" for kind, count in converted.most_common())
         _warn(f"converted {converted.total()} of {n} fields to 8-bit RGB: {kinds}")
     return FoundCells(folder, n, len(rows), len(dropped))
-
-
-def _once(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Cells, and those of them that a tile of an earlier part had."""
-    seams = Seams()
-    kept: list[dict[str, Any]] = []
-    doubled: list[dict[str, Any]] = []
-    for row in rows:
-        tile, width = row["cell"].rpartition("#")[0], row["right"] - row["left"]
-        is_new = seams.is_new_at(row["field"], tile, row["x"], row["y"], width)
-        (kept if is_new else doubled).append(row)
-    return kept, doubled
 
 
 def _warn(text: str) -> None:

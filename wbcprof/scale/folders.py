@@ -117,26 +117,49 @@ def claimed(folder: Path, identity: dict[str, Any]) -> Iterator[None]:
     """Make the folder, or go on with one of a run of this identity; hold it against a second run,
     until this process ends in whatever way."""
     folder.mkdir(exist_ok=True)
-    with _held(folder):
+    with _held(folder, folder):
         _check_manifest(folder, identity)
         _clear_leftovers(folder)
         yield
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a file that is read and replaced, whether it is there or not, against a second run.
+
+    Raises
+    ------
+    ValueError
+        Another run holds it.
+    """
+    file = Path(os.path.realpath(path))
+    lock = file.with_name(f".{file.name}.lock")  # the file itself is another after each writing
+    with _held(lock, file, os.O_CREAT):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(lock: Path, what: Path, flag: int = 0) -> Iterator[None]:
+    """Hold what `lock`, a file or folder, stands for."""
     try:
         import fcntl
     except ImportError:  # not on Windows
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(lock, os.O_RDONLY | flag)
+    busy = f"another run is writing into {str(what)!r}; wait for its end"
     try:
         with suppress(OSError):  # a file system without locks
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(f"another run is writing into {str(folder)!r}") from None
+                raise ValueError(busy) from None
+        # A run that has just ended took the lock away.
+        if not lock.exists() or not os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+            raise ValueError(busy)
         yield
     finally:
         os.close(descriptor)

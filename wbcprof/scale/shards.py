@@ -45,6 +45,7 @@ from wbcprof._version import __version__
 from wbcprof.checks import Integer
 from wbcprof.files import file_digest, regular, write_rows
 from wbcprof.images.decode import may_pass
+from wbcprof.images.depth import WHITE, Depths
 from wbcprof.images.source import ImageSource, ImageWarning, Listed, open_images
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles, check_table
@@ -109,8 +110,8 @@ def profile_to_shards(
         See `wbcprof.images.open_images`. An iterator is read a shard at a time, and read again
         from its start to resume, without decoding what is finished.
     folder : path
-        Made where missing. Must be empty, or hold an earlier run of the same model and settings;
-        files are taken to be unchanged where their names are.
+        Made where missing. Must be empty, or hold an earlier run of the same model, settings and
+        files, which are known by their ids, sizes and samples of their content.
     shard_size : int
         Images of a shard; arrays of an iterator are held in memory so many at a time.
     labels, step, inference, progress
@@ -216,7 +217,7 @@ def fill_shards(
             progress(done, source.n_hint)
 
     identity = {
-        "format": 2,
+        "format": 3,
         "wbcprof": __version__,
         "model": model.fingerprint,
         **coding.stated(model.layers[0].step),
@@ -244,7 +245,7 @@ def fill_shards(
             )  # fmt: skip
             more = write(folder / _table_name(index), table, part)
             shards.add(index, part, profiles, more)
-        return _finish(folder, shards)
+        return _finish(folder, shards, source.depths)
 
 
 def _are_texts_or_none(value: Any) -> bool:
@@ -312,12 +313,15 @@ class _Shards:
         """Whether each image is of a finished shard; an error where it is another there."""
         ids = part.ids()
         labels = part.labels or [None] * len(ids)
-        for image_id, label, content in zip(ids, labels, part.digests(), strict=True):
+        contents = part.digests() if self._known else [None] * len(ids)
+        for image_id, label, content in zip(ids, labels, contents, strict=True):
             if not self._known.get(image_id):
                 yield False
                 continue
             index, label_there, content_there = self._known[image_id].popleft()
-            if (label, content) != (label_there, content_there):
+            # None: a file that could not be opened, then or now.
+            is_other = None not in (content, content_there) and content != content_there
+            if label != label_there or is_other:
                 what, there, now = (
                     ("label", f" {label_there!r}", f" {label!r}")
                     if label != label_there
@@ -326,7 +330,7 @@ class _Shards:
                 raise ValueError(
                     f"{_table_name(index)} in {str(self._folder)!r} was made with another {what} "
                     f"for {image_id!r},{there} than{now} that now given; give the same again, or "
-                    "another folder"
+                    f"another folder, or remove {record_name(index)}, and it is made anew"
                 )
             yield True
 
@@ -358,6 +362,7 @@ class _Shards:
             "profiles": len(made.ids),
             "skipped": [(skipped.image_id, skipped.reason) for skipped in made.skipped],
             "converted": made.converted,
+            "depths": part.depths,
             **more,
         }
         write_json(self._folder / record_name(index), record)
@@ -421,7 +426,7 @@ def _make_on_cluster(
             yield index, part, join(results)
 
 
-def _finish(folder: Path, shards: _Shards) -> list[dict[str, Any]]:
+def _finish(folder: Path, shards: _Shards, depths: Depths) -> list[dict[str, Any]]:
     """List what was skipped, say what is strange; the records of all shards."""
     records = list(shards.records())
     n = sum(len(record["ids"]) for record in records)
@@ -445,6 +450,18 @@ def _finish(folder: Path, shards: _Shards) -> list[dict[str, Any]]:
     if converted:
         kinds = ", ".join(f"{count} {kind}" for kind, count in converted.most_common())
         _warn(f"converted {converted.total()} of {n} images to 8-bit RGB: {kinds}")
+    brighter = [
+        number
+        for number, record in enumerate(records)
+        if any(record["depths"].get(kind, bits) < bits for kind, bits in depths.items())
+        and any(WHITE in kind for kind in record["converted"])
+    ]
+    if brighter:
+        _warn(
+            f"{len(brighter)} of {len(records)} shards, first {record_name(brighter[0])}, were "
+            "made before deeper images came, and their own are brighter than beside these; remove "
+            "such records to make their shards anew"
+        )
     return records
 
 

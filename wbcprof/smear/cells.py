@@ -534,7 +534,9 @@ def find_cells(
         else:
             own = None if boxes is None else boxes.get(field.image_id, ())
             made = cut_out(field, known, own)
-            yield made._replace(cells=[cell for cell in made.cells if seams.is_new(cell)])
+            # Each box lies in the core of one tile.
+            new = [cell for cell in made.cells if boxes is not None or seams.is_new(cell)]
+            yield made._replace(cells=new)
 
 
 def _why_not(field: Field, ruler: Ruler | str) -> str:
