@@ -299,3 +299,37 @@ def test_overlapping_holds_give_back_what_was_before_the_first():
         assert set(limits()) == {2}
     finally:
         threads._set_blas_threads(before)
+
+
+def test_what_answers_no_signal_is_left_where_one_comes():
+    code = """
+import signal, sys, threading, time
+from wbcprof.threads import left_at_once
+
+def work():
+    begun.set()
+    time.sleep(60)  # in C, as it were: no handler of the main thread's runs
+
+begun = threading.Event()
+def interrupt():
+    begun.wait()
+    signal.raise_signal(signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    left_at_once(work)
+except KeyboardInterrupt:
+    print("left")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert result.stdout == "left\n"
+
+
+def test_what_is_waited_for_gives_and_raises_as_if_called():
+    assert threads.left_at_once(lambda: 3) == 3
+    with pytest.raises(KeyError, match="x"):
+        threads.left_at_once(lambda: {}["x"])
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(threads.left_at_once, lambda: 4).result() == 4

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 _PRODUCT_ROWS = 256
+T = TypeVar("T")
 
 _forked = False
 _asked_for_several = False
@@ -104,6 +105,32 @@ def go_on() -> None:
     ended = getattr(_task, "ended", None)
     if ended is not None and ended.is_set():
         raise Abandoned
+
+
+def left_at_once(call: Callable[[], T]) -> T:
+    """What a call of a library gives that takes seconds and answers no signal: the main thread
+    waits for it elsewhere, and leaves it there where it is interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(call())
+        except BaseException as error:
+            failed.append(error)
+
+    try:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+    except RuntimeError:  # of no thread, here
+        return call()
+    while thread.is_alive():
+        thread.join(0.1)
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 _lock = threading.RLock()

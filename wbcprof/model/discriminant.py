@@ -23,6 +23,7 @@ from functools import cached_property
 import numpy as np
 
 from wbcprof.model.arrays import check_arrays
+from wbcprof.threads import left_at_once
 
 N_DIRECTIONS = 200
 SHRINKAGE = 0.05
@@ -230,12 +231,14 @@ def _leading_directions(scaled: Iterable[np.ndarray], n_rows: int, most: int) ->
     if products is None:
         rows = np.concatenate(held)
         n = max(1, min(N_DIRECTIONS, most))
-        _, vectors = np.linalg.eigh(rows @ rows.T)
+        gram = rows @ rows.T
+        _, vectors = left_at_once(lambda: np.linalg.eigh(gram))
         directions = vectors[:, ::-1][:, :n].T @ rows
         directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
     else:
         n = max(1, min(N_DIRECTIONS, most, len(products)))
-        _, vectors = np.linalg.eigh(products)
+        covariance = products
+        _, vectors = left_at_once(lambda: np.linalg.eigh(covariance))
         directions = vectors[:, ::-1][:, :n].T
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
     return (directions * np.where(largest < 0, -1, 1)).astype(np.float32)

@@ -19,6 +19,7 @@ import numpy as np
 from wbcprof import _core
 from wbcprof.checks import Choice, Flag, Real, check
 from wbcprof.model.arrays import check_arrays
+from wbcprof.threads import left_at_once
 
 PREPROCESSING = ("none", "dataset_mean", "patch_mean", "contrast")
 PIXEL_INPUTS = ("raw", "inverted", "optical_density")
@@ -201,7 +202,7 @@ class Preprocessing:
             rows = rows - self.mean
         if self.whiten:
             covariance = (rows.T @ rows).astype(np.float64) / len(rows)
-            eigenvalues, vectors = np.linalg.eigh(covariance)
+            eigenvalues, vectors = left_at_once(lambda: np.linalg.eigh(covariance))
             floor = self.whitening_floor * eigenvalues.mean()
             root = np.sqrt(np.maximum(eigenvalues, 0) + max(floor, np.finfo(np.float32).tiny))
             self.whitener = ((vectors / root) @ vectors.T).astype(np.float32)
