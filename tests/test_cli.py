@@ -919,3 +919,14 @@ def test_an_interrupt_while_much_is_imported_is_one(monkeypatch, capsys):
     monkeypatch.setattr("wbcprof.cli._parser", interrupt)
     assert main(["info"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_level_deeper_than_the_folders_is_refused(folder, model_file, tmp_path, capsys):
+    words = ["classify", str(model_file), str(folder), "-o", str(tmp_path / "t.csv")]
+    assert "--level must be at most 1, the folders between" in complain(
+        [*words, "--level", "9"], capsys
+    )
+    page = ["report", str(model_file), str(folder), "-o", str(tmp_path / "p.html")]
+    assert "--groups are of folds" in complain(
+        [*page, "--calls", "model", "--groups", "folder:1"], capsys
+    )

@@ -1207,6 +1207,10 @@ def _report(options: argparse.Namespace) -> None:
         from wbcprof.images.tables import SAMPLE_COLUMNS, read_by_image
 
         samples = read_by_image(options.samples, SAMPLE_COLUMNS, images.ids())
+    if options.groups is not None and options.calls == "model":
+        raise ValueError(
+            "--groups are of folds, and with --calls model there are none; leave it out"
+        )
     figures, model = _figure_options(options), load(options.model)
     images = open_images(images, min_size=model.min_size)  # which then lists what it skipped
     write_report(

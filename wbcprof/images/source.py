@@ -1339,6 +1339,12 @@ def _listing(folder: Path, suffixes: Sequence[str], level: int | None) -> Listin
     listing = list_folder(folder, suffixes, at)
     for text in listing.warnings():
         warnings.warn(text, ImageWarning, stacklevel=4)
+    deepest = max((name.count("/") for name in listing.names), default=level or 0)
+    if level is not None and level > deepest:
+        raise ValueError(
+            f"level must be at most {deepest}, the folders between {str(folder)!r} and its images, "
+            f"got {level}"
+        )
     if level is None and suffixes is SUFFIXES and (odd := listing.oddity()):
         warnings.warn(odd, ImageWarning, stacklevel=4)
     return listing
