@@ -120,3 +120,9 @@ def test_bad_counts_and_confusions(counts, confusion, names, message):
 def test_bad_parameters(given):
     with pytest.raises(ValueError, match=next(iter(given))):
         correct_count([1, 2], np.eye(2), ["a", "b"], **given)
+
+
+def test_numbers_too_small_to_hold_are_no_error():
+    with np.errstate(all="raise"):
+        found = correct_count([10, 2, 0], [[9, 1, 0], [1, 9, 0], [0, 0, 9]], ["a", "b", "c"])
+    assert found.share[2] == pytest.approx(0, abs=1e-9)

@@ -625,6 +625,12 @@ def test_kinds_and_labels_from_python_are_those_of_files(images, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("source", [Box("one.png", *CELL), 5, {"one.png": Box("one.png", *CELL)}])
+def test_boxes_from_python_are_lists(images, source):
+    with pytest.raises(TypeError, match="boxes must be a path, a list of Box, or a mapping"):
+        read_boxes(source, images)
+
+
 def test_sources_of_another_kind(images, tmp_path):
     with pytest.raises(FileNotFoundError, match="boxes come from a CSV file"):
         read_boxes(tmp_path / "nothing.csv", images)

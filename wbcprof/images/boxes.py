@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -211,12 +211,20 @@ def _read(source: Any, images: _Images) -> _Found:
 def _from_boxes(source: Any, images: _Images) -> _Found:
     """Boxes from Python."""
     if isinstance(source, Mapping):
-        source = [box for own in source.values() for box in own]
+        groups = list(source.values())
+        if all(isinstance(own, Iterable) for own in groups):
+            source = [box for own in groups for box in own]
+    if isinstance(source, Mapping) or not isinstance(source, Iterable):
+        raise TypeError(
+            "boxes must be a path, a list of Box, or a mapping from image ids to lists of Box, got "
+            f"{shown(source)}"
+        )
     for number, box in enumerate(source):
         where = f"box {number}"
         if not isinstance(box, Box):
             raise TypeError(
-                f"boxes must be a path, Box or a mapping from image ids to Box, got {shown(box)}"
+                "boxes must be a path, a list of Box, or a mapping from image ids to lists of Box, "
+                f"got {shown(box)}"
             )
         with naming(where):
             image_id = images.find(box.image_id)
