@@ -193,11 +193,11 @@ def test_yolo_with_a_yaml_of_names(images, tmp_path, yaml):
     assert assert_both(read_boxes(folder, images)).label == "monocyte"
 
 
-def test_names_of_yaml_hold_commas_in_quotes(images, tmp_path):
+def test_names_of_yaml_hold_commas_and_quotes_in_quotes(images, tmp_path):
     folder = as_yolo(tmp_path / "data" / "one.txt", [(0, CELL), (1, RED)])
-    (folder / "data.yaml").write_text("names: [\"lymphocyte, atypical\", 'neutrophil']")
+    (folder / "data.yaml").write_text("""names: ["lymphocyte, atypical", 'Auer''s rods']""")
     found = read_boxes(folder, images)["one.png"]
-    assert [box.label for box in found] == ["lymphocyte, atypical", "neutrophil"]
+    assert [box.label for box in found] == ["lymphocyte, atypical", "Auer's rods"]
 
 
 def test_yolo_with_classes(images, tmp_path):
@@ -542,6 +542,10 @@ def test_an_image_has_one_annotation(images, tmp_path):
         as_voc(tmp_path / "xml" / name, [("WBC", CELL)])
     with pytest.raises(ValueError, match=r"one\.xml': the image 'one.png' is also that of '.*copy"):
         read_boxes(tmp_path / "xml", images)
+    for name in ("one.txt", "copy/one.txt"):
+        as_yolo(tmp_path / "labels" / name, [(0, CELL)])
+    with pytest.raises(ValueError, match=r"one\.txt', line 1: the image 'one.png' is also that of"):
+        read_boxes(tmp_path / "labels", images)
     twice = [{"id": 7, "file_name": "one.png"}, {"id": 8, "file_name": "one.png"}]
     with pytest.raises(ValueError, match=r"the image 'one.png' is also that of the entry of id 7"):
         read_boxes(
