@@ -9,7 +9,15 @@ from sklearn.base import BaseEstimator
 import wbcprof
 from wbcprof import compare
 from wbcprof._shown import Shown
-from wbcprof.analysis import Monitor, check_set, count_smears, name_cells, suggest, summarise
+from wbcprof.analysis import (
+    Monitor,
+    SlideSummary,
+    check_set,
+    count_smears,
+    name_cells,
+    suggest,
+    summarise,
+)
 from wbcprof.datasets import make_smear
 from wbcprof.images import open_fields, open_images
 from wbcprof.model.machines import TypeMachines
@@ -84,3 +92,9 @@ def test_text_of_data_is_no_markup_and_stays_short():
     html, text = Odd()._repr_html_(), repr(Odd())
     assert "<script>" not in html and "&lt;script&gt;" in html and "1,000 in all" in html
     assert len(html) < 1000 and len(text.splitlines()) <= 5 and "none" not in text
+
+
+def test_control_characters_are_shown_as_escapes():
+    slide = SlideSummary("a\x1b[31m\udcff", "", 3, {"b\x07": 1.0})
+    for text in (repr(slide), slide._repr_html_()):
+        assert "a\\x1b[31m\\udcff" in text and "b\\x07 1" in text

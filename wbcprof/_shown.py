@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from wbcprof.files import visible
+
 _LINES, _WIDTH = 5, 99
 _MOST_CHARACTERS, _MOST_NAMES, _MOST_NUMBERS = 150, 8, 4
 
@@ -70,5 +72,5 @@ def _text(value: Any) -> str:
         shown = [_text(item) for item in list(value)[:_MOST_NAMES]]
         more = f" ... {len(value):,} in all" if len(value) > len(shown) else ""
         return ", ".join(shown) + more if shown else "none"
-    text = " ".join(str(value).split())
+    text = visible(" ".join(str(value).split()))
     return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 3]}..."

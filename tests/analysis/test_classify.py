@@ -26,6 +26,7 @@ from wbcprof.analysis.evaluation import (
     half_half_splits,
 )
 from wbcprof.analysis.figures import f1_bars
+from wbcprof.analysis.scores import Scores
 from wbcprof.images.source import ImageWarning, open_images
 from wbcprof.smear.measures import MEASURES
 
@@ -753,3 +754,35 @@ def test_copies_of_another_shape_are_refused():
     for copy in (X[1:], X[:, 1:]):
         with pytest.raises(ValueError, match=r"copies of the shape of the profiles \(60, 4\)"):
             TypeClassifier().fit(X, y, copies=[copy])
+
+
+def test_copies_are_a_list_of_tables():
+    X, y = blobs()
+    for copies in (X, iter([X]), 3):
+        with pytest.raises(ValueError, match="copies must be a list of tables of profiles"):
+            TypeClassifier().fit(X, y, copies=copies)
+
+
+class OneRow(Scores):
+    def _rows(self):
+        return [{"type": "a\udcff_b", "f1": 0.5}]
+
+    def to_text(self):
+        return ""
+
+    def _draw(self, files):
+        pass
+
+
+def test_names_that_are_no_text_are_written_in_latex():
+    pytest.importorskip("jinja2")
+    latex = OneRow().to_latex()
+    assert r"a\textbackslash udcff\_b & 0.500" in latex
+
+
+@pytest.mark.parametrize("kernel", ["discriminant", "rbf"])
+def test_numbers_too_small_to_hold_are_no_error(kernel):
+    X, y = blobs(n_types=4, distance=300)
+    with np.errstate(all="raise"):
+        classifier = TypeClassifier(kernel=kernel).fit(X, y)
+        assert (classifier.predict(X) == y).all()

@@ -143,3 +143,9 @@ def test_resamples_without_either_widen_the_limits_of_the_ratio():
 def test_more_cells_than_can_be_counted_are_refused():
     with pytest.raises(ValueError, match="counts must be numbers of cells"):
         correct_count([1e20, 1, 1, 1], np.eye(4, dtype=int) * 9, ABROAD)
+
+
+def test_numbers_too_small_to_hold_are_no_error():
+    with np.errstate(all="raise"):
+        found = correct_count([10, 2, 0], [[9, 1, 0], [1, 9, 0], [0, 0, 9]], ["a", "b", "c"])
+    assert found.share[2] == pytest.approx(0, abs=1e-9)

@@ -130,6 +130,27 @@ def test_profiles_of_another_model_are_refused(model, profiles, known):
     assert len(model.classifier.predict(older)) == len(older)
 
 
+def test_features_in_another_order_are_said_to_be(model, profiles):
+    turned = replace(profiles, values=profiles.values[:, ::-1],
+                     feature_names=profiles.feature_names[::-1])  # fmt: skip
+    with pytest.raises(ValueError, match="in the order of this model's, got them in another"):
+        name_cells(model, turned)
+
+
+def test_no_profiles_are_an_error(model, profiles):
+    for call in (name_cells, lambda *given: suggest(*given, 3)):
+        with pytest.raises(ValueError, match="expected profiles of one image or more, got none"):
+            call(model, profiles.at([]))
+
+
+def test_cells_of_which_nothing_was_measured_are_strange_without_a_warning(model, profiles):
+    unknown = replace(profiles, measures=np.full_like(profiles.measures, np.nan))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(name_cells(model, unknown).calls) == {"unlike"}
+        assert not check_set(model, unknown).familiar
+
+
 def test_profiles_coded_otherwise_are_refused(model, new):
     for other in ({"step": 5}, {"inference": "sparse", "step": 12}):
         coded = model.profile(new.images[:12], **other)

@@ -222,6 +222,11 @@ def test_labels_that_are_calls_set_cells_aside(smear_model, smear, label):
     assert (slide.n_unsure + slide.n_unlike + slide.n_cut, slide.n_found) == (1, 2)
 
 
+def test_flags_are_true_or_false(smear_model, smear):
+    with pytest.raises(ValueError, match="adapt must be True or False, got 'no'"):
+        count_smears(smear_model, smear.images, adapt="no")
+
+
 def test_boxes_from_python_are_checked(smear_model, smear):
     for box, message in (
         (Box("image_000099", 1, 1, 50, 50), "no image is named 'image_000099'"),

@@ -193,11 +193,11 @@ def test_yolo_with_a_yaml_of_names(images, tmp_path, yaml):
     assert assert_both(read_boxes(folder, images)).label == "monocyte"
 
 
-def test_names_of_yaml_hold_commas_in_quotes(images, tmp_path):
+def test_names_of_yaml_hold_commas_and_quotes_in_quotes(images, tmp_path):
     folder = as_yolo(tmp_path / "data" / "one.txt", [(0, CELL), (1, RED)])
-    (folder / "data.yaml").write_text("names: [\"lymphocyte, atypical\", 'neutrophil']")
+    (folder / "data.yaml").write_text("""names: ["lymphocyte, atypical", 'Auer''s rods']""")
     found = read_boxes(folder, images)["one.png"]
-    assert [box.label for box in found] == ["lymphocyte, atypical", "neutrophil"]
+    assert [box.label for box in found] == ["lymphocyte, atypical", "Auer's rods"]
 
 
 def test_yolo_with_classes(images, tmp_path):
@@ -554,6 +554,10 @@ def test_an_image_has_one_annotation(images, tmp_path):
         as_voc(tmp_path / "xml" / name, [("WBC", CELL)])
     with pytest.raises(ValueError, match=r"one\.xml': the image 'one.png' is also that of '.*copy"):
         read_boxes(tmp_path / "xml", images)
+    for name in ("one.txt", "copy/one.txt"):
+        as_yolo(tmp_path / "labels" / name, [(0, CELL)])
+    with pytest.raises(ValueError, match=r"one\.txt', line 1: the image 'one.png' is also that of"):
+        read_boxes(tmp_path / "labels", images)
     twice = [{"id": 7, "file_name": "one.png"}, {"id": 8, "file_name": "one.png"}]
     with pytest.raises(ValueError, match=r"the image 'one.png' is also that of the entry of id 7"):
         read_boxes(
@@ -635,6 +639,12 @@ def test_kinds_and_labels_from_python_are_those_of_files(images, tmp_path):
     assert [(box.kind, box.label) for box in of_python] == [
         (box.kind, box.label) for box in of_file
     ]
+
+
+@pytest.mark.parametrize("source", [Box("one.png", *CELL), 5, {"one.png": Box("one.png", *CELL)}])
+def test_boxes_from_python_are_lists(images, source):
+    with pytest.raises(TypeError, match="boxes must be a path, a list of Box, or a mapping"):
+        read_boxes(source, images)
 
 
 def test_sources_of_another_kind(images, tmp_path):

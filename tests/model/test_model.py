@@ -259,6 +259,9 @@ def test_fit_within_a_small_budget_resumes_from_its_checkpoint(cells, tmp_path):
         ({"stack": [{"step": 0}]}, "step of a stacked layer must be a positive integer, got 0"),
         ({"pixel_input": "lab"}, "pixel_input must be one of"),
         ({"stack": [{"signatures": 3}]}, r"a stacked layer takes the keys .* got \['signatures'\]"),
+        ({"stack": [1]}, r"stack must be a list of mappings, .*got \[1\]"),
+        ({"stack": 3}, "stack must be a list of mappings, .*got 3"),
+        ({"stack": {"step": 2}}, "stack must be a list of mappings"),
         ({"max_iter": 0}, "max_iter must be a positive integer"),
         ({"n_threads": 0}, "n_threads must be a positive integer"),
         ({"preprocessing": "zca"}, "preprocessing must be one of"),
@@ -285,6 +288,11 @@ def test_parameters_out_of_range_are_refused(cells, parameters, message):
 def test_bad_profiling_arguments_are_refused(model, cells, arguments, message):
     with pytest.raises(ValueError, match=message):
         model.profile(cells.images, **arguments)
+
+
+def test_unknown_options_of_profiling_are_named(model, cells):
+    with pytest.raises(TypeError, match="steps: no such parameter of profiling, which takes step,"):
+        model.profile(cells.images[:1], steps=2)
 
 
 def test_transform_keeps_one_row_per_image(cells):

@@ -163,6 +163,20 @@ def test_scores_are_those_of_the_calls(page):
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": ["a"]}, r"samples must map ids of images to names of samples, .*got \['a'\]"),
+        ({"samples": "s.csv"}, "samples must map ids .*read_groups reads"),
+        ({"strict": "no"}, "strict must be True or False, got 'no'"),
+    ],
+)
+def test_options_of_another_kind_are_refused(pooled, tmp_path, options, message):
+    cells, model = pooled
+    with pytest.raises(ValueError, match=message):
+        wbcprof.write_report(model, cells.images, tmp_path / "r.html", **options)
+
+
 def test_samples_and_the_models_own_classifier(pooled, tmp_path):
     cells, model = pooled
     folder = write_folder(cells, tmp_path / "cells")

@@ -215,6 +215,11 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         check(RULES, C=self.C, kernel=self.kernel)
         self.made_by_, self.coded_ = made_by_of(X), coded_of(X)
         self.feature_names_in_ = feature_names_of(X)
+        if not isinstance(copies, Sequence):
+            raise ValueError(
+                "copies must be a list of tables of profiles, each of the shape of the profiles, "
+                f"got {type(copies).__name__}"
+            )
         tables = [check_profiles(table) for table in (X, *copies)]
         if differs := [table.shape for table in tables if table.shape != tables[0].shape]:
             raise ValueError(
@@ -631,6 +636,7 @@ _Decide = Callable[[np.ndarray], np.ndarray]
 """Decisions on pairs of types (n, n_pairs) of the profiles of these indices (n,)."""
 
 
+@np.errstate(under="ignore")
 def _left_out(
     learn: Callable[[np.ndarray], _Decide], codes: np.ndarray, folds: list[Split]
 ) -> tuple[float, np.ndarray | None]:

@@ -439,8 +439,9 @@ def explain_calls(classifier: Any, values: Any) -> tuple[np.ndarray, np.ndarray,
         distance = apart.sum(axis=1)
         # With feature j at the mean, 0, the distance is that of the others and of 0.
         others = np.maximum(distance[:, None] - apart, 0) + support**2
-        kernel = np.exp(-classifier.gamma_ * distance)
-        out[:] = w @ kernel - w @ np.exp(-np.float32(classifier.gamma_) * others)
+        with np.errstate(under="ignore"):
+            kernel = np.exp(-classifier.gamma_ * distance)
+            out[:] = w @ kernel - w @ np.exp(-np.float32(classifier.gamma_) * others)
     return called, rival, contribution
 
 

@@ -216,6 +216,7 @@ def _rows(confusion: np.ndarray) -> np.ndarray:
     return shares
 
 
+@np.errstate(under="ignore")  # of types that are not there
 def _likeliest(counts: np.ndarray, called: np.ndarray) -> np.ndarray:
     """Likeliest shares (m, k) of counts (m, k), of whose true types the parts `called` (m, k, k)
     are called each type. Calls that no type explains are left out."""

@@ -35,7 +35,7 @@ from wbcprof.checks import Integer, Real, check, shown
 from wbcprof.files import CSV, JSON, csv_text, json_value, regular, replacing
 from wbcprof.model.model import Model, check_made_by
 from wbcprof.model.profiles import Profiles
-from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT
+from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT, medians
 
 SHARE = "share of "
 SURENESS = "sureness"
@@ -100,11 +100,13 @@ class SlideSummary(Shown):
         moment(self.time)
         Integer().check("n_cells", self.n_cells)
         for name, value in self.measures.items():
+            if not isinstance(name, str):
+                raise ValueError(f"a measure of a slide must have text for a name, got {name!r}")
             if isinstance(value, bool) or not isinstance(value, int | float | np.number):
                 raise ValueError(f"{name!r} of a slide must be a number, got {shown(value)}")
             if math.isinf(value) or (name.startswith(SHARE) and (value < 0 or value > 1)):
                 within = "between 0 and 1" if name.startswith(SHARE) else "finite"
-                raise ValueError(f"{name!r} of a slide must be {within} or NaN, got {value:g}")
+                raise ValueError(f"{name!r} of a slide must be {within} or NaN, got {value}")
 
 
 def moment(time: str) -> datetime | None:
@@ -186,11 +188,10 @@ def _acquisition(profiles: Profiles) -> dict[str, float]:
     """Medians over the cells that know a measure, NaN where none does."""
     if profiles.measures is None:
         return {}
-    measures = profiles.measures.astype(np.float64)
-    known = [column[np.isfinite(column)] for column in measures.T]
+    middles = medians(profiles.measures.astype(np.float64)).tolist()
     return {
-        OF_INSTRUMENT[name]: float(np.median(column)) if len(column) else math.nan
-        for name, column in zip(MEASURES, known, strict=True)
+        OF_INSTRUMENT[name]: middle
+        for name, middle in zip(MEASURES, middles, strict=True)
         if name in OF_INSTRUMENT
     }
 

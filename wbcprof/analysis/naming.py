@@ -18,7 +18,7 @@ from wbcprof.analysis.novelty import (
     name_cells,
 )
 from wbcprof.analysis.quality import FLAGS, flag_images, n_of_fields, tell_of_fields
-from wbcprof.checks import UNLIKE, UNSURE, Real, listed
+from wbcprof.checks import UNLIKE, UNSURE, Flag, Real, listed
 from wbcprof.files import rounded, write_rows
 from wbcprof.images.source import ImageSource, open_images
 from wbcprof.model.model import Model
@@ -139,6 +139,7 @@ def classify_to_shards(
     """
     RATE.check("false_alarms", false_alarms)
     Real(least=0, most=1).check("reject_below", reject_below)
+    Flag().check("strict", strict)
     drop = listed(drop)
     unknown = sorted(set(drop) - set(FLAGS))
     if unknown:

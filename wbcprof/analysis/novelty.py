@@ -29,7 +29,7 @@ from wbcprof.model.machines import TypeMachines
 from wbcprof.model.memory import Memory, Strangeness
 from wbcprof.model.model import Model, check_made_by
 from wbcprof.model.profiles import Profiles
-from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT
+from wbcprof.smear.measures import MEASURES, OF_INSTRUMENT, medians
 
 __all__ = ["NamedCells", "SetCheck", "StrangeCellsWarning", "check_set", "name_cells"]
 
@@ -365,9 +365,9 @@ def _sentence(
     n_unlike: int,
 ) -> str:
     n, flagged = len(codes), {name for name, p in findings.items() if p <= rate}
-    expected = np.nanmedian(memory.quantiles[codes, memory.quantiles.shape[1] // 2], axis=0)
+    expected = medians(memory.quantiles[codes, memory.quantiles.shape[1] // 2])
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = dict(zip(MEASURES, np.nanmedian(measures, axis=0) / expected, strict=True))
+        ratio = dict(zip(MEASURES, medians(measures) / expected, strict=True))
     parts, causes = [], set()
     background = [ratio[f"Background{c}"] for c in ("Red", "Green", "Blue")]
     if flagged & {"BackgroundRed", "BackgroundGreen", "BackgroundBlue"}:

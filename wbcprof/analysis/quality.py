@@ -18,7 +18,7 @@ from wbcprof.model.memory import Memory
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles
 from wbcprof.smear.cells import SmearWarning
-from wbcprof.smear.measures import MEASURES, OTHERS
+from wbcprof.smear.measures import MEASURES, OTHERS, medians
 
 FLAGS = (
     "no cell", "cut cell", "several cells", "blurred", "overexposed", "underexposed", "clipped",
@@ -126,10 +126,10 @@ def _against(memory: Memory, m: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     reference = dict(zip(MEASURES, np.moveaxis(memory.quantiles, 2, 0), strict=True))
 
     def most(name: str) -> float:
-        return float(np.nanmax(reference[name][:, -2]))
+        return float(np.fmax.reduce(reference[name][:, -2]))
 
     def middle(name: str) -> float:
-        return float(np.nanmedian(reference[name][:, memory.quantiles.shape[1] // 2]))
+        return float(medians(reference[name][:, [memory.quantiles.shape[1] // 2]])[0])
 
     channels = [f"Background{c}" for c in ("Red", "Green", "Blue")]
     light = np.mean([m[name] for name in channels], axis=0)

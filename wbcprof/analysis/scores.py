@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wbcprof._shown import Shown
 from wbcprof.analysis.figures import FigureFiles
-from wbcprof.files import JSON, json_value, replacing, write_rows
+from wbcprof.files import JSON, json_value, replacing, visible, write_rows
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,6 +78,7 @@ class Scores(Shown, ABC):
         """The table in LaTeX, for the package booktabs: numbers with three decimals."""
         table = self.to_pandas()
         table.columns = [name.replace("_", " ") for name in table.columns]
+        table = table.rename(index=visible)
         text: str = table.to_latex(float_format="%.3f", na_rep="--", escape=True)
         return text
 

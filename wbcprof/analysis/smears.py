@@ -34,7 +34,7 @@ from wbcprof.analysis.novelty import (
     why_blind,
 )
 from wbcprof.analysis.quality import flag_images
-from wbcprof.checks import CALLS, CUT, UNLIKE, UNSURE, Real, as_known
+from wbcprof.checks import CALLS, CUT, UNLIKE, UNSURE, Flag, Real, as_known
 from wbcprof.files import rounded, write_rows
 from wbcprof.images.boxes import read_boxes
 from wbcprof.images.fields import open_fields
@@ -390,6 +390,7 @@ def count_smears(
     PRECISION.check("precision", precision)
     Real(above=0, below=1).check("confidence", confidence)
     RATE.check("false_alarms", false_alarms)
+    Flag().check("adapt", adapt)
     if model.classifier is None:
         raise ValueError(
             "the model holds no classifier, so no type can be counted; fit it on labelled images"

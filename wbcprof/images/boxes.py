@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -211,12 +211,20 @@ def _read(source: Any, images: _Images) -> _Found:
 def _from_boxes(source: Any, images: _Images) -> _Found:
     """Boxes from Python."""
     if isinstance(source, Mapping):
-        source = [box for own in source.values() for box in own]
+        groups = list(source.values())
+        if all(isinstance(own, Iterable) for own in groups):
+            source = [box for own in groups for box in own]
+    if isinstance(source, Mapping) or not isinstance(source, Iterable):
+        raise TypeError(
+            "boxes must be a path, a list of Box, or a mapping from image ids to lists of Box, got "
+            f"{shown(source)}"
+        )
     for number, box in enumerate(source):
         where = f"box {number}"
         if not isinstance(box, Box):
             raise TypeError(
-                f"boxes must be a path, Box or a mapping from image ids to Box, got {shown(box)}"
+                "boxes must be a path, a list of Box, or a mapping from image ids to lists of Box, "
+                f"got {shown(box)}"
             )
         with naming(where):
             image_id = images.find(box.image_id)
@@ -503,6 +511,7 @@ def _parse_xml(content: bytes) -> ElementTree.Element:
 
 def _from_yolo(path: Path, images: _Images) -> _Found:
     names = _yolo_names(path)
+    taken: dict[str, str] = {}
     for file in _files(path, (".txt",)):
         for number, line in enumerate(_text(file).splitlines(), 1):
             if not line.strip():
@@ -519,6 +528,7 @@ def _from_yolo(path: Path, images: _Images) -> _Found:
                     raise ValueError(f"class {words[0]} has no name; there are {len(names)}")
                 name = stated(names.get(int(words[0]), words[0]))
                 image_id = images.find(_name(file, path))
+                _take(taken, image_id, f"'{file}'")
                 corners = _from_parts([_number(word) for word in words[1:5]], images, image_id)
             yield where, Box(image_id, *corners, *_kind_and_label(name))
 
@@ -583,7 +593,9 @@ def _yaml_item(item: str, number: int) -> tuple[int, str]:
         number, item = int(key), value
     item = item.strip()
     is_quoted = len(item) > 1 and item[0] == item[-1] and item[0] in "'\""
-    return number, item[1:-1] if is_quoted else item.split(" #")[0].strip()
+    if not is_quoted:
+        return number, item.split(" #")[0].strip()
+    return number, item[1:-1].replace("''", "'") if item[0] == "'" else item[1:-1]
 
 
 def _text(file: Path) -> str:

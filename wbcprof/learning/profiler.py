@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from wbcprof._version import __version__
-from wbcprof.checks import C_INT, Choice, Integer, Maybe, Real, check
+from wbcprof.checks import C_INT, Choice, Integer, Maybe, Real, check, shown
 from wbcprof.images.source import ImageSource, open_images
 from wbcprof.learning.learner import RemotePatches
 from wbcprof.learning.psd import PSD
@@ -374,9 +374,14 @@ class Profiler(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         first = {name: given[name] for name in ("patch_size", "step", "n_patches")}
         settings = self._psd(0).layer_settings()
         stack = [{"n_signatures": settings.n_components, "region": None, **first}]
+        is_list = isinstance(self.stack, Sequence) and not isinstance(self.stack, str)
+        if not is_list or not all(isinstance(layer, Mapping) for layer in self.stack):
+            raise ValueError(
+                "stack must be a list of mappings, one for each further layer, such as "
+                f"[{{'n_signatures': 64}}], got {shown(self.stack)}"
+            )
         for layer in self.stack:
-            unknown = layer if isinstance(layer, str) else set(layer) - set(_STACKED)
-            if unknown:
+            if unknown := set(layer) - set(_STACKED):
                 raise ValueError(
                     f"a stacked layer takes the keys {sorted(_STACKED)}, got {sorted(unknown)}"
                 )

@@ -200,6 +200,7 @@ def products(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return np.stack([(columns[:, None] @ row)[:, 0] for row in rows])
 
 
+@np.errstate(under="ignore")
 def shares(logits: np.ndarray) -> np.ndarray:
     """Probabilities (n, n_types) from their logarithms up to a constant of each row."""
     relative = np.exp(logits - logits.max(axis=1, keepdims=True))

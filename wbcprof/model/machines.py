@@ -503,6 +503,7 @@ def _read_confusion(rows: list[list[int]], classes: list[Any]) -> np.ndarray:
     return np.array(rows, np.int64)
 
 
+@np.errstate(under="ignore")
 def kernel_columns(scaled: np.ndarray, support: np.ndarray | None, gamma: float) -> np.ndarray:
     """phi of standardised profiles: themselves if there is no `support`."""
     scaled = scaled.astype(np.float64, copy=False)
@@ -518,6 +519,7 @@ def kernel_columns(scaled: np.ndarray, support: np.ndarray | None, gamma: float)
     return columns
 
 
+@np.errstate(under="ignore")
 def log_products(pairs: np.ndarray, n_types: int) -> np.ndarray:
     """Sum over j of -log(1 + exp(-d_ij)), (n, n_types), from decisions on pairs (n, n_pairs)."""
     first, second = _members(n_types)
@@ -571,6 +573,8 @@ def check_profiles(values: Any) -> np.ndarray:
     values = numbers(values, "profiles", None)
     if values.dtype != np.float32:
         values = values.astype(np.float64, copy=False)
+    if values.ndim == 2 and not len(values):
+        raise ValueError("expected profiles of one image or more, got none")
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"expected profiles (n_images, n_features), got shape {values.shape}")
     sizes = np.maximum(np.abs(values.min(axis=1)), np.abs(values.max(axis=1)))

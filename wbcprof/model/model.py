@@ -384,7 +384,7 @@ class Model(Shown):
         """
         return self.profile_source(
             open_images(images, labels, min_size=self.min_size),
-            Coding(**coding),
+            Coding.of(coding),
             resolve_threads(n_threads),
             progress,
         )
@@ -842,7 +842,13 @@ def check_made_by(model: Model, profiles: Profiles) -> None:
     ValueError
         Features, or what the metadata say of model and coding, are not this model's.
     """
-    if list(profiles.feature_names) != list(model.feature_names):
+    names = list(profiles.feature_names)
+    if names != list(model.feature_names) and sorted(names) == sorted(model.feature_names):
+        raise ValueError(
+            "expected the features of profiles in the order of this model's, got them in another; "
+            "reorder the columns by model.feature_names"
+        )
+    if names != list(model.feature_names):
         raise ValueError(
             f"expected profiles of this model, of {len(model.feature_names)} features, got "
             f"{len(profiles.feature_names)} of another; profile the images with this model"

@@ -110,6 +110,17 @@ class Coding:
         if self.tolerance is not None and self.inference != "feedforward":
             raise ValueError("tolerance is for feed-forward profiles of one-layer models")
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Coding:
+        """From keywords; TypeError where one is none of these."""
+        known = cls.RULES.keys()
+        if unknown := sorted(options.keys() - known):
+            raise TypeError(
+                f"{', '.join(unknown)}: no such parameter of profiling, which takes "
+                f"{', '.join(known)}"
+            )
+        return cls(**options)
+
     def stated(self, step: int) -> dict[str, Any]:
         """All that was asked for, as JSON has it; `step` is that of the model."""
         given = {name: value for name, value in vars(self).items() if value is not None}

@@ -19,7 +19,17 @@ from wbcprof._version import __version__
 from wbcprof.analysis import figures
 from wbcprof.analysis.novelty import SetCheck, check_set, warn_of_set
 from wbcprof.analysis.quality import warn_of_fields
-from wbcprof.checks import UNLABELLED, UNLIKE, UNSURE, Choice, Integer, check, sorted_types
+from wbcprof.checks import (
+    UNLABELLED,
+    UNLIKE,
+    UNSURE,
+    Choice,
+    Flag,
+    Integer,
+    check,
+    shown,
+    sorted_types,
+)
 from wbcprof.files import HTML, check_output
 from wbcprof.images.tables import tell_of_gaps
 from wbcprof.model.model import Model
@@ -42,6 +52,7 @@ _GALLERY, _GALLERY_OF_CALL = 120, 24
 RULES = {
     "calls": Choice(("cross-validated", "model")),
     "random_state": Integer(0, 2**32 - 1),
+    "strict": Flag(),
 }
 
 
@@ -139,7 +150,12 @@ def write_report(
     ...     print("Generated, not real data." in page.read_text(encoding="utf-8"))
     True
     """
-    check(RULES, calls=calls, random_state=random_state)
+    check(RULES, calls=calls, random_state=random_state, strict=strict)
+    if not isinstance(samples, Mapping | None):
+        raise ValueError(
+            "samples must map ids of images to names of samples, as wbcprof.images.read_groups "
+            f"reads them from a file, got {shown(samples)}"
+        )
     if calls == "model" and model.classifier is None:
         raise ValueError("calls='model' needs a model with a classifier; this one holds none")
     check_output(path, HTML)

@@ -25,7 +25,7 @@ from wbcprof.analysis.smears import (
     strange_slides,
     warn_of_smears,
 )
-from wbcprof.checks import CUT, UNLIKE, UNSURE
+from wbcprof.checks import CUT, UNLIKE, UNSURE, Flag
 from wbcprof.files import HTML, check_output, rounded
 from wbcprof.model.model import Model
 from wbcprof.report.html import as_json, render, write_html
@@ -104,6 +104,7 @@ def write_smear(
     ...     print("Generated fields" in page.read_text("utf-8"), found.slides[0].n_fields)
     True 2
     """
+    Flag().check("strict", strict)
     check_output(path, HTML)
     looks = _Looks()
     result = count_smears(model, images, n_threads=n_threads, see=looks.see, **options)

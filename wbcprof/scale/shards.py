@@ -154,7 +154,7 @@ def profile_to_shards(
     >>> profiles.values.shape
     (12, 48)
     """
-    coding = Coding(**coding_options)
+    coding = Coding.of(coding_options)
     if coding.tolerance is not None:
         raise ValueError("a tolerance is for one table of profiles, not for shards")
 

@@ -57,6 +57,12 @@ def check_measures(measures: Any, n: int) -> np.ndarray:
     return array
 
 
+def medians(values: np.ndarray) -> np.ndarray:
+    """Of each column of measures (n, k), over the rows that know it; NaN where none does."""
+    known = (column[np.isfinite(column)] for column in values.T)
+    return np.array([np.median(column) if len(column) else math.nan for column in known])
+
+
 def _row(found: Leukocyte, height: int, width: int, blurred: float) -> np.ndarray:
     size = math.sqrt(found.area) if found.has_nucleus else math.nan
     lit = found.has_background
