@@ -511,6 +511,17 @@ def test_label_images_of_another_form(images, tmp_path, labels, message):
         read_boxes(save(tmp_path / "one.tif", labels), images)
 
 
+@pytest.mark.parametrize("corners", [(0, 0, WIDTH, HEIGHT), (0, 2, WIDTH, 3)])
+def test_boxes_that_cover_an_image_many_times_are_refused(images, tmp_path, corners):
+    """Each has a crop as large as its longer side: those of 500 kB took gigabytes."""
+    rows = [("one.png", *corners, "", "")] * 17
+    assert len(read_boxes(as_csv(tmp_path / "b.csv", rows[:16]), images)["one.png"]) == 16
+    with pytest.raises(
+        ValueError, match=r"line 18: the boxes of 'one.png' cover it more than 16 times; expected"
+    ):
+        read_boxes(as_csv(tmp_path / "b.csv", rows), images)
+
+
 @pytest.mark.parametrize(
     "n, message",
     [(1200, "expected 175 objects at most on 1200 pixels, got 1199; give the number of its cell"),

@@ -44,6 +44,17 @@ def test_csv_gives_back_the_same_numbers(profiles, tmp_path):
     np.testing.assert_array_equal(values, profiles.values)
 
 
+def test_parquet_of_kilobytes_and_very_many_rows_is_refused(tmp_path, monkeypatch):
+    """One of 624 kB, of 20 million equal rows, took 3.3 GB."""
+    pa = pytest.importorskip("pyarrow")
+    monkeypatch.setattr("wbcprof.model.profiles._SMALL_TABLE", 1 << 20)
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(90_000, np.int32)), ["a"])
+    table = pa.table({"Metadata_ImageId": texts, "Edge": np.zeros(90_000, np.float32)})
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"90000 rows of 2 columns take about 6480000 bytes, exp"):
+        Profiles.load(tmp_path / "t.parquet")
+
+
 def test_parquet_gives_back_the_same_table(profiles, tmp_path):
     pd = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")

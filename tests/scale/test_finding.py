@@ -78,6 +78,21 @@ def test_an_interrupted_run_goes_on(made, fields, tmp_path):
     assert contents(folder) == contents(made.folder)
 
 
+def test_crops_are_written_one_by_one(made, fields, tmp_path, monkeypatch):
+    """Those of a part were held until its end; a run that is stopped then goes on all the same."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("wbcprof.scale.finding._write_part", stop)
+        with pytest.raises(KeyboardInterrupt):
+            find_to_folder(fields, tmp_path / "cells", pixel_size=PIXEL, shard_size=2)
+    assert len(list((tmp_path / "cells").glob("*.png"))) > 1
+    find_to_folder(fields, tmp_path / "cells", pixel_size=PIXEL, shard_size=2)
+    assert contents(tmp_path / "cells") == contents(made.folder)
+
+
 def test_another_run_is_refused(made, fields, smear, tmp_path):
     with pytest.raises(ValueError, match="another run made: canonical was False, now it is True"):
         find_to_folder(fields, made.folder, pixel_size=PIXEL, shard_size=2, canonical=True)

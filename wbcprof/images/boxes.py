@@ -166,6 +166,7 @@ def read_boxes(
     """
     known = _Images(_shapes(images))
     found: dict[str, list[Box]] = {image_id: [] for image_id in known.shapes}
+    covered = dict.fromkeys(known.shapes, 0.0)  # pixels of squares about the boxes
     beyond, empty, repeated, n = [], [], [], 0
     first: dict[Hashable, tuple[str, Box]] = {}
     for where, box in _read(source, known):
@@ -175,13 +176,21 @@ def read_boxes(
             if box.left == box.right or box.top == box.bottom:
                 empty.append(where)
                 continue
-            inside, is_beyond = _inside(box, known.shape(box.image_id))
+            shape = known.shape(box.image_id)
+            inside, is_beyond = _inside(box, shape)
             _check_nucleus(inside)
             above, same = first.setdefault(_place(inside), (where, inside))
             if same is not inside:
                 _check_alike(inside, same, above)
                 repeated.append(where)
                 continue
+            side = max(inside.right - inside.left, inside.bottom - inside.top)
+            covered[box.image_id] += side**2
+            if covered[box.image_id] > _MOST_BOXES * max(shape) ** 2:
+                raise ValueError(
+                    f"the boxes of {box.image_id!r} cover it more than {_MOST_BOXES} times; "
+                    "expected those of its cells, each once"
+                )
         found[box.image_id].append(inside)
         beyond += [where] * is_beyond
     for places, done, category in (
@@ -195,6 +204,8 @@ def read_boxes(
             )
     return found
 
+
+_MOST_BOXES = 16  # times that the boxes of an image may cover it
 
 _Found = Iterator[tuple[str, Box]]  # where each box stands in the source, for errors
 
@@ -704,7 +715,6 @@ def _read_labels(file: Path, image_id: str, images: _Images) -> np.ndarray:
 
 
 _MOST_OBJECTS, _FEWEST_PIXELS = 100, 16  # of a mask: so many, and one more for each so many pixels
-_MOST_BOXES = 16  # times that the boxes of the objects may cover the image
 _AS = "give the number of its cell for each pixel, 0 for none, and not a photograph"
 
 

@@ -1340,7 +1340,7 @@ def _listing(folder: Path, suffixes: Sequence[str], level: int | None) -> Listin
     for text in listing.warnings():
         warnings.warn(text, ImageWarning, stacklevel=4)
     deepest = max((name.count("/") for name in listing.names), default=level or 0)
-    if level is not None and level > deepest:
+    if level is not None and level > max(1, deepest):  # 1 is what is taken for granted elsewhere
         raise ValueError(
             f"level must be at most {deepest}, the folders between {str(folder)!r} and its images, "
             f"got {level}"

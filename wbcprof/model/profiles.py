@@ -48,6 +48,8 @@ LABEL_COLUMN = "Metadata_Label"
 _METADATA = "Metadata_"
 MEASURE_COLUMNS = tuple(f"{_METADATA}{name}" for name in MEASURES)
 _METADATA_KEY = "wbcprof"
+_ROW_BYTES = 64  # in memory, of the texts of a profile
+_SMALL_TABLE, _MOST_PACKED = 1 << 28, 100  # bytes; times those of the file that a larger one takes
 _PACKAGES = {".csv": (), ".parquet": ("pandas", "pyarrow"), ".h5ad": ("anndata",)}
 _FEATURE = re.compile(r"Cells_([A-Za-z]+)_Signature_(\d{4,})((?:_L\d+R\d+C\d+|_Centre\d+)?)")
 
@@ -632,6 +634,13 @@ class Profiles(Shown):
     def _read_parquet(cls, path: Path) -> Self:
         from pyarrow import parquet
 
+        stated, packed = parquet.read_metadata(path), path.stat().st_size
+        size = stated.num_rows * (4 * stated.num_columns + _ROW_BYTES)
+        if size > max(_SMALL_TABLE, _MOST_PACKED * packed):
+            raise ValueError(
+                f"{stated.num_rows} rows of {stated.num_columns} columns take about {size} bytes, "
+                f"expected {_MOST_PACKED} times those of the file ({packed}) at most"
+            )
         table = parquet.read_table(path)
         profiles = cls.from_pandas(table.to_pandas())
         metadata = (table.schema.metadata or {}).get(_METADATA_KEY.encode())

@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -74,7 +75,7 @@ class _Part:
     """Of some fields: rows and crops of cells, what was dropped, what was converted."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    crops: list[bytes] = field(default_factory=list)
+    crops: list[tuple[str, bytes]] = field(default_factory=list)  # where they are not written yet
     dropped: list[tuple[str, str]] = field(default_factory=list)
     converted: Counter[str] = field(default_factory=Counter)
 
@@ -210,7 +211,8 @@ def find_to_folder(
         find = _Find(rulers, boxes, canonical, frozenset(drop))
         made: Iterable[tuple[int, FieldSource, _Part]]
         if client is None:
-            made = ((i, part, find(part, threads)) for i, part in unfinished)
+            write = partial(_write_crop, folder)
+            made = ((i, part, find(part, threads, write)) for i, part in unfinished)
         else:
             made = _on_cluster(client, find, unfinished)
         for index, part, found in made:
@@ -228,7 +230,13 @@ class _Find:
     canonical: bool
     drop: frozenset[str]
 
-    def __call__(self, part: FieldSource, n_threads: int = 1) -> _Part:
+    def __call__(
+        self,
+        part: FieldSource,
+        n_threads: int = 1,
+        write: Callable[[str, bytes], None] | None = None,
+    ) -> _Part:
+        """The part, whose crops are written one by one, or held without `write`."""
         made = _Part()
         try:
             for seen in find_cells(part, self.rulers, self.boxes, n_threads):
@@ -240,8 +248,12 @@ class _Find:
                         made.dropped.append((cell.cell_id, ", ".join(wrong)))
                         continue
                     crop = examine(cell.crop, None)[0] if self.canonical else cell.crop
-                    made.rows.append({"path": _crop_name(cell.cell_id), **cell_row(cell)})
-                    made.crops.append(_png(crop))
+                    name = _crop_name(cell.cell_id)
+                    made.rows.append({"path": name, **cell_row(cell)})
+                    if write is None:
+                        made.crops.append((name, _png(crop)))
+                    else:
+                        write(name, _png(crop))
         except NoUsableImage:
             pass
         made.dropped += [(lost.image_id, lost.reason) for lost in part.skipped]
@@ -292,10 +304,14 @@ def _digest(boxes: Mapping[str, Sequence[Box]]) -> str:
     return digest.hexdigest()
 
 
+def _write_crop(folder: Path, name: str, crop: bytes) -> None:
+    with replacing(folder / name) as temporary:
+        temporary.write_bytes(crop)
+
+
 def _write_part(folder: Path, index: int, part: FieldSource, made: _Part) -> None:
-    for row, crop in zip(made.rows, made.crops, strict=True):
-        with replacing(folder / row["path"]) as temporary:
-            temporary.write_bytes(crop)
+    for name, crop in made.crops:
+        _write_crop(folder, name, crop)
     record = {
         "fields": part.digest(),
         "offered": len(part.ids()),
