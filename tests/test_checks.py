@@ -49,6 +49,8 @@ def figure(**parameters):
         return figures.FigureFiles("nowhere", parameters["figure_format"])
     if "width" in parameters:
         return figures.save(figures.heatmap(ROWS, TYPES), "nowhere.pdf", **parameters)
+    if "n_framed" in parameters:
+        return figures.signature_mosaic(np.zeros((2, 3, 3, 3)), **parameters)
     if "method" in parameters:
         return figures.embedding(ROWS[:, :2], TYPES, **parameters)
     return figures.heatmap(ROWS, TYPES, **parameters)

@@ -514,7 +514,8 @@ def test_label_images_of_another_form(images, tmp_path, labels, message):
 @pytest.mark.parametrize("corners", [(0, 0, WIDTH, HEIGHT), (0, 2, WIDTH, 3)])
 def test_boxes_that_cover_an_image_many_times_are_refused(images, tmp_path, corners):
     """Each has a crop as large as its longer side: those of 500 kB took gigabytes."""
-    rows = [("one.png", *corners, "", "")] * 17
+    left, *others = corners
+    rows = [("one.png", left + n / 1000, *others, "", "") for n in range(17)]
     assert len(read_boxes(as_csv(tmp_path / "b.csv", rows[:16]), images)["one.png"]) == 16
     with pytest.raises(
         ValueError, match=r"line 18: the boxes of 'one.png' cover it more than 16 times; expected"

@@ -888,7 +888,7 @@ def test_colour_profiles_are_applied(tmp_path, cell, swapped, suffix, mode):
     assert away.mean() < (6 if suffix == "jpg" else 1)
     image.save(path, icc_profile=b"no profile")
     (got,) = open_images(path)
-    assert np.abs(got.pixels.astype(int) - cell).mean() < 4
+    assert np.abs(got.pixels.astype(int) - cell).mean() < 6
 
 
 def test_the_profile_of_srgb_changes_nothing(tmp_path, cell):
