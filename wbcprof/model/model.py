@@ -29,6 +29,7 @@ from wbcprof.model.machines import TypeMachines
 from wbcprof.model.pooling import Pooling
 from wbcprof.model.preprocessing import pixel_table, to_grey_levels, windows
 from wbcprof.model.profiles import Profiles
+from wbcprof.model.regions import check_windows
 from wbcprof.model.settings import Coding, CodingOptions, Inference
 from wbcprof.model.storage import read_model, write_model
 from wbcprof.smear.canonical import SIDE, CanonicalForm
@@ -622,7 +623,8 @@ class Model(Shown):
         layer = self.layers[-1]
         if layer.region is not None:
             images = code_maps(images, self.layers[:-1], layer.region, coding.step, n_threads)
-        self.pooling.check_windows(images.shape[1], images.shape[2], layer.patch_size, encoder.step)
+        height, width = images.shape[1:3]
+        check_windows(height, width, layer.patch_size, encoder.step, self.pooling.levels)
         if coding.inference == "feedforward":
             return encoder.encode_pool(images, self.pooling, n_threads=n_threads)
         regions = self.pooling.find_regions(

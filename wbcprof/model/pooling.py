@@ -131,18 +131,6 @@ class Pooling(Shown):
             _names(tuple(self.pools), tuple(self.levels), tuple(self.centres), n_signatures)
         )
 
-    def check_windows(self, height: int, width: int, patch_size: int, step: int) -> None:
-        """Refuse an image (height, width) in which a part of a level would have no windows: its
-        zeros would be taken for codes that are not active."""
-        rows, columns = ((side - patch_size) // step + 1 for side in (height, width))
-        most = max(self.levels, default=1)
-        if min(rows, columns) < most:
-            raise ValueError(
-                f"an image of {height} x {width} px has {rows} x {columns} windows of "
-                f"{patch_size} px at step {step}, too few for {most} x {most} parts; take a "
-                "smaller step, or larger images"
-            )
-
     def find_regions(self, height: int, width: int, patch_size: int, step: int) -> Regions:
         """Regions of an image of height x width pixels; see `wbcprof.model.regions`."""
         return find_regions(

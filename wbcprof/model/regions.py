@@ -21,6 +21,21 @@ def region_names(levels: Sequence[int], centres: Sequence[float]) -> list[str]:
     return names + [f"_Centre{round(100 * centre):02d}" for centre in centres]
 
 
+def check_windows(
+    height: int, width: int, patch_size: int, step: int, levels: Sequence[int]
+) -> None:
+    """Refuse an image of height x width pixels in which a part of a level would have no windows:
+    its zeros would be taken for codes that are not active."""
+    rows, columns = ((side - patch_size) // step + 1 for side in (height, width))
+    most = max(levels, default=1)
+    if min(rows, columns) < most:
+        raise ValueError(
+            f"an image of {height} x {width} px has {rows} x {columns} windows of "
+            f"{patch_size} px at step {step}, too few for {most} x {most} parts; take a "
+            "smaller step, or larger images"
+        )
+
+
 class Regions(NamedTuple):
     """Windows of each region, within the smallest box of windows that holds all regions.
 
