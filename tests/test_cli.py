@@ -873,11 +873,11 @@ def test_lists_beside_an_output_are_those_of_its_run(of_three_types, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["classify", "suggest", "info"])
-def test_a_closed_output_is_one_line_and_no_success(model_file, folder, command):
+def test_a_closed_output_is_one_line_and_no_success(model_file, folder, tmp_path, command):
     words = [command, str(model_file), *([] if command == "info" else [str(folder)])]
     result = subprocess.run(
         ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "wbcprof", *words],
-        stderr=subprocess.PIPE, text=True, check=False,
+        stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 1
     assert "the standard output is closed" in result.stderr and "Traceback" not in result.stderr

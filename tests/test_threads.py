@@ -301,7 +301,7 @@ def test_overlapping_holds_give_back_what_was_before_the_first():
         threads._set_blas_threads(before)
 
 
-def test_what_answers_no_signal_is_left_where_one_comes():
+def test_what_answers_no_signal_is_left_where_one_comes(tmp_path):
     code = """
 import signal, sys, threading, time
 from wbcprof.threads import left_at_once
@@ -322,7 +322,12 @@ except KeyboardInterrupt:
     print("left")
 """
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+        cwd=tmp_path,
     )
     assert result.stdout == "left\n"
 

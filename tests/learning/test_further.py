@@ -137,7 +137,7 @@ def test_fit_of_the_command_line_goes_on(cells, tmp_path, capsys):
     assert len(made.history[0]) == 3 and len(made.classifier.classes_) == 6
     assert made.parameters["augment"] == 0
     assert main(["fit", folder, "-o", new, "--model", old, "--patch-size", "6"]) == 1
-    assert "patch_size is 8 in the model to go on from, and 6 here" in capsys.readouterr().err
+    assert "--patch-size is 8 in the model to go on from, and 6 here" in capsys.readouterr().err
 
 
 def test_a_preset_gives_what_is_not_given():
