@@ -310,6 +310,7 @@ def work():
     begun.set()
     time.sleep(60)  # in C, as it were: no handler of the main thread's runs
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell asked for it
 begun = threading.Event()
 def interrupt():
     begun.wait()

@@ -230,7 +230,7 @@ def test_features_in_another_order_are_refused(learnt, cells, tmp_path, stored):
     ):
         with pytest.raises(ValueError, match="must be those learnt from, in their order"):
             use(turned)
-    with pytest.raises(ValueError, match="expected profiles of this model"):
+    with pytest.raises(ValueError, match="features of profiles in the order of this model's"):
         model.adapted_to(turned, None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

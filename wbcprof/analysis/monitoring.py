@@ -289,6 +289,8 @@ class Monitor(Shown):
     >>> (chart,) = monitor.charts()
     >>> chart.is_known, abs(chart.value_at(0) - 230) < 1, monitor.is_control("slide 1")
     (True, True, False)
+    >>> monitor.unmatched()  # no control set was named
+    []
 
     Day by day, with a state file:
 
