@@ -244,11 +244,11 @@ def settle(holder: Any, rules: Mapping[str, Rule]) -> None:
 # ---- labels ----
 
 UNLABELLED = "unlabelled"
+"""How figures and counts call cells whose label is unknown."""
 
 UNSURE, UNLIKE, CUT = CALLS = ("unsure", "unlike", "cut")
 """What cells are called that have no type; the last, where the edge of the image cuts the
 nucleus."""
-"""How figures and counts call cells whose label is unknown."""
 
 _MADE_TEXT = ("nan", "NaT", "None", "<NA>")  # what NumPy makes of missing values among text
 

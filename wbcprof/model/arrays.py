@@ -40,7 +40,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], key: str, document: 
     from safetensors.numpy import save
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    data = save(contiguous, {key: document, _DIGEST: _digest_of(document, contiguous)})
+    data = save(contiguous, {key: document, _DIGEST: digest_of(contiguous, document)})
     header_bytes = int.from_bytes(data[:8], "little")
     if header_bytes > _MAX_HEADER_BYTES or len(data) > _MAX_BYTES:
         raise ValueError(
@@ -96,16 +96,18 @@ def read_arrays(
         name: np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
         for name, view in views.items()
     }
-    if digest not in (None, _digest_of(text, arrays)):
+    if digest not in (None, digest_of(arrays, text)):
         raise ArrayFileError("its content is not what was written")
     return document, arrays
 
 
-def _digest_of(document: str, arrays: Mapping[str, np.ndarray]) -> str:
-    digest = blake2b(document.encode(), digest_size=8)
+def digest_of(arrays: Mapping[str, np.ndarray], document: str) -> str:
+    """Of arrays by their names, and of a document, 16 hexadecimal digits."""
+    digest = blake2b(digest_size=8)
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
+    digest.update(document.encode())
     return digest.hexdigest()
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from hashlib import blake2b
 from itertools import chain, pairwise, product
 from typing import Any, BinaryIO, Unpack
 
@@ -22,7 +21,7 @@ from wbcprof.files import json_value, naming
 from wbcprof.images.depth import Depths
 from wbcprof.images.source import Cell, ImageSource, open_images
 from wbcprof.model.approximation import approximate
-from wbcprof.model.arrays import prefixed, under
+from wbcprof.model.arrays import digest_of, prefixed, under
 from wbcprof.model.encoder import Encoder
 from wbcprof.model.layer import Layer, code_maps
 from wbcprof.model.machines import TypeMachines
@@ -586,13 +585,8 @@ class Model(Shown):
         >>> model.profile(cells.images).metadata["model"] == model.fingerprint
         True
         """
-        digest = blake2b(digest_size=8)
         arrays, document = self.for_workers().to_arrays()
-        for name, array in sorted(arrays.items()):
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        digest.update(json.dumps(document, default=json_value, sort_keys=True).encode())
-        return digest.hexdigest()
+        return digest_of(arrays, json.dumps(document, default=json_value, sort_keys=True))
 
     def metadata(self, coding: Coding) -> dict[str, Any]:
         """What profiles of this model, so coded, say of themselves."""

@@ -33,6 +33,7 @@ from wbcprof.model.profiles import check_table
 from wbcprof.scale.folders import (
     are_counts,
     are_pairs,
+    are_texts,
     claimed,
     is_count,
     read_record,
@@ -357,15 +358,11 @@ def _are_rows(value: Any) -> bool:
     )
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-
 _FIELDS = {
     "fields": lambda value: isinstance(value, str),
     "offered": is_count,
     "cells": _are_rows,
-    "crops": _are_texts,
+    "crops": are_texts,
     "dropped": are_pairs,
     "converted": are_counts,
 }
