@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 import wbcprof
+from wbcprof.analysis import UnknownTypeWarning
 from wbcprof.analysis.counting import (
-    UnknownTypeWarning,
     cells_needed,
     differential_count,
     exact_interval,

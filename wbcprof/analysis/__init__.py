@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.classify import TypeClassifier as TypeClassifier
     from wbcprof.analysis.classify import rank_signatures as rank_signatures
     from wbcprof.analysis.classify import train as train
+    from wbcprof.analysis.counting import UnknownTypeWarning as UnknownTypeWarning
     from wbcprof.analysis.embedding import embed as embed
     from wbcprof.analysis.evaluation import Evaluation as Evaluation
     from wbcprof.analysis.evaluation import evaluate as evaluate
@@ -46,6 +47,7 @@ __getattr__, __dir__, __all__ = attach(
         "charts": ["Chart", "moving_average", "westgard"],
         "classify": ["FewImagesWarning", "TypeClassifier", "rank_signatures", "train"],
         "compare": ["compare"],
+        "counting": ["UnknownTypeWarning"],
         "embedding": ["embed"],
         "evaluation": ["Evaluation", "evaluate"],
         "external": ["ExternalEvaluation", "evaluate_external"],
