@@ -15,7 +15,8 @@ from PIL import Image, TiffImagePlugin
 from wbcprof.images import source
 from wbcprof.images.decode import read_file, settle, to_rgb8
 from wbcprof.images.depth import Deep, Depth, Unusable
-from wbcprof.images.source import File, open_images, with_pages
+from wbcprof.images.fields import open_fields
+from wbcprof.images.source import File, NoUsableImage, open_images, with_pages
 from wbcprof.smear.stain import StainNormaliser
 from wbcprof.threads import Abandoned, go_on, work_until
 
@@ -171,3 +172,47 @@ def test_what_is_made_on_the_way_takes_little_memory(dtype, channels):
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 2000 * 3000 * 8 + (100 << 20)
+
+
+class Unread:
+    """An array that is stored elsewhere."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, *shape):
+        self.shape = shape
+
+    def __array__(self, dtype=None, copy=None):
+        pytest.fail("it was read")
+
+    __getitem__ = __array__
+
+
+@pytest.mark.parametrize("shape", [(40, 50, 3), (2, 40, 50, 3), (40, 50)])
+def test_stored_arrays_have_the_limit_of_files(shape, monkeypatch):
+    """A zarr array of a few bytes was filled to as many billions as it claimed to be."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1999)
+    given = open_images(Unread(*shape), on_error="skip")
+    with pytest.raises(NoUsableImage, match="more than 1999 pixels"):
+        list(given.read(1))
+    assert len(given.skipped) == given.n_hint == len(shape) // 4 + 1
+    assert given.digests() == [None] * given.n_hint
+    assert given.self_contained().ids() == given.ids()
+    fields = open_fields(Unread(*shape))
+    for some in (fields, fields.self_contained()):
+        with pytest.raises(NoUsableImage, match="more than 1999 pixels"):
+            list(some.read(1))
+
+
+def test_stored_arrays_have_the_limit_of_bytes(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    given = open_images(Unread(1, 40, 50, 9), on_error="skip")
+    with pytest.raises(NoUsableImage, match="18000 bytes once decoded, more than 16000 "):
+        list(given.read(1))
+
+
+def test_arrays_in_memory_have_no_limit(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    (cell,) = open_images(pixels).read(1)
+    np.testing.assert_array_equal(cell.pixels, pixels)

@@ -28,7 +28,10 @@ from wbcprof.images.depth import (
     bits_for,
     by_rows,
     check_bytes,
+    check_pixels,
     highest_of_floats,
+    is_beyond_limit,
+    too_many_pixels,
 )
 from wbcprof.threads import go_on
 
@@ -159,15 +162,11 @@ def _start(source: Path | bytes, n: int) -> bytes:
 
 
 def _read_page(image: Any, source: Path | bytes, page: int | None) -> Outcome | Deep:
-    from PIL import Image
-
     try:
         with reasons():
             if page is not None:
                 image.seek(page)
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise Unusable(_too_large(limit))
+            check_pixels(image.width * image.height)
             several = page is None and getattr(image, "n_frames", 1) > 1
             kinds = ("multi-frame",) if several else ()
             pixels, stated, more = _decode(image, source)
@@ -265,16 +264,13 @@ def count_pages(path: Path, planes: bool = False) -> tuple[int, int]:
 def _pictures(source: Path | bytes, planes: bool = False) -> list[tiff.Picture]:
     """The images of a TIFF, by tifffile; none where it cannot be read, nor of one that is too large
     to be."""
-    from PIL import Image
-
     try:
         with tiff.opened(source) as file:
             found = tiff.pictures(file, planes)
     except Exception:  # said when the file is read
         return []
     largest = max((math.prod(picture.shape) for picture in found), default=0)
-    limit = Image.MAX_IMAGE_PIXELS
-    return found if limit is None or largest <= limit else []
+    return [] if is_beyond_limit(largest) else found
 
 
 def is_shallow_file(path: Path) -> bool:
@@ -391,7 +387,7 @@ def reasons() -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise Unusable("not a readable image") from error
     except Image.DecompressionBombError as error:
-        raise Unusable(_too_large(Image.MAX_IMAGE_PIXELS)) from error
+        raise too_many_pixels() from error
     except Exception as error:  # Pillow's decoders raise almost any kind on damaged files
         if is_of_the_system(error):
             raise
@@ -428,13 +424,6 @@ def may_pass(reason: str) -> bool:
     """Whether an image that was skipped for this reason may be there later: it was missing, or was
     not to be read."""
     return reason in _MAY_PASS
-
-
-def _too_large(limit: int | None) -> str:
-    return (
-        f"more than {limit} pixels (decompression bomb?); raise PIL.Image.MAX_IMAGE_PIXELS, or "
-        "save it as a TIFF, which open_fields reads in tiles where wbcprof[slides] is installed"
-    )
 
 
 # --- to 8-bit RGB ------------------------------------------------------------------------------

@@ -28,6 +28,28 @@ _PIXEL_BYTES = 8  # RGBA of 16 bits
 _ROWS_BYTES = 1 << 24
 
 
+def is_beyond_limit(n_pixels: int) -> bool:
+    """Whether an image has more pixels than Pillow is allowed to decode."""
+    from PIL import Image
+
+    return Image.MAX_IMAGE_PIXELS is not None and n_pixels > Image.MAX_IMAGE_PIXELS
+
+
+def too_many_pixels() -> Unusable:
+    from PIL import Image
+
+    return Unusable(
+        f"more than {Image.MAX_IMAGE_PIXELS} pixels (decompression bomb?); raise "
+        "PIL.Image.MAX_IMAGE_PIXELS, or save it as a TIFF, which open_fields reads in tiles where "
+        "wbcprof[slides] is installed"
+    )
+
+
+def check_pixels(n_pixels: int) -> None:
+    if is_beyond_limit(n_pixels):
+        raise too_many_pixels()
+
+
 def check_bytes(n_bytes: int) -> None:
     """Refuse an image that takes more memory, decoded, than the pixels allowed have in any camera's
     depth."""

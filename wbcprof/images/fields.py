@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -186,17 +186,21 @@ class _Photographs:
         if isinstance(self.images, Encoded):
             yield self
             return
-        for pixels, image_id, slide in zip(
-            self.images.arrays(), self.ids, self.slides, strict=True
-        ):
+        try:
+            arrays = self.images.arrays()
+        except Unusable:  # said by who reads it
+            yield self
+            return
+        for pixels, image_id, slide in zip(arrays, self.ids, self.slides, strict=True):
             yield _Photographs(Array(pixels, image_id), (slide,))
 
     def content(self) -> Iterator[bytes]:
         if isinstance(self.images, File):
             yield seen_on_disk(self.images.path)
             return
-        for pixels in self.images.arrays():
-            yield from content_of(pixels)
+        with suppress(Unusable):  # said by who reads it
+            for pixels in self.images.arrays():
+                yield from content_of(pixels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import numpy as np
 
 from wbcprof.images import tiff as pages_of
 from wbcprof.images.decode import pixel_size, reasons
-from wbcprof.images.depth import Deep, Outcome, Unusable
+from wbcprof.images.depth import Deep, Outcome, Unusable, is_beyond_limit
 from wbcprof.images.source import File
 from wbcprof.images.tiles import Grid, Place, as_rgb, seen_on_disk
 
@@ -83,10 +83,7 @@ def open_tiff(file: File, most: int) -> list[LargeTiff] | Unusable | None:
     except (ImportError, MemoryError):
         raise
     except Unusable as error:
-        from PIL import Image
-
-        limit = Image.MAX_IMAGE_PIXELS
-        return error if limit is not None and n_pixels > limit else None
+        return error if is_beyond_limit(n_pixels) else None
     except Exception:  # tifffile raises almost any kind; said when the file is read
         return None
     return found

@@ -72,7 +72,7 @@ from wbcprof.images.decode import (
     stated_pixel_size,
     stated_shape,
 )
-from wbcprof.images.depth import Deep, Depth, Depths, Outcome, Unusable
+from wbcprof.images.depth import Deep, Depth, Depths, Outcome, Unusable, check_bytes, check_pixels
 from wbcprof.images.folders import Listing, describe, is_users, list_folder
 from wbcprof.images.stored import StoredArray
 from wbcprof.images.tables import (
@@ -465,7 +465,10 @@ class ImageSource(Shown):
             elif isinstance(block, Encoded):
                 blocks.append(block)
             else:
-                blocks += map(Array, block.arrays(), block.ids)
+                try:
+                    blocks += map(Array, block.arrays(), block.ids)
+                except Unusable:  # said by who reads it
+                    blocks.append(block)
         return self._with(Listed(blocks), self.labels)
 
     def ids(self) -> list[str]:
@@ -484,7 +487,12 @@ class ImageSource(Shown):
             if isinstance(block, File):
                 digests += [_digest_of(block.path)] * len(block)
                 continue
-            for pixels in block.arrays():
+            try:
+                arrays = block.arrays()
+            except Unusable:
+                digests += [None] * len(block)
+                continue
+            for pixels in arrays:
                 digest = blake2b(f"{pixels.dtype} {pixels.shape}".encode(), digest_size=8)
                 digest.update(np.ascontiguousarray(pixels).data)
                 digests.append(digest.hexdigest())
@@ -843,13 +851,15 @@ class Array:
         yield self
 
     def arrays(self) -> Sequence[np.ndarray]:
+        if not self.in_memory:
+            _check_size(self.array.shape, self.array.dtype)
         return [np.asarray(self.array)]
 
     def shapes(self) -> list[tuple[int, int] | None]:
         return [self.array.shape[:2]]
 
     def load(self) -> list[Outcome | Deep]:
-        return [read_array(self.array)]
+        return _load_arrays(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -891,23 +901,37 @@ class Rows:
             start = stop
 
     def arrays(self) -> np.ndarray:
+        if not self.in_memory:
+            _check_size(self.array.shape[1:], self.array.dtype)
         return np.asarray(self.array[self.start : self.stop])
 
     def shapes(self) -> list[tuple[int, int] | None]:
         return [self.array.shape[1:3]] * len(self)
 
     def load(self) -> list[Outcome | Deep]:
-        try:
-            block = self.arrays()
-        except MemoryError:
+        return _load_arrays(self)
+
+
+def _load_arrays(block: Array | Rows) -> list[Outcome | Deep]:
+    try:
+        arrays = block.arrays()
+    except MemoryError:
+        raise
+    except Unusable as error:
+        return [error] * len(block)
+    except Exception as error:  # of whichever library stores the array
+        if is_of_the_system(error):
             raise
-        except Exception as error:  # of whichever library stores the array
-            if is_of_the_system(error):
-                raise
-            return [Unusable(f"cannot be read: {error}")] * len(self)
-        if len(block) != len(self):
-            return [Unusable(f"cannot be read: {len(block)} images for {len(self)}")] * len(self)
-        return [read_array(image) for image in block]
+        return [Unusable(f"cannot be read: {error}")] * len(block)
+    if len(arrays) != len(block):
+        return [Unusable(f"cannot be read: {len(arrays)} images for {len(block)}")] * len(block)
+    return [read_array(array) for array in arrays]
+
+
+def _check_size(shape: Sequence[int], dtype: Any) -> None:
+    """Refuse an image that is not in memory, and would take too much of it."""
+    check_pixels(math.prod(shape[:2]))
+    check_bytes(_bytes_of(shape, dtype))
 
 
 Given = File | Encoded | Array | Rows

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from wbcprof.images.depth import DEPTHS, Unusable, by_rows, check_bytes
+from wbcprof.images.depth import DEPTHS, Unusable, by_rows, check_bytes, check_pixels
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -264,11 +264,7 @@ def _primary(colour: Sequence[int]) -> int | None:
 
 def read(tiff: Any, picture: Picture) -> Samples:
     """Samples of an image, as a viewer shows it."""
-    from PIL import Image
-
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and math.prod(picture.shape) > limit:
-        raise Image.DecompressionBombError
+    check_pixels(math.prod(picture.shape))
     if picture.reason:
         raise Unusable(picture.reason)
     check_bytes(picture.n_bytes)
