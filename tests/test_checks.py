@@ -289,3 +289,10 @@ def test_what_could_not_be_kept_is_not_learnt(given, error, monkeypatch):
     )
     with pytest.raises((ValueError, FileNotFoundError), match=error):
         wbcprof.fit(IMAGES, **given)
+
+
+def test_what_other_libraries_say_is_one_line_of_some_length():
+    """An error of an archive held the archive."""
+    assert checks.told(ValueError("no\n  number")) == "no number"
+    long = checks.told(OSError("x" * 5000))
+    assert len(long) == 400 and long.endswith("x...")

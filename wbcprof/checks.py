@@ -19,6 +19,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+def told(error: BaseException) -> str:
+    """What an error of another library says, on one line of at most 400 characters: some repeat all
+    that they were given."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 400 else f"{text[:397]}..."
+
+
 class Rule:
     """What one parameter may be; its text ends the sentence "alpha must be ..."."""
 

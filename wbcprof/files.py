@@ -21,6 +21,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from wbcprof.checks import told
+
 # What a spreadsheet runs if it begins a cell: = + - @, full-width too, tabs and line breaks.
 _FORMULA = r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
 _GUARDED = re.compile(rf"'*(?:{_FORMULA}|\Z)")
@@ -119,7 +121,9 @@ def open_table(path: str | os.PathLike[str]) -> Iterator[Iterator[tuple[int, lis
         try:
             yield ((rows.line_num, row) for row in rows if any(map(str.strip, row)))
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"'{os.fspath(path)}' is not a readable CSV file: {error}") from error
+            raise ValueError(
+                f"'{os.fspath(path)}' is not a readable CSV file: {told(error)}"
+            ) from error
 
 
 def _workbook_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
@@ -139,7 +143,7 @@ def _workbook_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str
         finally:
             book.close()
     except Exception as error:  # openpyxl raises almost any kind on damaged files
-        raise ValueError(f"'{name}' is not a readable workbook: {error}") from error
+        raise ValueError(f"'{name}' is not a readable workbook: {told(error)}") from error
     if others:
         warnings.warn(
             f"'{name}' has {others + 1} sheets, of which the first, {sheet.title!r}, is read",

@@ -75,6 +75,10 @@ def test_what_is_no_workbook_is_one_error(folder, monkeypatch):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"t.xlsx' is not a readable workbook: "):
         read_table(path)
+    first = whole.rindex(b"xl/workbook.xml", 0, whole.rindex(b"PK\1\2"))
+    path.write_bytes(whole[:first] + b"\0" * 900 + whole[first:])
+    with pytest.raises(ValueError, match=r"t.xlsx' is not a readable workbook: .{1,400}\Z"):
+        read_table(path)
     path.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99))
     with pytest.raises(ValueError, match=r"a workbook of old, .xls; save it as .xlsx or CSV"):
         read_table(path)

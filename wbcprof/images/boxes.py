@@ -18,7 +18,7 @@ from xml.parsers import expat
 import numpy as np
 
 from wbcprof._shown import Shown
-from wbcprof.checks import shown
+from wbcprof.checks import shown, told
 from wbcprof.files import SHEETS, TableWarning, from_csv_text, naming, regular, to_number
 from wbcprof.images.decode import open_picture, reasons, stated_shape
 from wbcprof.images.fields import IMAGES_AND_SLIDES, FieldSource
@@ -516,7 +516,7 @@ def _parse_xml(content: bytes) -> ElementTree.Element:
     try:
         parser.Parse(content, True)
     except (expat.ExpatError, LookupError) as error:
-        raise ValueError(f"damaged XML: {error}") from error
+        raise ValueError(f"damaged XML: {told(error)}") from error
     return builder.close()
 
 
@@ -613,14 +613,14 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"'{file}' is not text in UTF-8: {error}") from error
+        raise ValueError(f"'{file}' is not text in UTF-8: {told(error)}") from error
 
 
 def _from_coco(path: Path, images: _Images) -> _Found:
     try:
         content = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"'{path}' is not a JSON file: {error}") from error
+        raise ValueError(f"'{path}' is not a JSON file: {told(error)}") from error
     taken: dict[str, str] = {}
     with naming(f"'{path}'"):
         categories = _by_id(_listed(content, "categories", "name"), "categories")

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from wbcprof.checks import told
 from wbcprof.images import tiff as pages_of
 from wbcprof.images.decode import pixel_size, reasons
 from wbcprof.images.depth import Deep, Outcome, Unusable, is_beyond_limit
@@ -213,7 +214,7 @@ class _Page:
         except ValueError as error:
             if "imagecodecs" in str(error):
                 raise ImportError(
-                    f"'{page.parent.filehandle.path}': {error}: pip install 'wbcprof[slides]'"
+                    f"'{page.parent.filehandle.path}': {told(error)}: pip install 'wbcprof[slides]'"
                 ) from error
             raise
 

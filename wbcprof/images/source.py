@@ -58,7 +58,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 import numpy as np
 
 from wbcprof._shown import Shown
-from wbcprof.checks import Choice, Flag, Integer, known_labels, listed, shown, unmasked
+from wbcprof.checks import Choice, Flag, Integer, known_labels, listed, shown, told, unmasked
 from wbcprof.files import SHEETS, from_csv_text, naming, sampled_digest
 from wbcprof.images.decode import (
     count_pages,
@@ -922,7 +922,7 @@ def _load_arrays(block: Array | Rows) -> list[Outcome | Deep]:
     except Exception as error:  # of whichever library stores the array
         if is_of_the_system(error):
             raise
-        return [Unusable(f"cannot be read: {error}")] * len(block)
+        return [Unusable(f"cannot be read: {told(error)}")] * len(block)
     if len(arrays) != len(block):
         return [Unusable(f"cannot be read: {len(arrays)} images for {len(block)}")] * len(block)
     return [read_array(array) for array in arrays]
@@ -1508,7 +1508,7 @@ def _open_npy(path: Path) -> tuple[Listed[Given] | Stream, None]:
     try:
         array = StoredArray.open(path)
     except Exception as error:  # damaged headers raise almost any kind
-        raise ValueError(f"'{path}' is not a readable array file: {error}") from error
+        raise ValueError(f"'{path}' is not a readable array file: {told(error)}") from error
     return _from_array(array), None
 
 
@@ -1522,5 +1522,7 @@ def _open_zarr(path: Path) -> tuple[Listed[Given] | Stream, None]:
     try:
         array = zarr.open_array(path, mode="r")
     except Exception as error:  # differs between releases of zarr
-        raise ValueError(f"'{path}' is not a readable zarr array (n, H, W, 3): {error}") from error
+        raise ValueError(
+            f"'{path}' is not a readable zarr array (n, H, W, 3): {told(error)}"
+        ) from error
     return _from_array(array), None

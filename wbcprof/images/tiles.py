@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from wbcprof.checks import told
 from wbcprof.files import sampled_digest
 from wbcprof.images.decode import is_of_the_system, read_array, stated_pixel_size, to_rgb8
 from wbcprof.images.depth import Deep, Outcome, Unusable
@@ -113,7 +114,7 @@ class LargeArray:
             except Exception as error:  # of whichever library stores the array
                 if is_of_the_system(error):
                     raise
-                yield Unusable(f"cannot be read: {error}")
+                yield Unusable(f"cannot be read: {told(error)}")
             else:
                 yield as_rgb(pixels)
 

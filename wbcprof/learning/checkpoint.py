@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from wbcprof.checks import told
 from wbcprof.files import replacing
 from wbcprof.model.arrays import read_arrays, write_arrays
 
@@ -58,8 +59,8 @@ def read_checkpoint(
             return make(arrays, document), document["history"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{os.fspath(path)!r} is damaged or not a checkpoint of wbcprof: {error}; remove it or "
-            "give another name"
+            f"{os.fspath(path)!r} is damaged or not a checkpoint of wbcprof: {told(error)}; "
+            "remove it or give another name"
         ) from error
     name = differing[0]
     raise ValueError(

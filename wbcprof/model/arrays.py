@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from wbcprof.checks import told
 from wbcprof.files import regular
 
 _MAX_BYTES = 2 << 30
@@ -77,7 +78,7 @@ def read_arrays(
             if not isinstance(document, dict):
                 raise ValueError("the document is not a JSON object")
         except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
-            raise ArrayFileError(f"its header: {type(error).__name__}: {error}") from error
+            raise ArrayFileError(f"its header: {type(error).__name__}: {told(error)}") from error
         if end != size - 8 - length or end > _MAX_BYTES:
             raise ArrayFileError(
                 f"its header describes {end} bytes of arrays, the file holds "

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from wbcprof._shown import Shown
-from wbcprof.checks import known_label, known_labels, unmasked
+from wbcprof.checks import known_label, known_labels, told, unmasked
 from wbcprof.files import (
     TableWarning,
     check_output,
@@ -346,7 +346,9 @@ class Profiles(Shown):
         except Exception as error:  # the libraries raise almost any kind on damaged files
             if is_of_the_system(error):
                 raise
-            raise ValueError(f"{str(path)!r} is no usable table of profiles: {error}") from error
+            raise ValueError(
+                f"{str(path)!r} is no usable table of profiles: {told(error)}"
+            ) from error
 
     @classmethod
     def _load_shards(cls, folder: Path) -> Self:

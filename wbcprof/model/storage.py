@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
+from wbcprof.checks import told
 from wbcprof.files import json_value, replacing
 from wbcprof.model.arrays import ArrayFileError, read_arrays, write_arrays
 
@@ -123,7 +124,8 @@ def _named(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise ModelFileError(
-            f"{os.fspath(path)!r} is not a usable wbcprof model: {type(error).__name__}: {error}"
+            f"{os.fspath(path)!r} is not a usable wbcprof model: "
+            f"{type(error).__name__}: {told(error)}"
         ) from error
 
 

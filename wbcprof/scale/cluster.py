@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from wbcprof.checks import told
 from wbcprof.images.source import ImageSource, open_images
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles
@@ -43,7 +44,7 @@ def connected(address: str) -> Iterator[distributed.Client]:
     try:
         client = distributed.Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:
-        raise OSError(f"no Dask scheduler answers at {address!r}: {error}") from error
+        raise OSError(f"no Dask scheduler answers at {address!r}: {told(error)}") from error
     with client:
         try:
             client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
@@ -197,7 +198,9 @@ def cluster_errors() -> Iterator[None]:
     except distributed.KilledWorker as error:
         raise OSError(
             f"Dask workers died one after the other on the same task, perhaps for want of memory: "
-            f"{error}"
+            f"{told(error)}"
         ) from error
     except distributed.CancelledError as error:
-        raise OSError(f"the Dask scheduler was lost, or cancelled the work: {error}") from error
+        raise OSError(
+            f"the Dask scheduler was lost, or cancelled the work: {told(error)}"
+        ) from error

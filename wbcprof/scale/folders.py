@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from wbcprof.checks import told
 from wbcprof.files import regular, replacing
 
 MANIFEST = "manifest.json"
@@ -80,7 +81,9 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError("it is not a JSON object")
         return document
     except ValueError as error:
-        raise ValueError(f"{str(path)!r} is damaged: {error}; remove it to make it anew") from error
+        raise ValueError(
+            f"{str(path)!r} is damaged: {told(error)}; remove it to make it anew"
+        ) from error
 
 
 def read_record(path: Path, fields: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
