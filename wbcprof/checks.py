@@ -376,7 +376,10 @@ def _without_masked(labels: Any) -> np.ndarray:
 
 
 def listed(names: Any) -> tuple[str, ...]:
-    """Names given as a parameter, as text, as labels are: a lone text or number is one name."""
+    """Names given as a parameter, as text, as labels are: a lone text or number is one name, and
+    None is no name."""
+    if names is None:
+        return ()
     if isinstance(names, str | bytes) or not isinstance(names, Iterable):
         names = (names,)
     return tuple(known_label(name) or UNLABELLED for name in names)

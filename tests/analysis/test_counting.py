@@ -165,6 +165,10 @@ def test_names_that_are_given_are_read_as_those_that_are_known():
     assert count.nlr[0] == 2
 
 
+def test_none_excludes_nothing():
+    assert differential_count(["a", None], exclude=None).n_unknown.tolist() == [1]
+
+
 @pytest.mark.parametrize("parameter", ["neutrophils", "lymphocytes", "exclude"])
 def test_a_name_that_no_cell_has_is_a_warning(parameter):
     with pytest.warns(UnknownTypeWarning, match=f"{parameter} names 'neutrofil'"):

@@ -153,6 +153,21 @@ def test_unlike_pages_are_frames(tmp_path, pages):
         np.testing.assert_array_equal(cell.pixels, pages[0])
 
 
+@pytest.mark.parametrize("axes", ["of pages", "of channels"])
+def test_a_picture_is_that_of_its_frame(tmp_path, axes):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "a.tif"
+    ramp = np.add.outer(np.arange(24), np.arange(24)) * 500
+    frames = np.stack([ramp, ramp + 10_000, ramp + 40_000]).astype(np.uint16)
+    tifffile.imwrite(path, frames, photometric="minisblack", imagej=axes == "of channels")
+    with Image.open(path) as image:
+        image.seek(1)
+        with pytest.warns(ImageWarning, match="converted"):
+            (cell,) = open_images([image])
+    assert np.ptp(cell.pixels, axis=2).max() == 0
+    np.testing.assert_allclose(cell.pixels[..., 0], frames[1] / 65535 * 255, atol=1)
+
+
 def test_damaged_page_is_skipped_and_others_are_kept(tmp_path, pages):
     path = tmp_path / "a.tif"
     save_pages(path, pages[:4], compression="tiff_adobe_deflate")

@@ -290,11 +290,27 @@ def test_respelt_paths_are_one_image(folder):
             f"{folder}/x", "y/../x"))  # fmt: skip
 
 
+def test_a_path_behind_a_link_is_of_its_own_file(folder):
+    (folder / "far" / "sub").mkdir(parents=True)
+    (folder / "far" / "b.png").write_bytes(b"another")
+    (folder / "b.png").write_bytes(b"one")
+    try:
+        (folder / "link").symlink_to(folder / "far" / "sub", target_is_directory=True)
+    except OSError:
+        pytest.skip("needs symbolic links")
+    own = {"link/../b.png": "A", "b.png": "B"}
+    assert labels_of(folder, "image,label\nlink/../b.png,A\nb.png,B\n") == own
+
+
 @pytest.mark.parametrize("unknown", ["NA", "nan", "None", "#N/A", "?", "", "<NA>", "unlabelled"])
 def test_labels_that_say_that_they_are_unknown_are(folder, unknown):
     text = f"image,label\nx/a.png,{unknown}\ny/b.png,B\n"
     assert labels_of(folder, text) == {"x/a.png": None, "y/b.png": "B"}
     assert read_by_image(folder / "t.csv", ("label",)) == {"y/b.png": "B"}
+    pandas = pytest.importorskip("pandas")
+    paths = [str(folder / image_id) for image_id in IDS]
+    frame = pandas.DataFrame({"path": paths, "label": [unknown, "B"]})
+    assert open_images(frame).labels == [None, "B"]
 
 
 def test_cells_that_are_guarded_are_read_as_written(folder):

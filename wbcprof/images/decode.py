@@ -70,7 +70,7 @@ def read_picture(image: Any) -> Outcome | Deep:
     try:
         with reasons():
             if content := _deep_content(image):
-                return read_file(content)[0]
+                return read_file(content, (image.tell() or None,))[0]
             pixels, stated, kinds = _decode(ImageOps.exif_transpose(image), b"")
             return to_rgb8(pixels, stated, kinds)
     except Unusable as error:
@@ -79,14 +79,15 @@ def read_picture(image: Any) -> Outcome | Deep:
 
 def _deep_content(image: Any) -> bytes:
     """Of a picture of more than 8 bits whose file is open and not read yet, and of which Pillow
-    would keep the high ones, all that the file holds; else nothing."""
+    would keep the high ones, all that the file holds; else nothing, also of a later frame that is
+    no image of its own by `_pictures`."""
     if not any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         return b""
     place = image.fp.tell()
     image.fp.seek(0)
     content: bytes = image.fp.read()
     image.fp.seek(place)
-    return content
+    return content if not image.tell() or len(_pictures(content)) == image.n_frames else b""
 
 
 def read_file(

@@ -1413,8 +1413,7 @@ def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
             raise ValueError(f"{table.at(line)}: no image path")
         if not os.path.exists(path.parent / name):
             name = image_name(name)
-        if os.path.exists(path.parent / (plain := os.path.normpath(name))):
-            name = plain
+        name = _respelt(path.parent, name)
         files.append(File(path.parent / name, name))
         if not os.path.exists(files[-1].path):
             missing.append(name)
@@ -1430,6 +1429,13 @@ def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
     return Listed(files), labels if any(labels) else None
 
 
+def _respelt(folder: Path, name: str) -> str:
+    """The plain name of a file, if that is not of another one, as it may be behind a link."""
+    given, plain = folder / name, folder / os.path.normpath(name)
+    is_other = given.exists() and plain.exists() and not os.path.samefile(given, plain)
+    return os.path.normpath(name) if plain.exists() and not is_other else name
+
+
 def _check_rows(
     table: str, rows: Sequence[str], files: Sequence[File], labels: Sequence[str | None]
 ) -> None:
@@ -1441,7 +1447,7 @@ def _check_rows(
     named: set[str] = set()
     repeated = []
     for row, file, label in zip(rows, files, labels, strict=True):
-        place = os.path.abspath(file.path)
+        place = os.path.join(os.path.realpath(file.path.parent), file.path.name)
         if place in named:
             repeated.append(row)
         named.add(place)
@@ -1498,7 +1504,7 @@ def _from_frame(frame: Any) -> tuple[Listed[Given], list[str | None] | None]:
         files.append(_file(os.path.join(*row)))
     if label_column is None:
         return Listed(files), None
-    labels = known_labels(list(frame.iloc[:, names.index(label_column)]))
+    labels = list(map(stated, frame.iloc[:, names.index(label_column)]))
     rows = [f"row {index}" for index in range(len(files))]
     _check_rows("the DataFrame", rows, files, labels)
     return Listed(files), labels if any(labels) else None
