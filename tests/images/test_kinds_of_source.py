@@ -96,6 +96,21 @@ def test_memory_is_shared(stack, wrap):
     assert ids(open_images(iter([wrap(stack[0])]))) == ["image_000000"]
 
 
+class Converted:
+    """An image that NumPy can read, and that says nothing of itself."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+
+    def __array__(self, dtype=None, copy=None):
+        return self.pixels
+
+
+def test_images_that_state_no_shape(stack):
+    given = open_images([Converted(cell) for cell in stack])
+    np.testing.assert_array_equal([cell.pixels for cell in given.read(1)], stack)
+
+
 def test_ctypes_array(stack):
     buffer = (ctypes.c_ubyte * 3 * 30 * 24).from_buffer_copy(stack[0].tobytes())
     (cell,) = open_images(buffer)

@@ -49,7 +49,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cache, partial
 from hashlib import blake2b
 from itertools import accumulate, islice
 from pathlib import Path
@@ -851,8 +851,8 @@ class Array:
         yield self
 
     def arrays(self) -> Sequence[np.ndarray]:
-        if not self.in_memory:
-            _check_size(self.array.shape, self.array.dtype)
+        if not self.in_memory and hasattr(self.array, "shape"):  # some have `__array__` alone
+            _check_size(self.array.shape, getattr(self.array, "dtype", None))
         return [np.asarray(self.array)]
 
     def shapes(self) -> list[tuple[int, int] | None]:
@@ -1431,9 +1431,11 @@ def _from_csv(path: Path) -> tuple[Listed[Given], list[str | None] | None]:
 
 def _respelt(folder: Path, name: str) -> str:
     """The plain name of a file, if that is not of another one, as it may be behind a link."""
-    given, plain = folder / name, folder / os.path.normpath(name)
-    is_other = given.exists() and plain.exists() and not os.path.samefile(given, plain)
-    return os.path.normpath(name) if plain.exists() and not is_other else name
+    plain = os.path.normpath(name)
+    if plain == name or not os.path.exists(folder / plain):
+        return name
+    is_other = os.path.exists(folder / name) and not os.path.samefile(folder / name, folder / plain)
+    return name if is_other else plain
 
 
 def _check_rows(
@@ -1446,8 +1448,9 @@ def _check_rows(
     said: dict[str, tuple[str, str]] = {}
     named: set[str] = set()
     repeated = []
+    real = cache(os.path.realpath)  # asks about every folder on the way
     for row, file, label in zip(rows, files, labels, strict=True):
-        place = os.path.join(os.path.realpath(file.path.parent), file.path.name)
+        place = os.path.join(real(file.path.parent), file.path.name)
         if place in named:
             repeated.append(row)
         named.add(place)
