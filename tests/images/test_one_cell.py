@@ -891,6 +891,26 @@ def test_colour_profiles_are_applied(tmp_path, cell, swapped, suffix, mode):
     assert np.abs(got.pixels.astype(int) - cell).mean() < 6
 
 
+@pytest.mark.parametrize("how", [{"tile": (64, 64)}, {"rowsperstrip": 16}, {"alpha": True}])
+def test_colour_profiles_are_applied_to_parts(tmp_path, cell, swapped, how):
+    """Of TIFFs that are read region by region."""
+    import tifffile
+
+    large = np.tile(cell, (3, 4, 1))
+    how = dict(how)
+    pixels = np.dstack([large, np.full_like(large[..., 0], 255)]) if how.pop("alpha", 0) else large
+    extra = {"extrasamples": ["unassalpha"]} if pixels.shape[2] == 4 else {}
+    tifffile.imwrite(
+        tmp_path / "large.tif", pixels, photometric="rgb", iccprofile=swapped, **how, **extra
+    )
+    source = wbcprof.images.open_fields(tmp_path / "large.tif", tile=64, margin=16)
+    with pytest.warns(ImageWarning, match=f"{source.n_hint} .*colour-managed"):
+        for field in source:
+            height, width = field.pixels.shape[:2]
+            there = large[field.top : field.top + height, field.left : field.left + width]
+            assert np.abs(field.pixels.astype(int) - there[..., [1, 0, 2]]).mean() < 1
+
+
 def test_the_profile_of_srgb_changes_nothing(tmp_path, cell):
     ImageCms = pytest.importorskip("PIL.ImageCms")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -632,6 +632,18 @@ def _in_srgb(image: Any) -> Any:
     return image.point(levels * 3 + (list(range(256)) if image.mode == "RGBA" else []))
 
 
+def part_in_srgb(pixels: np.ndarray, profile: bytes | None) -> np.ndarray | None:
+    """A part of an image, RGB or RGBA of 8 bits, as a viewer shows it, where the profile of the
+    whole states another colour space; None where it does not."""
+    from PIL import Image
+
+    if profile is None or pixels.dtype != np.uint8 or pixels.shape[2:] not in ((3,), (4,)):
+        return None
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    transform = _transform_to_srgb(profile, image.mode)
+    return None if transform is None else np.asarray(transform.apply(image))
+
+
 @lru_cache(maxsize=32)
 def _transform_to_srgb(profile: bytes, mode: str) -> Any:
     """What an ICC profile makes of pixels; None of sRGB itself, of a damaged profile and of one

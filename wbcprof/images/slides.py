@@ -19,7 +19,7 @@ import numpy as np
 
 from wbcprof.checks import told
 from wbcprof.images import tiff as pages_of
-from wbcprof.images.decode import pixel_size, reasons
+from wbcprof.images.decode import part_in_srgb, pixel_size, reasons, to_rgb8
 from wbcprof.images.depth import Deep, Outcome, Unusable, is_beyond_limit
 from wbcprof.images.source import File
 from wbcprof.images.tiles import Grid, Place, as_rgb, seen_on_disk
@@ -131,6 +131,7 @@ class LargeTiff:
                     raise Unusable(f"expected {self.shape} px, got {page.shape}: it changed")
                 with open(self.path, "rb", buffering=0) as file:
                     pixels = page.read(file, (left, top, right, bottom))
+            converted = part_in_srgb(pixels, page.profile)
         except Unusable as error:
             if len(places) == 1:
                 yield error
@@ -139,7 +140,11 @@ class LargeTiff:
                     yield from self.read([place])
             return
         for x, y, x_end, y_end in places:
-            yield as_rgb(pixels[y - top : y_end - top, x - left : x_end - left], page.stated)
+            part = np.s_[y - top : y_end - top, x - left : x_end - left]
+            if converted is None:
+                yield as_rgb(pixels[part], page.stated)
+            else:
+                yield to_rgb8(converted[part], None, ("colour-managed",))
 
     def self_contained(self, place: Place) -> LargeTiff:
         return replace(self, path=Path(os.path.abspath(self.path)))
@@ -159,6 +164,7 @@ class _Page:
             raise Unusable("turned by its orientation, which is read as a whole")
         self.stated = pages_of.largest_stated(page.tags.valueof)
         self.is_inverted = page.photometric == kind.MINISWHITE
+        self.profile: bytes | None = page.tags.valueof(34675)
         is_jpeg = page.compression in (6, 7, 34892, 33007)
         if page.photometric not in (kind.MINISWHITE, kind.MINISBLACK, kind.RGB) and not (
             page.photometric == kind.YCBCR and is_jpeg
