@@ -28,11 +28,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import wbcprof
-from wbcprof.analysis.classify import TypeClassifier, jittered_profiles
+from wbcprof.analysis.classify import TypeClassifier, profiles_of_copies
 from wbcprof.analysis.evaluation import evaluation_metrics, half_half_splits
 from wbcprof.files import replacing
 from wbcprof.images.source import open_images
 from wbcprof.learning.profiler import PRESETS, make_profiler
+from wbcprof.model.settings import Coding
+from wbcprof.smear.jitter import N_TURNS, turned
 
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE.parents[2] / "shared/data/pbc"
@@ -88,11 +90,16 @@ class Study:
         return cached(self.options.cache / f"{key}.npz", make)
 
     def extractor(self, run, train, seed):
-        """Function from images to features, and features of jittered copies of `train`, which a
-        profile's signatures are learnt on."""
+        """Function from images to features, and features of `train` turned and mirrored, and of its
+        jittered copies; of peers none is jittered."""
         kind, settings = run["features"], run.get("parameters", {})
         if kind != "profile":
-            return lambda images: getattr(baselines, kind)(images, **settings), []
+
+            def peer(images):
+                return getattr(baselines, kind)(images, **settings)
+
+            turns = [peer([turned(self.images[i], k) for i in train]) for k in range(1, N_TURNS)]
+            return peer, (turns, [])
         preset = run.get("preset", "default")
         settings = _from_toml(settings)
         learner = make_profiler(
@@ -101,16 +108,18 @@ class Study:
         model = learner.fit(self.images[train]).model_
         inference = run.get("inference", "feedforward")
         source = open_images(self.images[train])
-        copies = jittered_profiles(model, source, None, seed, self.options.threads)
+        changed = profiles_of_copies(
+            model, source, None, seed, self.options.threads, Coding(inference=inference)
+        )
         return (
             lambda images: (
                 model.profile(images, inference=inference, n_threads=self.options.threads).values
             ),
-            copies,
+            changed,
         )
 
     def features(self, run, train, seed) -> dict:
-        """Features of all images, ``values``, and those of jittered copies of `train`."""
+        """Features of all images, ``values``, and those of `train` turned and jittered."""
         kind, settings = run["features"], run.get("parameters", {})
         if kind == "profile":
             settings = {**PRESETS[run.get("preset", "default")], **settings}
@@ -120,8 +129,12 @@ class Study:
             where = [kind, self.baseline_sources]
 
         def make():
-            extract, copies = self.extractor(run, train, seed)
-            found = {f"copies.{k}": copy for k, copy in enumerate(copies)}
+            extract, changed = self.extractor(run, train, seed)
+            found = {
+                f"{how}.{k}": copy
+                for how, copies in zip(("turned", "jittered"), changed, strict=True)
+                for k, copy in enumerate(copies)
+            }
             return {"values": extract(self.images), **found}
 
         return self.cached(digest(where, settings, self.ids), make)
@@ -129,10 +142,15 @@ class Study:
     def classifier(self, run, features, train, seed):
         """Learnt from the features of `train` and of its copies."""
         values = features["values"]
-        copies = [features[name] for name in sorted(features) if name.startswith("copies.")]
+        turns, jittered = (
+            [features[name] for name in sorted(features) if name.startswith(how)]
+            for how in ("turned.", "jittered.")
+        )
         kernel = "discriminant" if run["features"] == "profile" else "rbf"  # what suits each
         settings = {"random_state": seed, "kernel": kernel, **run.get("classifier", {})}
-        return TypeClassifier(**settings).fit(values[train], self.labels[train], None, copies)
+        return TypeClassifier(**settings).fit(
+            values[train], self.labels[train], None, jittered, turned=turns
+        )
 
     def network(self, run, train, seed):
         """Function from images to probabilities of a network trained on `train`."""

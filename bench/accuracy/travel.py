@@ -31,11 +31,11 @@ from sklearn.metrics import f1_score
 from study import cached, digest, source_digest
 
 import wbcprof
-from wbcprof.analysis.classify import TypeClassifier
+from wbcprof.analysis.classify import TypeClassifier, profiles_of_copies
 from wbcprof.files import replacing
 from wbcprof.images.source import open_images
 from wbcprof.model.settings import Coding
-from wbcprof.smear.jitter import jitter
+from wbcprof.smear.jitter import N_TURNS, jitter, turned
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[2] / "shared/data"
@@ -150,15 +150,15 @@ class Row:
         return list(images) + copies
 
     def training(self, images):
-        """Features of the images and of their copies."""
+        """Features of the images, of them turned and mirrored, and of their jittered copies."""
         if self.spec["features"] != "profile":
-            return self.extract(self.with_copies(images))
-        source, parts = open_images(images), []
-        for copy in range(self.copies + 1):
-            before = partial(jitter, seed=0, copy=copy) if copy else None
-            found = self.model.profile_source(source, Coding(), self.threads, before=before)
-            parts.append(found.values)
-        return np.concatenate(parts)
+            turns = [self.extract([turned(i, k) for i in images]) for k in range(1, N_TURNS)]
+            values, *copies = np.split(self.extract(self.with_copies(images)), 1 + self.copies)
+            return values, turns, copies
+        turns, copies = profiles_of_copies(
+            self.model, open_images(images), self.copies, 0, self.threads, Coding()
+        )
+        return self.extract(images), turns, copies
 
     def own(self, images):
         """Probabilities that the row gives itself, or None."""
@@ -178,7 +178,9 @@ def features(name, options):
     def make():
         images, labels = learn_from()
         row = Row(spec, images, labels, options.threads)
-        found = {"train": row.training(images), "labels": labels}
+        values, turns, copies = row.training(images)
+        found = {"train": values, "labels": labels}
+        found |= {"turned": np.array(turns), "copies": np.array(copies)}
         for target, (cells, truth) in targets().items():
             found[target] = row.extract(cells)
             found[f"{target}.labels"] = truth
@@ -218,9 +220,10 @@ def tiers(name, found):
     tier 0 is)}."""
     kernel = ROWS[name][1].get("kernel", "discriminant")
     labels = found["labels"]
-    values, *copies = np.split(found["train"], len(found["train"]) // len(labels))
     learnt = {
-        kind: TypeClassifier(kernel=kind).fit(values, labels, None, copies)
+        kind: TypeClassifier(kernel=kind).fit(
+            found["train"], labels, None, list(found["copies"]), turned=list(found["turned"])
+        )
         for kind in {kernel, "discriminant"}
     }
     first, machines = learnt[kernel], learnt["discriminant"]
@@ -349,9 +352,9 @@ def corrupt(options):
     rows = {}
     for name in options.only:
         row = Row(ROWS[name][1], images, labels, options.threads)
-        values, *copies = np.split(row.training(images), 1 + row.copies)
+        values, turns, copies = row.training(images)
         classifier = TypeClassifier(kernel=row.kernel)
-        rows[name] = row, classifier.fit(values, labels, None, copies)
+        rows[name] = row, classifier.fit(values, labels, None, copies, turned=turns)
     record = {name: {} for name in rows}
     for recipe, severities in recipes().items():
         for how in severities:

@@ -28,6 +28,7 @@ from wbcprof.analysis.evaluation import (
 from wbcprof.analysis.figures import f1_bars
 from wbcprof.analysis.scores import Scores
 from wbcprof.images.source import ImageWarning, open_images
+from wbcprof.smear.jitter import N_TURNS
 from wbcprof.smear.measures import MEASURES
 
 PBC = Path(__file__).resolve().parents[3] / "shared" / "data" / "pbc"
@@ -451,6 +452,9 @@ class StubModel:
         values = [np.r_[i.mean(axis=(0, 1)), i.std(axis=(0, 1))] for i in images]
         return python_types.SimpleNamespace(values=np.array(values, np.float32))
 
+    def profile_source(self, source, coding, n_threads, *, before):
+        return self.profile([before(cell.pixels) for cell in source])
+
 
 @pytest.fixture
 def profilers(monkeypatch):
@@ -556,7 +560,7 @@ def test_evaluate_given_model(profilers, coloured, wrapped):
     given = python_types.SimpleNamespace(model_=model) if wrapped else model
     evaluation = evaluate(*coloured, model=given, repeats=2, baseline=False)
     assert profilers == []
-    assert model.n_calls == 1
+    assert model.n_calls == 1 + 2 * (N_TURNS - 1)  # the images once, training halves turned
     assert evaluation.baseline is None
     assert evaluation.parameters == {"n_signatures": 9}
     assert evaluation.signatures.startswith("given model")
@@ -698,13 +702,14 @@ def test_blocks_change_nothing(with_more, monkeypatch):
         measures = np.abs(np.random.default_rng(1).normal(size=(300, len(MEASURES)))) + 1
         more = {"copies": [X + np.float32(0.1)], "measures": measures.astype(np.float32)}
     whole = TypeClassifier().fit(X, y, **more)
-    monkeypatch.setattr("wbcprof.analysis.classify.BLOCK", 12 * 50)
+    monkeypatch.setattr("wbcprof.analysis.decisions.BLOCK", 12 * 50)
+    monkeypatch.setattr("wbcprof.analysis.classify.BLOCK", 12 * 75)
     parts = TypeClassifier().fit(X, y, **more)
     np.testing.assert_allclose(parts.mean_, whole.mean_, rtol=1e-12)
     np.testing.assert_allclose(parts.scale_, whole.scale_, rtol=1e-12)
     np.testing.assert_allclose(parts.coef_, whole.coef_, rtol=1e-4, atol=1e-5)
     assert parts.confusion_.sum() == whole.confusion_.sum() == 300
-    assert 0.5 < parts.slope_ / whole.slope_ < 2  # of 200 cells
+    assert parts.slope_ == pytest.approx(whole.slope_, rel=1e-3)
     if with_more:
         assert parts.reach_ == pytest.approx(whole.reach_, rel=1e-5)
         np.testing.assert_allclose(parts.memory_.means, whole.memory_.means, rtol=1e-4, atol=1e-5)
@@ -723,6 +728,7 @@ def test_types_are_named_a_block_at_a_time(kernel, monkeypatch):
 def test_the_discriminant_holds_no_copy_of_the_profiles(monkeypatch):
     X, y = spread(12_000, 300)
     monkeypatch.setattr("wbcprof.analysis.classify.BLOCK", 300 * 100)
+    monkeypatch.setattr("wbcprof.analysis.decisions.BLOCK", 300 * 100)
     monkeypatch.setattr("wbcprof.model.discriminant.N_DIRECTIONS", 5)
     TypeClassifier().fit(X[:50], y[:50])
     tracemalloc.start()
@@ -752,7 +758,9 @@ def test_too_many_types_are_refused(kernel):
 def test_copies_of_another_shape_are_refused():
     X, y = spread(60, 4)
     for copy in (X[1:], X[:, 1:]):
-        with pytest.raises(ValueError, match=r"copies of the shape of the profiles \(60, 4\)"):
+        with pytest.raises(
+            ValueError, match=r"copies, jittered or turned, of the shape of the profiles \(60, 4\)"
+        ):
             TypeClassifier().fit(X, y, copies=[copy])
 
 

@@ -27,6 +27,9 @@ class Colours:
         self.values = np.sqrt(np.array(counts, np.float32))
         return self
 
+    def profile_source(self, source, coding, n_threads, *, before):
+        return self.profile([before(cell.pixels) for cell in source])
+
 
 def patients(n_patients=24, n_each=12, seed=2):
     """Noise in a colour of each patient's own, whose cells are of one type drawn by lot: nothing

@@ -12,7 +12,7 @@ from wbcprof.analysis.classify import FewImagesWarning, TypeClassifier, labels_w
 from wbcprof.analysis.evaluation import evaluate
 from wbcprof.images.copies import DuplicateWarning
 from wbcprof.images.source import ImageWarning
-from wbcprof.smear.jitter import jitter
+from wbcprof.smear.jitter import N_TURNS, jitter, turned
 
 SMALL = {"n_signatures": 8, "n_patches": 600, "max_iter": 1}
 
@@ -44,7 +44,10 @@ def fitted(monkeypatch):
 
 def test_without_copies_it_is_a_plain_fit(learnt, cells):
     trained = wbcprof.train(learnt, cells.images, cells.labels, augment=0, random_state=3)
-    plain = TypeClassifier(random_state=3).fit(learnt.profile(cells.images), cells.labels)
+    turns = [learnt.profile([turned(i, k) for i in cells.images]) for k in range(1, N_TURNS)]
+    plain = TypeClassifier(random_state=3).fit(
+        learnt.profile(cells.images), cells.labels, turned=turns
+    )
     assert trained.get_params() == plain.get_params()
     np.testing.assert_array_equal(trained.coef_, plain.coef_)
     assert trained.slope_ == plain.slope_
@@ -142,14 +145,15 @@ def test_labels_of_copies_are_those_of_their_images():
 
 def test_the_protocol_learns_types_from_copies_of_the_training_half(cells, monkeypatch):
     rounds = []
-    jittered = classify.jittered_profiles
+    copies = classify.profiles_of_copies
 
-    def keep(model, source, augment, random_state, n_threads):
-        found = jittered(model, source, augment, random_state, n_threads)
-        rounds.append([len(values) for values in found])
-        return found
+    def keep(*arguments):
+        turns, jittered = copies(*arguments)
+        assert [len(values) for values in turns] == [24] * (N_TURNS - 1)
+        rounds.append([len(values) for values in jittered])
+        return turns, jittered
 
-    monkeypatch.setattr("wbcprof.analysis.evaluation.jittered_profiles", keep)
+    monkeypatch.setattr("wbcprof.analysis.evaluation.profiles_of_copies", keep)
     images, labels = cells.images, cells.labels
     options = {"repeats": 2, "baseline": False, **SMALL}
     copied = evaluate(images, labels, augment=2, **options)

@@ -127,7 +127,7 @@ def test_it_is_the_default_and_has_no_C(classifier):
 def test_probabilities_are_calibrated():
     rng = np.random.default_rng(0)
     codes = np.repeat([0, 1, 2], 600)
-    X = 0.8 * np.eye(3, 20)[codes] + rng.normal(size=(1800, 20)) @ rng.normal(size=(20, 20)) / 4
+    X = 0.4 * np.eye(3, 20)[codes] + rng.normal(size=(1800, 20)) @ rng.normal(size=(20, 20)) / 4
     train = np.arange(len(X)) % 6 == 0
     few = TypeClassifier().fit(X[train], codes[train])
     p = few.predict_proba(X[~train])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from wbcprof.datasets import make_leukocytes
 from wbcprof.smear.canonical import CanonicalForm, find_leukocyte
-from wbcprof.smear.jitter import jitter, jitter_some
+from wbcprof.smear.jitter import N_TURNS, jitter, jitter_some, turned
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,29 @@ def test_what_differs_between_laboratories(image, copies):
     assert sharp.max() > 3 * sharp.min()
 
 
+def turned_back(image, k):
+    """`turned` undone."""
+    return turned(image, (4 - k) % 4 if k % N_TURNS < 4 else k)
+
+
+def test_all_ways_that_an_image_can_lie():
+    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    ways = [turned(image, k) for k in range(N_TURNS)]
+    assert len({way.tobytes() + bytes(way.shape) for way in ways}) == N_TURNS == 8
+    np.testing.assert_array_equal(ways[0], image)
+    np.testing.assert_array_equal(ways[1], np.rot90(image))
+    np.testing.assert_array_equal(turned(image, N_TURNS + 1), ways[1])
+    for k, way in enumerate(ways):
+        np.testing.assert_array_equal(turned_back(way, k), image)
+        assert way.flags.c_contiguous
+
+
 def test_less_of_all_but_scale(image):
     """Of strength 0, the image at another size and as JPEG."""
     for k in range(6):
         copy = jitter(image, 0, k, strength=0)
         assert copy.shape == jitter(image, 0, k).shape
+        copy = turned_back(copy, k)
         assert np.abs(resized(copy, image).astype(int) - image).mean() < 8
         assert np.abs(copy.mean(axis=(0, 1)) - image.mean(axis=(0, 1))).max() < 2
 
@@ -91,7 +109,7 @@ def test_small_and_narrow_images_are_not_made_smaller():
     for height, width in [(1, 1), (1, 60), (30, 30), (24, 200)]:
         small = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         for k in range(8):
-            copy = jitter(small, 0, k)
+            copy = turned_back(jitter(small, 0, k), k)
             assert min(height, 32) <= copy.shape[0] <= 32 * 1.23
             assert copy.shape[1] >= min(width, 32)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -29,6 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.validation import check_is_fitted
 
+from wbcprof.analysis.decisions import SHRINKAGE, SHRINKAGES, AllDirections, Rows
 from wbcprof.analysis.folds import Split, groups_per_type, stratified_folds, together_by
 from wbcprof.checks import CALLS, Integer, check, one_known_label_each
 from wbcprof.images.copies import look_for_copies, number_files, warn_of_copies
@@ -60,7 +61,7 @@ from wbcprof.model.memory import (
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles, signature_numbers
 from wbcprof.model.settings import Coding
-from wbcprof.smear.jitter import jitter
+from wbcprof.smear.jitter import N_TURNS, jitter, turned
 from wbcprof.smear.measures import check_measures
 from wbcprof.threads import resolve_threads
 
@@ -80,12 +81,16 @@ MOST_FOR_MACHINES = 20_000
 MOST_TYPES = 64
 """Each pair of types has a decision of its own: of more, there are more weights than cells."""
 
+_TURNED = 40_000
+"""Profiles of images, turned ones among them: of more images there are enough that lie any way."""
+
 MAX_FOLDS = 5
 MIN_PER_TYPE = 2
 """Images that a type must have: one is learnt from, one left out."""
 _LEAST_GROUPS = 2
 
 _MEMORY_FOLDS = 20
+_AS_GOOD = 1.02  # times the least log loss
 
 
 class FewImagesWarning(UserWarning):
@@ -167,6 +172,7 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         groups: Any = None,
         copies: Sequence[Any] = (),
         measures: np.ndarray | None = None,
+        turned: Sequence[Any] = (),
     ) -> Self:
         """Learn from profiles X of shape (n_images, n_features) and their types y.
 
@@ -185,6 +191,9 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         measures : ndarray of shape (n_images, len(wbcprof.smear.MEASURES)), float32, optional
             `Profiles.measures` of the images, with which "discriminant" also learns what is
             strange; see `strangeness`.
+        turned : sequence of array-like of shape (n_images, n_features)
+            Profiles of the same images turned and mirrored; see `wbcprof.train`. A cell lies in its
+            smear as it fell: machines learn from all, "discriminant" to name the cells like them.
 
         Raises
         ------
@@ -215,15 +224,17 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         check(RULES, C=self.C, kernel=self.kernel)
         self.made_by_, self.coded_ = made_by_of(X), coded_of(X)
         self.feature_names_in_ = feature_names_of(X)
-        if not isinstance(copies, Sequence):
-            raise ValueError(
-                "copies must be a list of tables of profiles, each of the shape of the profiles, "
-                f"got {type(copies).__name__}"
-            )
-        tables = [check_profiles(table) for table in (X, *copies)]
+        for name, given in (("copies", copies), ("turned", turned)):
+            if not isinstance(given, Sequence):
+                raise ValueError(
+                    f"{name} must be a list of tables of profiles, each of the shape of the "
+                    f"profiles, got {type(given).__name__}"
+                )
+        tables = [check_profiles(table) for table in (X, *turned, *copies)]
         if differs := [table.shape for table in tables if table.shape != tables[0].shape]:
             raise ValueError(
-                f"expected copies of the shape of the profiles {tables[0].shape}, got {differs[0]}"
+                "expected copies, jittered or turned, of the shape of the profiles "
+                f"{tables[0].shape}, got {differs[0]}"
             )
         y = one_known_label_each(y, len(tables[0]), "profiles")
         if measures is not None:
@@ -234,37 +245,41 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         y = y[rows]
         groups = None if groups is None else groups[rows]
         machines = self.kernel != "discriminant"
-        everything = _Rows(tables, rows)
-        _check_sizes(y, len(everything), machines)
-        with_groups = labels_with_copies(y, groups, len(copies))
+        n_near = 1 + len(turned)
+        _check_sizes(y, len(tables) * len(rows), machines)
         if machines:
-            self._learn(everything, *with_groups)
+            with_groups = labels_with_copies(y, groups, len(tables) - 1)
+            self._learn(Rows.of_each(tables, rows), *with_groups)
             return self
-        near = _Rows(tables[:1], rows)
-        places, codes, folds = self._learn(near, y, groups)
-        if measures is not None and folds:
-            self.memory_ = self._learn_memory(places, codes, groups, measures[rows])
+        near = Rows.of_each(tables[:n_near], rows)
+        places, codes, folds, left_out = self._learn(near, y, groups)
+        if measures is not None and left_out is not None and folds:
+            self.memory_ = self._learn_memory(places, codes, groups, measures[rows], left_out)
         if copies and folds:
             self.far_ = TypeClassifier(self.C, self.random_state)
             self.far_.made_by_ = self.far_.coded_ = self.far_.feature_names_in_ = None
-            self.far_._learn(everything, *with_groups)
+            far = Rows.of_each(tables[:1] + tables[n_near:], rows)
+            self.far_._learn(far, *labels_with_copies(y, groups, len(copies)))
             self.reach_ = self._find_reach(places, codes, folds)
         return self
 
     def _learn(
-        self, profiles: _Rows, y: np.ndarray, groups: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, list[Split]]:
-        """Learn to name types; places along the leading directions, of "discriminant" alone, the
-        index of the type of each profile, and the folds that were left out."""
+        self, profiles: Rows, y: np.ndarray, groups: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, list[Split], _LeftOut | None]:
+        """Learn to name types from profiles of images, of y, and of copies of the same in the same
+        order; places of the images along the leading directions, the index of the type of each, the
+        folds that were left out, and what tells the types of those left out. The first and the last
+        are of "discriminant" alone."""
         machines = self.kernel != "discriminant"
+        images = profiles.at(np.arange(len(y)))
         scaler = StandardScaler()
-        for block in profiles:
+        for block in images:
             scaler.partial_fit(block)
         varies = scaler.var_ > 0
         if not machines and varies.any():
             least = _LEAST_SCALE * np.median(scaler.scale_[varies])
             scaler.scale_ = np.maximum(scaler.scale_, least)
-        scaled = profiles.standardised(scaler.mean_, scaler.scale_)
+        scaled = images.standardised(scaler.mean_, scaler.scale_)
         squared = (np.einsum("ij,ij->", block, block, dtype=np.float64) for block in scaled)
         squared_norm = float(sum(squared)) / len(y)
         if squared_norm == 0:
@@ -288,16 +303,21 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         self.calibrated_ = bool(folds)
         self.n_features_in_ = len(scaler.mean_)
         self.far_, self.reach_, self.foreign_ = None, np.inf, False
-        self.memory_ = self.learnt_memory_ = None
+        self.memory_ = self.learnt_memory_ = self.learnt_decisions_ = None
         if machines:
-            places = np.empty((len(y), 0))
             self._learn_machines(np.concatenate(list(scaled)), codes, folds, squared_norm)
-        else:
-            places = self._learn_gaussians(scaled, codes, folds)
-        return places, codes, folds
+            return np.empty((len(y), 0)), codes, folds, None
+        places = self._learn_gaussians(scaled, codes, folds)
+        everything = profiles.standardised(scaler.mean_, scaler.scale_)
+        return places, codes, folds, self._learn_decisions(everything, codes, folds)
 
     def _learn_memory(
-        self, at: np.ndarray, codes: np.ndarray, groups: Any, measures: np.ndarray
+        self,
+        at: np.ndarray,
+        codes: np.ndarray,
+        groups: Any,
+        measures: np.ndarray,
+        left_out: _LeftOut,
     ) -> Memory | None:
         """p-values are told by cells that were left out of types and of decisions, as a new one;
         few at a time, lest what they were left out of be much poorer than what names the new."""
@@ -319,16 +339,22 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
                 means, whitening, ranges, units, np.zeros((3, 1), np.float32), quantiles, known
             )
 
-        distance, between = np.zeros(len(places)), np.zeros(len(places))
-        nearest = codes.copy()
-        for train, test in stratified_folds(codes, groups, _MEMORY_FOLDS, self.random_state):
+        distance, nearest = np.zeros(len(places)), codes.copy()
+        folds = stratified_folds(codes, groups, _MEMORY_FOLDS, self.random_state)
+        for train, test in folds:
             train = train[good[train]]
             if len(np.unique(codes[train])) < n_types:
                 return None
             distance[test], nearest[test] = learn(train).distances(places[test])
-            weights, intercept = Gaussians.at(at[train], codes[train], gaussians.basis).pairs()
-            pairs = self.slope_ * (at[test] @ weights.T + intercept)
-            between[test] = between_types(log_products(pairs, n_types))
+        pairs = _pairs_of(left_out(folds))
+        between = np.concatenate(
+            [
+                between_types(log_products(self.slope_ * pairs(rows), n_types))
+                for rows in np.array_split(
+                    np.arange(len(codes)), 1 + len(codes) * n_types**2 // BLOCK
+                )
+            ]
+        )
         ranges = ranges_of(distance[good], nearest[good], n_types)
         learnt = learn(np.flatnonzero(good))
         far = learnt.standing(distance[good], nearest[good])
@@ -344,19 +370,36 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
             distance[test] = learnt.nearest_at(places[test])
         return float(np.quantile(distance, _REACH))
 
-    def _learn_gaussians(self, scaled: _Rows, codes: np.ndarray, folds: list[Split]) -> np.ndarray:
+    def _learn_gaussians(self, scaled: Rows, codes: np.ndarray, folds: list[Split]) -> np.ndarray:
         gaussians, places = Gaussians.learn(scaled, codes)
 
         def learn(train: np.ndarray) -> _Decide:
             weights, intercept = Gaussians.at(places[train], codes[train], gaussians.basis).pairs()
             return lambda rows: np.asarray(places[rows] @ weights.T + intercept)
 
-        self.gaussians_ = gaussians
+        slope = _calibrated([(learn(train), test) for train, test in folds], codes)[0]
+        self.gaussians_ = replace(gaussians, slope=slope)
         self.support_vectors_ = np.empty((0, self.n_features_in_), np.float32)
         self.gamma_, self.C_ = 0.0, 1.0
-        self.coef_, self.intercept_ = gaussians.machines()
-        self.slope_, self.confusion_ = _left_out(learn, codes, folds)
         return places
+
+    def _learn_decisions(self, scaled: Rows, codes: np.ndarray, folds: list[Split]) -> _LeftOut:
+        """Of "discriminant", by all directions, with the least shrinkage of nearly the least log
+        loss: what is learnt from all cells wants less than what is learnt without some."""
+        directions = AllDirections(scaled, codes)
+        shrinkage, self.slope_, self.confusion_ = SHRINKAGE, 1.0, None
+        if folds:
+            found = directions.left_out(folds, SHRINKAGES)
+            tried = [
+                _calibrated([(_pairs_of(scores), test) for _, test in folds], codes)
+                for scores in found
+            ]
+            losses = np.array([loss for *_, loss in tried])
+            best = int(np.argmax(losses <= _AS_GOOD * losses.min()))
+            shrinkage = SHRINKAGES[best]
+            self.slope_, self.confusion_, _ = tried[best]
+        self.coef_, self.intercept_ = directions.machines(shrinkage)
+        return lambda folds: directions.left_out(folds, [shrinkage])[0]
 
     def _learn_machines(
         self, scaled: np.ndarray, codes: np.ndarray, folds: list[Split], squared_norm: float
@@ -386,7 +429,9 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         self.support_vectors_, self.gamma_, self.C_ = support[:0] if linear else support, gamma, C
         self.coef_ = weights @ support.astype(np.float64) if linear else weights
         self.intercept_ = intercept
-        self.slope_, self.confusion_ = _left_out(learn, codes, folds)
+        self.slope_, self.confusion_, _ = _calibrated(
+            [(learn(train), test) for train, test in folds], codes
+        )
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -403,7 +448,8 @@ def train(
     random_state: int = 0,
     n_threads: int | None = None,
 ) -> TypeClassifier:
-    """A classifier of the types of images, learnt from them and from jittered copies.
+    """A classifier of the types of images, learnt from them, turned and mirrored too, and from
+    jittered copies.
 
     Parameters
     ----------
@@ -459,7 +505,8 @@ def train(
             [cell.label for cell in held],
             min_size=model.min_size,
         )
-    cells = model.profile_source(source, Coding(), threads)
+    coding = Coding()
+    cells = model.profile_source(source, coding, threads)
     names = cells.labels or [None] * len(cells)
     known = [index for index, name in enumerate(names) if name is not None]
     if not known:
@@ -474,13 +521,14 @@ def train(
         _copies_among(source, cells, known, threads),
         number_files([cells.ids[index] for index in known]),
     )
-    copies = jittered_profiles(model, source, augment, random_state, threads)
+    turned, jittered = profiles_of_copies(model, source, augment, random_state, threads, coding)
     return TypeClassifier(random_state=random_state).fit(
         cells.at(known),
         [names[index] for index in known],
         together,
-        [copy[known] for copy in copies],
+        [copy[known] for copy in jittered],
         None if cells.measures is None else cells.measures[known],
+        [copy[known] for copy in turned],
     )
 
 
@@ -498,17 +546,26 @@ def _copies_among(
     return copies if warn_of_copies(copies, ids, types, stacklevel=3) else None
 
 
-def jittered_profiles(
-    model: Model, source: ImageSource, augment: int | None, random_state: int, n_threads: int
-) -> list[np.ndarray]:
-    """Profiles of jittered copies of all images of a source, an array of each round."""
+def profiles_of_copies(
+    model: Model,
+    source: ImageSource,
+    augment: int | None,
+    random_state: int,
+    n_threads: int,
+    coding: Coding,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Profiles of all images of a source turned and mirrored, an array of each way, as many as make
+    `_TURNED` profiles at most, and of their jittered copies, an array of each round."""
     n_copies = model.parameters.get("augment", 0) if augment is None else augment
     source = source.quietly()  # what is amiss with the images was said of themselves
-    rounds = []
-    for copy in range(1, Integer(0).check("augment", n_copies) + 1):
-        before = partial(jitter, seed=random_state, copy=copy)
-        rounds.append(model.profile_source(source, Coding(), n_threads, before=before).values)
-    return rounds
+
+    def changed(before: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        return model.profile_source(source, coding, n_threads, before=before).values
+
+    n_turns = min(N_TURNS, max(1, _TURNED // max(1, source.n_hint or 0)))
+    turns = [changed(partial(turned, turn=turn)) for turn in range(1, n_turns)]
+    rounds = range(1, Integer(0).check("augment", n_copies) + 1)
+    return turns, [changed(partial(jitter, seed=random_state, copy=copy)) for copy in rounds]
 
 
 def labels_with_copies(
@@ -519,34 +576,6 @@ def labels_with_copies(
         groups = np.arange(len(labels))
     n = 1 + n_copies
     return np.tile(labels, n), None if groups is None else np.tile(groups, n)
-
-
-class _Rows:
-    """The same rows of tables of profiles, one table after the other, a block at a time."""
-
-    def __init__(
-        self, tables: list[np.ndarray], rows: np.ndarray, units: tuple[Any, Any] | None = None
-    ) -> None:
-        self._tables, self._rows, self._units = tables, rows, units
-
-    def __len__(self) -> int:
-        return len(self._tables) * len(self._rows)
-
-    def standardised(self, mean: np.ndarray, scale: np.ndarray) -> _Rows:
-        return _Rows(self._tables, self._rows, (mean, scale))
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Blocks (n, n_features), float64, or float32 once standardised."""
-        size = max(1, BLOCK // self._tables[0].shape[1])
-        for table in self._tables:
-            for start in range(0, len(self._rows), size):
-                block = table[self._rows[start : start + size]].astype(np.float64, copy=False)
-                if self._units is not None:
-                    mean, scale = self._units
-                    block -= mean
-                    block /= scale
-                    block = block.astype(np.float32)
-                yield block
 
 
 def check_types(labels: Iterable[Any]) -> None:
@@ -635,21 +664,30 @@ def of_types_with(least: int, y: np.ndarray, groups: np.ndarray | None, of: str 
 _Decide = Callable[[np.ndarray], np.ndarray]
 """Decisions on pairs of types (n, n_pairs) of the profiles of these indices (n,)."""
 
+_LeftOut = Callable[[list[Split]], np.ndarray]
+"""How likely each type is for each cell by what was learnt without its fold, (n, n_types)."""
+
+
+def _pairs_of(scores: np.ndarray) -> _Decide:
+    """Decisions on pairs of types where each type has a score."""
+    first, second = np.triu_indices(scores.shape[1], 1)
+    return lambda rows: scores[rows][:, first] - scores[rows][:, second]
+
 
 @np.errstate(under="ignore")
-def _left_out(
-    learn: Callable[[np.ndarray], _Decide], codes: np.ndarray, folds: list[Split]
-) -> tuple[float, np.ndarray | None]:
-    """On the folds left out, of what is learnt on the rest: the slope of least log loss, on as many
-    cells as a block of decisions has, and the confusion. 1 and None without folds."""
-    if not folds:
-        return 1.0, None
+def _calibrated(
+    learnt: list[tuple[_Decide, np.ndarray]], codes: np.ndarray
+) -> tuple[float, np.ndarray | None, float]:
+    """Of what was learnt without a fold, and the indices of that fold: the slope of least log loss,
+    on as many cells as a block of decisions has, the confusion, and that loss. 1, None and infinity
+    without folds."""
+    if not learnt:
+        return 1.0, None, np.inf
     n_types = codes.max() + 1
     size = BLOCK // (n_types * (n_types - 1) // 2)
     chosen = np.ones(len(codes), dtype=bool)
     if len(codes) > size:
         chosen[np.random.default_rng(0).permutation(len(codes))[size:]] = False
-    learnt = [(learn(train), test) for train, test in folds]
     rows = np.concatenate([test[chosen[test]] for _, test in learnt])
     pairs = np.concatenate([decide(test[chosen[test]]) for decide, test in learnt])
 
@@ -658,14 +696,15 @@ def _left_out(
         result: float = -log_p[np.arange(len(rows)), codes[rows]].mean()
         return result
 
-    slope = float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
+    least = minimize_scalar(loss, bounds=(-5, 5), method="bounded")
+    slope = float(np.exp(least.x))
     confusion = np.zeros((n_types, n_types), np.int64)
     for decide, test in learnt:
         for start in range(0, len(test), size):
             block = test[start : start + size]
             called = log_products(slope * decide(block), n_types).argmax(axis=1)
             np.add.at(confusion, (codes[block], called), 1)
-    return slope, confusion
+    return slope, confusion, float(least.fun)
 
 
 def rank_signatures(

@@ -15,8 +15,8 @@ from wbcprof.analysis import figures
 from wbcprof.analysis.classify import (
     TypeClassifier,
     check_types,
-    jittered_profiles,
     of_types_with,
+    profiles_of_copies,
 )
 from wbcprof.analysis.figures import FigureFiles
 from wbcprof.analysis.folds import draw_half, groups_per_type, together_by
@@ -26,6 +26,7 @@ from wbcprof.images.copies import number_copies, number_files, thumbnail, warn_o
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import open_images
 from wbcprof.learning.profiler import make_profiler
+from wbcprof.model.settings import Coding
 from wbcprof.threads import resolve_threads
 
 _LEAST = 4  # images of a type: two to learn from, two to test
@@ -459,13 +460,13 @@ def evaluate(
             learnt = profiler.fit([pixels[i] for i in train]).model_
             profiles = _profiles(learnt, pixels, n_threads)
         source = open_images([pixels[i] for i in train], min_size=learnt.min_size)
-        jittered = jittered_profiles(learnt, source, None, split_seed, threads)
-        score = _score(profiles, y, together, train, test, split_seed, types, jittered)
+        changed = profiles_of_copies(learnt, source, None, split_seed, threads, Coding())
+        score = _score(profiles, y, together, train, test, split_seed, types, changed)
         runs.append(score)
         if histograms is not None:
             try:
                 score = _score(
-                    histograms, y, together, train, test, split_seed, types, [], kernel="rbf"
+                    histograms, y, together, train, test, split_seed, types, ([], []), kernel="rbf"
                 )
             except (ValueError, ArithmeticError) as error:  # such as of images all alike in colour
                 histograms, failed = None, str(error)
@@ -511,12 +512,13 @@ def _score(
     test: np.ndarray,
     seed: int,
     types: list[Any],
-    copies: list[np.ndarray],
+    copies: tuple[list[np.ndarray], list[np.ndarray]],
     kernel: str = "discriminant",
 ) -> dict[str, Any]:
     groups = None if together is None else together[train]
     classifier = TypeClassifier(random_state=seed, kernel=kernel)
-    classifier.fit(values[train], y[train], groups, copies)
+    turned, jittered = copies
+    classifier.fit(values[train], y[train], groups, jittered, turned=turned)
     return evaluation_metrics(y[test], classifier.predict(values[test]), types)
 
 

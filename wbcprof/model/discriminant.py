@@ -48,11 +48,14 @@ class Gaussians:
     means : ndarray of shape (n_types, n_directions), float64
     covariance : ndarray of shape (n_directions, n_directions), float64
         Of cells about the mean of their type, shrunk.
+    slope : float
+        From decisions to log-probabilities, of cells that were left out.
     """
 
     basis: np.ndarray
     means: np.ndarray
     covariance: np.ndarray
+    slope: float = 1.0
 
     @classmethod
     def learn(cls, scaled: Iterable[np.ndarray], codes: np.ndarray) -> tuple[Gaussians, np.ndarray]:
@@ -72,7 +75,9 @@ class Gaussians:
         return cls(basis, means, shrink(covariance, SHRINKAGE))
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray], n_types: int, n_features: int) -> Gaussians:
+    def from_arrays(
+        cls, arrays: dict[str, np.ndarray], n_types: int, n_features: int, slope: float
+    ) -> Gaussians:
         """Those whose fields are given; ValueError where they do not fit."""
         n_values = arrays["basis"].size if "basis" in arrays else 0
         n_directions = max(1, n_values // max(1, n_features))
@@ -82,7 +87,7 @@ class Gaussians:
         covariance = arrays["covariance"]
         if not np.linalg.eigvalsh((covariance + covariance.T) / 2).min() > 0:
             raise ValueError("covariance is not positive definite")
-        return cls(arrays["basis"], arrays["means"], covariance)
+        return cls(arrays["basis"], arrays["means"], covariance, slope)
 
     @cached_property
     def _rows(self) -> np.ndarray:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from copy import copy
 from functools import cache
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -32,6 +32,7 @@ BLOCK = 1 << 23
 """Values that are held in double precision at once."""
 
 _FAR = "far."
+_LEARNT = "learnt."
 _MEMORY, _LEARNT_MEMORY = "memory.", "learnt_memory."
 _GAUSSIANS = ("basis", "means", "covariance")
 _LOOSEST = 0.01  # tolerance of profiles that types are named from
@@ -39,6 +40,14 @@ _CODED = ("step", "inference", "tolerance")  # what of `Model.metadata` types de
 _ARRAYS = ("mean", "scale", "support_vectors", "coef", "intercept")
 _VALUES = ("classes", "kernel", "C", "random_state", "C_used", "gamma", "slope", "calibrated")
 _MOST_CHARACTERS = 1 << 20  # of the names of the types: their number times the longest
+
+
+class Decisions(NamedTuple):
+    """What pairs of types are decided by."""
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    slope: float
 
 
 class TypeMachines(Shown):
@@ -64,6 +73,7 @@ class TypeMachines(Shown):
     foreign_: bool
     memory_: Memory | None
     learnt_memory_: Memory | None  # of machines that were adapted
+    learnt_decisions_: Decisions | None  # of those that were adapted themselves
     confusion_: np.ndarray | None
     made_by_: str | None  # fingerprint of the model whose profiles they name, if known
     coded_: dict[str, Any] | None  # what those profiles say of their coding, where they say it
@@ -225,7 +235,8 @@ class TypeMachines(Shown):
         same images; without them the machines know no more what is strange.
 
         The machines that name far cells are adapted, where there are such, else these. They name
-        all cells of a laboratory most of whose cells are far.
+        all cells of a laboratory most of whose cells are far. Cells without labels move the
+        decisions along the leading directions; with labels the types are learnt there anew.
         """
         base = self if self.far_ is None else self.far_
         if base.gaussians_ is None:
@@ -236,7 +247,12 @@ class TypeMachines(Shown):
         places = base.gaussians_.places(base.standardise(X))
         gaussians, shift = base.gaussians_.adapted(places, codes)
         other = copy(self) if self.far_ is None else copy(self.far_)
-        other.coef_, other.intercept_ = gaussians.machines()
+        learnt = other.learnt_decisions_ = base.learnt_decisions_ or base._decisions
+        if codes is None or (codes < 0).all():
+            there_by = learnt.coef @ (base.gaussians_.basis.T @ shift)
+            other._decisions = learnt._replace(intercept=learnt.intercept - there_by)
+        else:
+            other._decisions = Decisions(*gaussians.machines(), gaussians.slope)
         apart = base.gaussians_.distance(shift)
         if self.far_ is None:
             there = other
@@ -267,9 +283,17 @@ class TypeMachines(Shown):
             other.memory_, other.learnt_memory_ = other.learnt_memory_, None
         if other.far_ is not None:
             other.far_, other.foreign_ = other.far_.unadapted(), False
-        elif other.gaussians_ is not None:
-            other.coef_, other.intercept_ = other.gaussians_.machines()
+        if other.learnt_decisions_ is not None:
+            other._decisions, other.learnt_decisions_ = other.learnt_decisions_, None
         return other
+
+    @property
+    def _decisions(self) -> Decisions:
+        return Decisions(self.coef_, self.intercept_, self.slope_)
+
+    @_decisions.setter
+    def _decisions(self, decisions: Decisions) -> None:
+        self.coef_, self.intercept_, self.slope_ = decisions
 
     def standardise(self, X: Any) -> np.ndarray:
         """Profiles (n_images, n_features) less the mean of the training profiles, over their
@@ -386,6 +410,10 @@ class TypeMachines(Shown):
         arrays = {name: getattr(self, f"{name}_") for name in _ARRAYS}
         if self.gaussians_ is not None:
             arrays |= {name: getattr(self.gaussians_, name) for name in _GAUSSIANS}
+        learnt_slope = None
+        if self.learnt_decisions_ is not None:
+            coef, intercept, learnt_slope = self.learnt_decisions_
+            arrays |= prefixed(_LEARNT, {"coef": coef, "intercept": intercept})
         far = None
         if self.far_ is not None:
             own, values = self.far_.to_arrays()
@@ -402,6 +430,8 @@ class TypeMachines(Shown):
             "C_used": self.C_,
             "gamma": self.gamma_,
             "slope": self.slope_,
+            "learnt_slope": learnt_slope,
+            "gaussians_slope": None if self.gaussians_ is None else self.gaussians_.slope,
             "calibrated": self.calibrated_,
             "made_by": self.made_by_,
             "confusion": None if self.confusion_ is None else self.confusion_.tolist(),
@@ -442,6 +472,7 @@ class TypeMachines(Shown):
             f"gamma of the {kernel} kernel", document["gamma"]
         )
         slope = Real(above=0).check("slope", document["slope"])
+        learnt_slope = Maybe(Real(above=0)).check("learnt_slope", document.get("learnt_slope"))
         C = RULES["C"].check("C", document["C"])
         seed = Maybe(Integer(0)).check("random_state", document["random_state"])
         machines = cls(C, seed, kernel=kernel)
@@ -450,16 +481,12 @@ class TypeMachines(Shown):
         n_features = arrays["mean"].size
         n_support = 0 if linear else len(arrays["support_vectors"])
         check_arrays(arrays, {"support_vectors": (n_support, n_features)})
-        check_arrays(
-            arrays,
-            {
-                "mean": (n_features,),
-                "scale": (n_features,),
-                "coef": (n_pairs, n_features if linear else n_support),
-                "intercept": (n_pairs,),
-            },
-            np.float64,
-        )
+        decisions = {
+            "coef": (n_pairs, n_features if linear else n_support),
+            "intercept": (n_pairs,),
+        }
+        units = {"mean": (n_features,), "scale": (n_features,)}
+        check_arrays(arrays, units | decisions, np.float64)
         if not (arrays["scale"] > 0).all():
             raise ValueError("scale holds values that are not positive")
         machines.made_by_ = document.get("made_by")
@@ -468,9 +495,23 @@ class TypeMachines(Shown):
         machines.confusion_ = None if confusion is None else _read_confusion(confusion, classes)
         for name in _ARRAYS:
             setattr(machines, f"{name}_", arrays[name])
-        machines.gaussians_ = None
+        machines.gaussians_ = machines.learnt_decisions_ = None
         if kernel == "discriminant":
-            machines.gaussians_ = Gaussians.from_arrays(arrays, len(classes), n_features)
+            own_slope = document.get("gaussians_slope")  # older machines decide by their Gaussians
+            machines.gaussians_ = gaussians = Gaussians.from_arrays(
+                arrays,
+                len(classes),
+                n_features,
+                slope if own_slope is None else Real(above=0).check("gaussians_slope", own_slope),
+            )
+            if own_slope is None:
+                machines.learnt_decisions_ = Decisions(*gaussians.machines(), slope)
+        if learnt_slope is not None:
+            learnt = under(_LEARNT, arrays)
+            check_arrays(learnt, decisions, np.float64)
+            machines.learnt_decisions_ = Decisions(
+                learnt["coef"], learnt["intercept"], learnt_slope
+            )
         machines.memory_, machines.learnt_memory_ = (
             Memory.from_arrays(found, len(classes)) if found else None
             for found in (under(prefix, arrays) for prefix in (_MEMORY, _LEARNT_MEMORY))

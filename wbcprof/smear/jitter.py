@@ -24,6 +24,7 @@ _FALLOFF = 0.3  # of the light, at most, from one edge to the other
 _NOISE = 5.0  # grey levels, at most
 _QUALITIES = (55, 97)  # of JPEG
 _LEVELS = np.arange(256.0)
+N_TURNS = 8
 _SMALLEST = 32  # px: no side is made smaller
 
 
@@ -34,14 +35,14 @@ def jitter(image: np.ndarray, seed: int, copy: int, strength: float = 1.0) -> np
     ----------
     image : ndarray of shape (H, W, 3), uint8
     seed, copy : int
-        The same image, seed and number of the copy give the same.
+        The same image, seed and number of the copy give the same; the number says how it is turned.
     strength : float
         Of all that is changed but the scale; 1 is what learning takes.
 
     Returns
     -------
     ndarray of shape (H', W', 3), uint8
-        Sides are 0.5 to 1.22 times the image's.
+        Sides are 0.5 to 1.22 times the image's, which change places in every second copy.
 
     Raises
     ------
@@ -97,7 +98,14 @@ def jitter(image: np.ndarray, seed: int, copy: int, strength: float = 1.0) -> np
     stream = io.BytesIO()
     quality = int(rng.uniform(*_QUALITIES))
     Image.fromarray(_bytes(light)).save(stream, "JPEG", quality=quality)
-    return np.asarray(Image.open(stream).convert("RGB"))
+    return turned(np.asarray(Image.open(stream).convert("RGB")), copy)
+
+
+def turned(image: np.ndarray, turn: int) -> np.ndarray:
+    """An image (H, W, ...) in one of the `N_TURNS` ways that its edges can lie, which are counted
+    over again: by quarters, then mirrored by quarters; 0 leaves it as it is."""
+    quarters = np.rot90(image, turn % 4)
+    return np.ascontiguousarray(quarters[:, ::-1] if turn % N_TURNS > 3 else quarters)
 
 
 def jitter_some(image: np.ndarray, seed: int) -> np.ndarray:
