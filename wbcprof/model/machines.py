@@ -327,7 +327,10 @@ class TypeMachines(Shown):
                     f"{said[name]!r} rather than {value!r}; profile the images again, or learn "
                     "the classifier from such profiles"
                 )
-        names, learnt = feature_names_of(X), self.feature_names_in_
+        learnt = self.feature_names_in_
+        given = getattr(X, "feature_names", None)
+        same = learnt is None or (isinstance(given, list) and given == learnt.tolist())
+        names = None if same else feature_names_of(X)  # one by one
         X = check_profiles(X)
         if (
             names is not None
