@@ -72,7 +72,7 @@ RELATIVE_C = np.logspace(-1, 3, 9)
 
 RBF_C = np.logspace(0, 3, 7)
 _RELATIVE_GAMMA = 0.25
-_REACH = 0.9  # of the cells left out, that are within reach
+_REACH = 0.7  # of the cells left out, that are within reach
 _LEAST_SCALE = 0.1  # of the median scale
 
 MOST_FOR_MACHINES = 20_000
@@ -103,8 +103,9 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
     Parameters
     ----------
     kernel : {"discriminant", "rbf", "linear"}
-        "discriminant" takes types for Gaussians of one covariance: nearly as good at home as the
-        support vector machines, better in another laboratory, and it can be adapted to one (see
+        "discriminant" takes types for Gaussians of one covariance, shrunk towards a sphere by as
+        much as names best what is left out: better than the support vector machines at home and
+        in another laboratory, and it can be adapted to one (see
         `wbcprof.Model.adapt`). The others are support vector machines. "rbf" has
         gamma = 0.25 / q, where q, the mean squared norm of the standardised profiles, is the number
         of features. They take at most 20,000 profiles, copies counted.
@@ -185,9 +186,9 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
             that were left out as a whole.
         copies : sequence of array-like of shape (n_images, n_features)
             Profiles of jittered copies of the same images; see `wbcprof.train`. Machines of "rbf"
-            and "linear" learn from all together. "discriminant" learns from the images alone what
-            names cells like them, and from all together what names the others: those further
-            from every type than nine in ten cells were that were left out.
+            and "linear" learn from all together. "discriminant" learns from the images, `turned`
+            too, what names cells like them, and from images and copies what names the others:
+            those further from every type than seven in ten cells were that were left out.
         measures : ndarray of shape (n_images, len(wbcprof.smear.MEASURES)), float32, optional
             `Profiles.measures` of the images, with which "discriminant" also learns what is
             strange; see `strangeness`.
