@@ -29,7 +29,7 @@ def learnt():
 
 def test_cells_at_home_are_near_and_others_far(learnt):
     home, away = cells(200, 2)[0], cells(50, 3, shift=ASIDE)[0]
-    assert 0.02 < learnt.is_far(home).mean() < 0.2  # one in ten of those left out
+    assert 0.22 < learnt.is_far(home).mean() < 0.38  # three in ten of those left out
     assert learnt.is_far(away).all()
 
 
