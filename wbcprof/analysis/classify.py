@@ -340,22 +340,16 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
                 means, whitening, ranges, units, np.zeros((3, 1), np.float32), quantiles, known
             )
 
-        distance, nearest = np.zeros(len(places)), codes.copy()
+        distance, between = np.zeros(len(places)), np.zeros(len(places))
+        nearest = codes.copy()
         folds = stratified_folds(codes, groups, _MEMORY_FOLDS, self.random_state)
+        pairs = _pairs_of(left_out(folds))
         for train, test in folds:
             train = train[good[train]]
             if len(np.unique(codes[train])) < n_types:
                 return None
             distance[test], nearest[test] = learn(train).distances(places[test])
-        pairs = _pairs_of(left_out(folds))
-        between = np.concatenate(
-            [
-                between_types(log_products(self.slope_ * pairs(rows), n_types))
-                for rows in np.array_split(
-                    np.arange(len(codes)), 1 + len(codes) * n_types**2 // BLOCK
-                )
-            ]
-        )
+            between[test] = between_types(log_products(self.slope_ * pairs(test), n_types))
         ranges = ranges_of(distance[good], nearest[good], n_types)
         learnt = learn(np.flatnonzero(good))
         far = learnt.standing(distance[good], nearest[good])
@@ -522,14 +516,14 @@ def train(
         _copies_among(source, cells, known, threads),
         number_files([cells.ids[index] for index in known]),
     )
-    turned, jittered = profiles_of_copies(model, source, augment, random_state, threads, coding)
+    turns, jittered = profiles_of_copies(model, source, augment, random_state, threads, coding)
     return TypeClassifier(random_state=random_state).fit(
         cells.at(known),
         [names[index] for index in known],
         together,
         [copy[known] for copy in jittered],
         None if cells.measures is None else cells.measures[known],
-        [copy[known] for copy in turned],
+        [copy[known] for copy in turns],
     )
 
 

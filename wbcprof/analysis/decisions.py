@@ -19,6 +19,7 @@ from functools import partial
 import numpy as np
 
 from wbcprof.analysis.folds import Split
+from wbcprof.model.discriminant import shrink
 from wbcprof.model.machines import BLOCK
 from wbcprof.threads import left_at_once
 
@@ -118,10 +119,8 @@ class _Sums:
         means = self.sums / np.maximum(self.counts, 1)[:, None]
         within = self.products - (means * self.counts[:, None]).T @ means
         within /= max(1, int(self.counts.sum()) - len(means))
-        sphere = max(float(np.trace(within)) / n_features, 1e-12)
         for share in shrinkages:
-            shrunk = (1 - share) * within
-            shrunk[np.diag_indices_from(shrunk)] += share * sphere
+            shrunk = shrink(within, share, n_features)
             weights = left_at_once(partial(np.linalg.solve, shrunk, means.T))
             yield weights, -0.5 * np.einsum("kn,nk->k", means, weights)
 

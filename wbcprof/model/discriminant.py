@@ -213,11 +213,12 @@ def shares(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def shrink(covariance: np.ndarray, share: float) -> np.ndarray:
-    """A covariance towards a sphere of the same mean variance."""
-    n = len(covariance)
-    sphere = max(float(np.trace(covariance)) / n, 1e-12)
-    result: np.ndarray = (1 - share) * covariance + share * sphere * np.eye(n)
+def shrink(covariance: np.ndarray, share: float, n_directions: int | None = None) -> np.ndarray:
+    """A covariance towards a sphere of the same mean variance over so many directions, by default
+    those that it has."""
+    sphere = max(float(np.trace(covariance)) / (n_directions or len(covariance)), 1e-12)
+    result: np.ndarray = (1 - share) * covariance
+    result[np.diag_indices_from(result)] += share * sphere
     return result
 
 

@@ -73,7 +73,7 @@ class TypeMachines(Shown):
     foreign_: bool
     memory_: Memory | None
     learnt_memory_: Memory | None  # of machines that were adapted
-    learnt_decisions_: Decisions | None  # of those that were adapted themselves
+    learnt_decisions_: Decisions | None  # of those adapted themselves, or of older files
     confusion_: np.ndarray | None
     made_by_: str | None  # fingerprint of the model whose profiles they name, if known
     coded_: dict[str, Any] | None  # what those profiles say of their coding, where they say it
