@@ -275,3 +275,19 @@ def test_adapting_is_deterministic(gaussians, other_laboratory):
     np.testing.assert_array_equal(one[0].means, other[0].means)
     np.testing.assert_array_equal(one[0].covariance, other[0].covariance)
     np.testing.assert_array_equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("codes", [None, np.r_[0, np.full(39, -1)]], ids=["no labels", "labels"])
+@pytest.mark.parametrize("with_copies", [False, True])
+def test_adapted_machines_come_back_from_arrays_and_are_undone_to_the_bit(with_copies, codes):
+    X, y = clouds(10)
+    elsewhere = X + 4  # beyond reach
+    learnt = TypeClassifier().fit(X, y, None, [X + 0.3] if with_copies else [])
+    there, _ = learnt.adapted(elsewhere, codes)
+    again = TypeMachines.from_arrays(*there.to_arrays())
+    before, after = (machines.decision_function(elsewhere) for machines in (learnt, there))
+    assert not np.array_equal(before, after)
+    np.testing.assert_array_equal(again.decision_function(elsewhere), after)
+    for machines in (there, again):
+        undone = machines.unadapted()
+        np.testing.assert_array_equal(undone.decision_function(elsewhere), before)
