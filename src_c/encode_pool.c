@@ -34,8 +34,7 @@
  *     multiply   is a register-blocked product per point   products[point of a column][tile]
  *     shorten    multiplies columns of points by A'        half[row][point of a row][tile]
  *     shorten    multiplies rows of those by A             responses[row][column]
- *     activate   gives its codes                           codes[row][column]
- *     pool       adds them to the statistics.
+ *     finish     gives their codes, added to the statistics part by part.
  *
  * Threads take whole images, or share the loops of one image where there are fewer images than
  * threads or an image takes long. Every number is computed in the same order either way.
@@ -51,6 +50,11 @@ typedef struct {
     int row, column, rows, columns;
 } tile;
 
+/* A window of a tile: its place there, counted by row, and the part that it belongs to. */
+typedef struct {
+    int32_t place, part;
+} member;
+
 /* How the windows are walked: the same for every image of a call. */
 typedef struct {
     int points;                   /* of the longest tile, per axis */
@@ -64,9 +68,10 @@ typedef struct {
     size_t squares_size, values_size, contrast_size;
 } walk;
 
-/* One strip: its squares start at the window row first_row. */
+/* One strip: its squares start at the window row first_row. Its tiles are taken in groups of
+ * `group`, at most TILES. */
 typedef struct {
-    int first_row, square_rows, n_tiles;
+    int first_row, square_rows, n_tiles, group;
 } strip;
 
 /* What a thread works on. */
@@ -75,6 +80,7 @@ typedef struct {
     int is_caller;                      /* the thread that called encode_pool */
     float *squares, *values, *contrast; /* shared by the threads of an image */
     tile *tiles;                        /* from here on: its own */
+    member *members;                    /* of each tile, tile * tile, by rising part */
     float *first, *colours, *shades, *pixels, *products, *half, *responses;
 } buffers;
 
@@ -146,7 +152,27 @@ static strip list_tiles(const wbc_encode_pool *job, const walk *w, int index, ti
                         }
                 }
     s.square_rows = end_row - s.first_row;
+    s.group = divide_up(s.n_tiles, divide_up(s.n_tiles, TILES));
     return s;
+}
+
+/* The windows of every tile by rising part, those of one part in their order. */
+static void list_members(const wbc_encode_pool *job, const strip *s, const buffers *own)
+{
+    const int most = job->tile * job->tile;
+    for (int index = 0; index < s->n_tiles; index++) {
+        const tile t = own->tiles[index];
+        member *members = own->members + (size_t)index * most;
+        for (int place = 0; place < t.rows * t.columns; place++) {
+            const size_t row = t.row + place / t.columns * job->dilation;
+            const size_t column = t.column + place % t.columns * job->dilation;
+            const int32_t part = job->part_of_window[row * job->columns + column];
+            int at = place;
+            for (; at > 0 && members[at - 1].part > part; at--)
+                members[at] = members[at - 1];
+            members[at] = (member){place, part};
+        }
+    }
 }
 
 /* Calls call(n) with n, a number of points, as a constant. */
@@ -314,7 +340,7 @@ INLINE void combine(int n, int count, int step, const float *matrix, int row, co
 }
 
 /* values[point of a column, then of a row][vector of features][tile][feature of the vector] of
- * tile `index`, in the array of its TILES tiles; zeros at the points that it does not use. */
+ * tile `index`, in the array of its group; zeros at the points that it does not use. */
 static void transform(const wbc_encode_pool *job, const walk *w, const buffers *own, const strip *s,
                       int index)
 {
@@ -324,7 +350,8 @@ static void transform(const wbc_encode_pool *job, const walk *w, const buffers *
     const size_t right = (size_t)job->dilation * w->lanes, down = right * w->square_columns;
     const float *squares =
         own->squares + ((size_t)(t.row - s->first_row) * w->square_columns + t.column) * w->lanes;
-    float *values = own->values + index / TILES * TILES * w->tile_size + index % TILES * WIDTH;
+    float *values = own->values + (size_t)(index / s->group) * TILES * w->tile_size +
+                    index % s->group * WIDTH;
     const int n = w->points;
     const float *across = job->input_transforms + (t.columns - 1) * n * n;
     const float *along = job->input_transforms + (t.rows - 1) * n * n;
@@ -348,11 +375,11 @@ static void transform(const wbc_encode_pool *job, const walk *w, const buffers *
 
 /* ---- products to responses ---- */
 
-/* target[i] = sum over j of A'[i][j] source[j], i < m. The n points are infinity, 0, pairs a and
- * -a, and one more if n is odd. A'[i][j] is point j to the power i, so rows of even i see a pair
- * through its sum, rows of odd i through its difference. */
-INLINE void shorten(int n, int m, const float *matrix, int matrix_row, const float *source,
-                    size_t source_stride, float *target, size_t target_stride)
+/* target[i] = sum over j of A'[i][j] source[j], i < m. The n points are infinity, 0, 1, -1, further
+ * pairs a and -a, and one more if n is odd. A'[i][j] is point j to the power i, so rows of even i
+ * see a pair through its sum, rows of odd i through its difference. */
+INLINE void shorten(int n, int m, const float *matrix, int matrix_row, const float *source, size_t source_stride,
+                    float *target, size_t target_stride)
 {
     if (n == 1) {
         vec_store(target, vec_load(source));
@@ -361,6 +388,7 @@ INLINE void shorten(int n, int m, const float *matrix, int matrix_row, const flo
     enum { MAX_PAIRS = WBC_MAX_POINTS / 2 };
     const int n_pairs = (n - 2) / 2;
     vec even[MAX_PAIRS], odd[MAX_PAIRS];
+#pragma GCC unroll 8
     for (int pair = 0; pair < n_pairs; pair++) {
         const vec plus = vec_load(source + (2 * pair + 2) * source_stride);
         const vec minus = vec_load(source + (2 * pair + 3) * source_stride);
@@ -369,105 +397,92 @@ INLINE void shorten(int n, int m, const float *matrix, int matrix_row, const flo
     }
     const vec infinity = vec_load(source), zero = vec_load(source + source_stride);
     const vec single = vec_load(source + (n - 1) * source_stride);
+#pragma GCC unroll 8
     for (int i = 0; i < m; i++) {
         const float *row = matrix + i * matrix_row;
-        vec sum = i == m - 1 ? infinity : vec_set(0);
-        if (i == 0)
-            sum += zero;
+        vec sum = n_pairs == 0 ? vec_set(0) : i % 2 ? odd[0] : even[0];
+#pragma GCC unroll 8
+        for (int pair = 1; pair < n_pairs; pair++)
+            sum = vec_fma(vec_set(row[2 * pair + 2]), i % 2 ? odd[pair] : even[pair], sum);
         if (n % 2)
             sum = vec_fma(vec_set(row[n - 1]), single, sum);
-        for (int pair = 0; pair < n_pairs; pair++)
-            sum = vec_fma(vec_set(row[2 * pair + 2]), i % 2 ? odd[pair] : even[pair], sum);
+        if (i == 0)
+            sum += zero;
+        if (i == m - 1)
+            sum += infinity;
         vec_store(target + i * target_stride, sum);
     }
 }
+
+/* Calls call(n, m) with n, a number of points, and m, of windows, as constants: m is less than n,
+ * but for one point. */
+#define SWITCH_BOTH(n, m, call)                                                                 \
+    switch ((n) * WBC_MAX_POINTS + (m)) {                                                       \
+        BOTH(1, 1, call) BOTH(2, 1, call)                                                       \
+        BOTH(3, 1, call) BOTH(3, 2, call)                                                       \
+        BOTH(4, 1, call) BOTH(4, 2, call) BOTH(4, 3, call)                                      \
+        BOTH(5, 1, call) BOTH(5, 2, call) BOTH(5, 3, call) BOTH(5, 4, call)                     \
+        BOTH(6, 1, call) BOTH(6, 2, call) BOTH(6, 3, call) BOTH(6, 4, call) BOTH(6, 5, call)    \
+        BOTH(7, 1, call) BOTH(7, 2, call) BOTH(7, 3, call) BOTH(7, 4, call) BOTH(7, 5, call)    \
+        BOTH(7, 6, call)                                                                        \
+        BOTH(8, 1, call) BOTH(8, 2, call) BOTH(8, 3, call) BOTH(8, 4, call) BOTH(8, 5, call)    \
+        BOTH(8, 6, call) BOTH(8, 7, call)                                                       \
+    }
+#define BOTH(n, m, call) case (n) * WBC_MAX_POINTS + (m): call(n, m); break;
 
 /* half[row of tile][point of a row][tile][signature] from the products of one point of a row. */
 static void shorten_columns(const wbc_encode_pool *job, const walk *w, const float *products,
                             const tile *tiles, int n_tiles, float *half)
 {
-    const int n = w->points;
+    const size_t row = (size_t)w->points * TILES * BLOCK;
     for (const tile *t = tiles; t < tiles + n_tiles; t++) {
-        const float *matrix = job->output_transforms + (t->rows - 1) * job->tile * n;
-#define CALL(N)                                                                         \
+        const float *matrix =
+            job->output_transforms + (size_t)(t->rows - 1) * job->tile * w->points;
+#define CALL(N, M)                                                                      \
     for (int i = 0; i < BLOCK; i += WIDTH, products += WIDTH, half += WIDTH)            \
-        shorten(N, t->rows, matrix, n, products, TILES * BLOCK, half, (size_t)n * TILES * BLOCK)
-        SWITCH_POINTS(t->rows + job->taps - 1, CALL)
+        shorten(N, M, matrix, w->points, products, TILES * BLOCK, half, row)
+        SWITCH_BOTH(t->rows + job->taps - 1, t->rows, CALL)
 #undef CALL
     }
 }
 
-/* responses[row of tile][column of tile][WIDTH signatures] of one tile. */
+enum { UNITS = 2 }; /* of WIDTH signatures, finished together: sums of one wait for one another */
+
+/* responses[row of tile][column of tile][UNITS * WIDTH signatures] of one tile. */
 static void shorten_rows(const wbc_encode_pool *job, const walk *w, const tile *t,
                          const float *half, float *responses)
 {
-    const int n = w->points, m = t->columns;
-    const float *matrix = job->output_transforms + (m - 1) * job->tile * n;
-#define CALL(N)                                                                  \
-    for (int row = 0; row < t->rows; row++)                                      \
-        shorten(N, m, matrix, n, half + (size_t)row * n * TILES * BLOCK, TILES * BLOCK, \
-                responses + row * m * WIDTH, WIDTH)
-    SWITCH_POINTS(m + job->taps - 1, CALL)
+    const float *matrix = job->output_transforms + (size_t)(t->columns - 1) * job->tile * w->points;
+    const size_t row = (size_t)w->points * TILES * BLOCK;
+#define CALL(N, M)                                                                    \
+    for (int i = 0; i < t->rows; i++, responses += M * UNITS * WIDTH)                 \
+        for (int k = 0; k < UNITS * WIDTH; k += WIDTH)                                \
+            shorten(N, M, matrix, w->points, half + i * row + k, TILES * BLOCK, responses + k, \
+                    UNITS * WIDTH)
+    SWITCH_BOTH(t->columns + job->taps - 1, t->columns, CALL)
 #undef CALL
 }
 
-/* ---- responses to codes ---- */
+/* ---- responses to codes, codes to statistics ---- */
 
-/* What the tail needs of the WIDTH signatures at hand. */
+/* What is done with the responses of WIDTH signatures. */
 typedef struct {
     vec first, offset, gain, threshold; /* first: response to the first pixel's colour */
     size_t place;                       /* in the statistics of the image's first part */
 } unit;
 
-/* Turns W x into the argument of the nonlinearity. */
-static void rescale(const wbc_encode_pool *job, const buffers *own, const unit *u, const tile *t,
-                    float *responses)
+INLINE vec activate(wbc_nonlinearity nonlinearity, const unit *u, vec a)
 {
-    if (job->contrast_epsilon < 0) {
-        const vec offset = u->first + u->offset;
-        for (int i = 0; i < t->rows * t->columns; i++, responses += WIDTH)
-            vec_store(responses, vec_load(responses) + offset);
-        return;
-    }
-    for (int i = 0; i < t->rows; i++)
-        for (int j = 0; j < t->columns; j++, responses += WIDTH) {
-            const size_t row = t->row + i * job->dilation, column = t->column + j * job->dilation;
-            const vec contrast = vec_set(own->contrast[row * job->columns + column]);
-            vec_store(responses, vec_fma(vec_load(responses) + u->first, contrast, u->offset));
-        }
-}
-
-static void activate(const wbc_encode_pool *job, const unit *u, int n_windows,
-                     const float *responses, float *codes)
-{
-    const int end = n_windows * WIDTH;
-    const vec one = vec_set(1), log2e = vec_set(1.44269504f), zero = vec_set(0);
-    switch (job->nonlinearity) {
-    case WBC_SIGMOID:
-        for (int i = 0; i < end; i += WIDTH)
-            vec_store(codes + i, u->gain / (one + vec_exp2(-log2e * vec_load(responses + i))));
-        break;
-    case WBC_TANH:
-        for (int i = 0; i < end; i += WIDTH) {
-            const vec square = vec_exp2((log2e + log2e) * vec_load(responses + i));
-            vec_store(codes + i, u->gain - (u->gain + u->gain) / (one + square));
-        }
-        break;
-    case WBC_RECTIFIED:
-        for (int i = 0; i < end; i += WIDTH)
-            vec_store(codes + i, u->gain * vec_max(vec_load(responses + i), zero));
-        break;
+    const vec one = vec_set(1), log2e = vec_set(1.44269504f);
+    switch (nonlinearity) {
+    case WBC_SIGMOID: return u->gain / (one + vec_exp2(-log2e * a));
+    case WBC_TANH: return u->gain - (u->gain + u->gain) / (one + vec_exp2((log2e + log2e) * a));
+    case WBC_RECTIFIED: return u->gain * vec_max(a, vec_set(0));
     case WBC_SOFT_THRESHOLD:
-        for (int i = 0; i < end; i += WIDTH) {
-            const vec a = vec_load(responses + i);
-            vec_store(codes + i,
-                      u->gain * (a - vec_min(vec_max(a, -u->threshold), u->threshold)));
-        }
-        break;
+        return u->gain * (a - vec_min(vec_max(a, -u->threshold), u->threshold));
     }
+    return a;
 }
-
-/* ---- codes to statistics ---- */
 
 /* Of a run of windows of one part. Sums are taken about the part's first code: equal codes have
  * exactly no variance. */
@@ -509,49 +524,79 @@ INLINE void end_run(const wbc_statistics *out, size_t place, const statistics *r
         add(out->active + place, out->active_lost ? out->active_lost + place : NULL, run->active);
 }
 
-INLINE void pool(const wbc_encode_pool *job, int sums_only, const unit *u, const tile *t,
-                 const float *responses, const float *codes)
-{
-    statistics run = {0};
-    size_t run_place = SIZE_MAX;
-    for (int i = 0; i < t->rows; i++) {
-        const int32_t *parts =
-            job->part_of_window + (size_t)(t->row + i * job->dilation) * job->columns + t->column;
-        for (int j = 0; j < t->columns; j++, responses += WIDTH, codes += WIDTH) {
-            const size_t part = parts[j * job->dilation];
-            const size_t place = u->place + part * job->n_signatures;
-            const vec code = vec_load(codes);
-            if (place != run_place) {
-                if (run_place != SIZE_MAX)
-                    end_run(&job->out, run_place, &run);
-                run_place = place;
-                run = start_run(&job->out, place, code);
-            }
-            const vec change = code - run.shift;
-            run.sum += change;
-            if (sums_only)
-                continue;
-            run.square = vec_fma(change, change, run.square);
-            run.max = vec_max(run.max, code);
-            const vec a = vec_load(responses);
-            const vec strength = job->nonlinearity == WBC_SOFT_THRESHOLD ? vec_max(a, -a) : a;
-            run.active += vec_greater(strength, u->threshold);
-        }
-    }
-    end_run(&job->out, run_place, &run);
-}
+typedef enum { SUMS, MOMENTS, ALL } wanted; /* sums; squares and maxima too; active units too */
 
-/* Everything after the products, for one tile and WIDTH signatures. */
-static void finish(const wbc_encode_pool *job, const buffers *own, const unit *u, const tile *t)
+/* Everything after the products, for UNITS * WIDTH signatures of one tile. */
+INLINE void finish(const wbc_encode_pool *job, const buffers *own, const unit *units, const tile *t,
+                   const member *members, wbc_nonlinearity nonlinearity, int contrast,
+                   wanted wants)
 {
     const int n_windows = t->rows * t->columns;
-    float *responses = own->responses, *codes = responses + n_windows * WIDTH;
-    rescale(job, own, u, t, responses);
-    activate(job, u, n_windows, responses, codes);
-    if (job->out.square || job->out.max || job->out.active)
-        pool(job, 0, u, t, responses, codes);
-    else
-        pool(job, 1, u, t, responses, codes);
+    for (int k = 0; k < n_windows;) {
+        const int32_t part = members[k].part;
+        const size_t place = (size_t)part * job->n_signatures;
+        statistics runs[UNITS];
+        int is_first = 1;
+        do {
+            const int at = members[k].place;
+            vec scale = vec_set(1);
+            if (contrast) {
+                const size_t row = t->row + at / t->columns * job->dilation;
+                const size_t column = t->column + at % t->columns * job->dilation;
+                scale = vec_set(own->contrast[row * job->columns + column]);
+            }
+#pragma GCC unroll 2
+            for (int v = 0; v < UNITS; v++) {
+                const unit *u = &units[v];
+                statistics *run = &runs[v];
+                vec a = vec_load(own->responses + ((size_t)at * UNITS + v) * WIDTH) + u->first;
+                a = contrast ? vec_fma(a, scale, u->offset) : a + u->offset;
+                const vec code = activate(nonlinearity, u, a);
+                if (is_first)
+                    *run = start_run(&job->out, u->place + place, code);
+                const vec change = code - run->shift;
+                run->sum += change;
+                if (wants == SUMS)
+                    continue;
+                run->square = vec_fma(change, change, run->square);
+                run->max = vec_max(run->max, code);
+                if (wants == MOMENTS)
+                    continue;
+                const vec strength = nonlinearity == WBC_SOFT_THRESHOLD ? vec_abs(a) : a;
+                run->active += vec_greater(strength, u->threshold);
+            }
+            is_first = 0;
+            k++;
+        } while (k < n_windows && members[k].part == part);
+        for (int v = 0; v < UNITS; v++)
+            end_run(&job->out, units[v].place + place, &runs[v]);
+    }
+}
+
+/* The same, with what decides about its arithmetic as constants. */
+static void finish_tile(const wbc_encode_pool *job, const buffers *own, const unit *units,
+                        const tile *t, const member *members)
+{
+    const int contrast = job->contrast_epsilon >= 0;
+    const wanted wants = job->out.active ? ALL : job->out.square || job->out.max ? MOMENTS : SUMS;
+#define CALL(NONLINEARITY)                                                                      \
+    case NONLINEARITY:                                                                          \
+        if (contrast)                                                                           \
+            finish(job, own, units, t, members, NONLINEARITY, 1, ALL);                          \
+        else if (wants == SUMS)                                                                 \
+            finish(job, own, units, t, members, NONLINEARITY, 0, SUMS);                         \
+        else if (wants == MOMENTS)                                                              \
+            finish(job, own, units, t, members, NONLINEARITY, 0, MOMENTS);                      \
+        else                                                                                    \
+            finish(job, own, units, t, members, NONLINEARITY, 0, ALL);                          \
+        break
+    switch (job->nonlinearity) {
+        CALL(WBC_SIGMOID);
+        CALL(WBC_TANH);
+        CALL(WBC_RECTIFIED);
+        CALL(WBC_SOFT_THRESHOLD);
+    }
+#undef CALL
 }
 
 static unit prepare_unit(const wbc_encode_pool *job, const buffers *own, size_t image,
@@ -596,10 +641,10 @@ static void encode_block(const wbc_encode_pool *job, const walk *w, const buffer
     unit units[BLOCK / WIDTH];
     for (int v = 0; v < BLOCK / WIDTH; v++)
         units[v] = prepare_unit(job, own, image, block * BLOCK + v * WIDTH);
-    for (int group = 0; group < s->n_tiles; group += TILES) {
+    for (int group = 0; group < s->n_tiles; group += s->group) {
         const tile *tiles = own->tiles + group;
-        const int count = smaller(s->n_tiles - group, TILES);
-        const float *values = own->values + group * w->tile_size;
+        const int count = smaller(s->n_tiles - group, s->group);
+        const float *values = own->values + (size_t)(group / s->group) * TILES * w->tile_size;
         for (int x = 0; x < n; x++) {
             for (int y = 0; y < n; y++)
                 multiply_block(count_users(job, tiles, count, y, x), job->n_features,
@@ -610,10 +655,11 @@ static void encode_block(const wbc_encode_pool *job, const walk *w, const buffer
                             own->half + x * TILES * BLOCK);
         }
         for (int tile = 0; tile < count; tile++)
-            for (int v = 0; v < BLOCK / WIDTH; v++) {
+            for (int v = 0; v < BLOCK / WIDTH; v += UNITS) {
                 shorten_rows(job, w, &tiles[tile], own->half + tile * BLOCK + v * WIDTH,
                              own->responses);
-                finish(job, own, &units[v], &tiles[tile]);
+                finish_tile(job, own, &units[v], &tiles[tile],
+                            own->members + (size_t)(group + tile) * job->tile * job->tile);
             }
     }
 }
@@ -633,6 +679,7 @@ static void encode_image(const wbc_encode_pool *job, const walk *w, const buffer
     }
     for (int index = 0; index < w->n_strips; index++) {
         const strip s = list_tiles(job, w, index, own->tiles);
+        list_members(job, &s, own);
 #pragma omp for
         for (int row = 0; row < s.square_rows; row++)
             if (!give_up(own))
@@ -690,7 +737,7 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads, wbc_interrupte
         pad(5 * line + (job->projection ? w.square_columns * square_pixels : 0)),
         n * TILES * BLOCK,
         m * n * TILES * BLOCK,
-        2 * m * m * WIDTH,
+        m * m * UNITS * WIDTH,
     };
     enum { N_SIZES = sizeof sizes / sizeof *sizes };
     size_t own_size = 0;
@@ -701,8 +748,9 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads, wbc_interrupte
         malloc(sizeof(float) * (n_teams * shared_size + n_threads * own_size) + ALIGNMENT);
     float *memory = (float *)(((uintptr_t)allocated + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
     tile *tiles = malloc(n_threads * w.strip_tiles * sizeof *tiles);
+    member *members = malloc(n_threads * w.strip_tiles * m * m * sizeof *members);
     buffers *own = malloc(n_threads * sizeof *own);
-    int status = allocated && tiles && own ? WBC_OK : WBC_OUT_OF_MEMORY;
+    int status = allocated && tiles && members && own ? WBC_OK : WBC_OUT_OF_MEMORY;
     if (status == WBC_OK) {
         float *next = memory + n_teams * shared_size;
         for (int thread = 0; thread < n_threads; thread++) {
@@ -710,6 +758,7 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads, wbc_interrupte
             b->waiting = &waiting;
             b->is_caller = thread == 0;
             b->tiles = tiles + thread * w.strip_tiles;
+            b->members = members + thread * w.strip_tiles * m * m;
             b->squares = memory + (one_by_one ? 0 : thread) * shared_size;
             b->values = b->squares + w.squares_size;
             b->contrast = b->values + w.values_size;
@@ -734,6 +783,7 @@ static int encode_pool(const wbc_encode_pool *job, int n_threads, wbc_interrupte
     }
     free(allocated);
     free(tiles);
+    free(members);
     free(own);
     return status;
 }
