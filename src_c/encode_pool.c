@@ -88,7 +88,7 @@ static int larger(int a, int b) { return a > b ? a : b; }
 static int divide_up(int a, int b) { return (a + b - 1) / b; }
 static size_t pad(size_t size) { return (size + 15) / 16 * 16; }
 
-enum { STRIP_FLOATS = 1 << 20 }; /* transformed tiles of a strip, unless one row of tiles is more */
+enum { STRIP_FLOATS = 1 << 19 }; /* transformed tiles of a strip, unless one row of tiles is more */
 
 static walk plan_walk(const wbc_encode_pool *job)
 {
