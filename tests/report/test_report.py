@@ -576,6 +576,14 @@ def test_click_shows_neighbours_and_reasons(browsed):
         data["near"][i]
     )
     assert browser.run("return panel.querySelectorAll('.why .bar').length") == len(data["why"][i])
+    own = sum(spread > 0 for _, _, spread, _ in data["why"][i])
+    n_rings = own + len(data["why"][i]) * len(data["rivals"][i])
+    assert browser.run("return panel.querySelectorAll('.here').length") == n_rings > 0
+    assert all(
+        len(places) == 1 + len(data["rivals"][i]) and 0 <= min(map(min, places))
+        and max(map(max, places)) <= 1000
+        for places in data["places"][i]
+    )  # fmt: skip
     assert browser.run("return panel.querySelector('.why').textContent").startswith("No. ")
     browser.run("panel.querySelector('.row button').click()")
     assert browser.run("return selected") == data["near"][i][0]

@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.embedding import embed as embed
     from wbcprof.analysis.evaluation import Evaluation as Evaluation
     from wbcprof.analysis.evaluation import evaluate as evaluate
+    from wbcprof.analysis.exemplars import Exemplars as Exemplars
+    from wbcprof.analysis.exemplars import Place as Place
+    from wbcprof.analysis.exemplars import find_exemplars as find_exemplars
     from wbcprof.analysis.external import ExternalEvaluation as ExternalEvaluation
     from wbcprof.analysis.external import evaluate_external as evaluate_external
     from wbcprof.analysis.monitoring import Flag as Flag
@@ -50,6 +53,7 @@ __getattr__, __dir__, __all__ = attach(
         "counting": ["UnknownTypeWarning"],
         "embedding": ["embed"],
         "evaluation": ["Evaluation", "evaluate"],
+        "exemplars": ["Exemplars", "Place", "find_exemplars"],
         "external": ["ExternalEvaluation", "evaluate_external"],
         "figures": ["figures"],
         "monitoring": ["Flag", "Monitor", "SlideSummary", "summarise"],

@@ -54,11 +54,14 @@ from wbcprof.checks import UNLABELLED, Choice, Integer, Maybe, Real, check, numb
 from wbcprof.checks import label_names as _names
 from wbcprof.checks import sorted_types as _types
 from wbcprof.files import FIGURE_FORMATS, FIGURES, check_output, replacing
+from wbcprof.smear.canonical import PARTS
 from wbcprof.threads import alone
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
+
+    from wbcprof.analysis.exemplars import Exemplars
 
 __all__ = [
     "accuracy_coverage",
@@ -66,6 +69,7 @@ __all__ = [
     "confusion",
     "difference_plot",
     "embedding",
+    "exemplars",
     "f1_bars",
     "heatmap",
     "learning_curve",
@@ -89,6 +93,8 @@ TEXT, SMALL = 8, 7
 N_FRAMED = 256
 MAX_LEGEND, MAX_PANELS, MAX_BARS, MAX_NUMBERS, MAX_TICKS, MAX_CURVES = 20, 24, 40, 30, 60, 10
 PRINT_DPI = 300
+PART_COLOURS = ("#332288", "#CC6677", "#88CCEE", "#F2F2F2")
+_AMID = 5  # patches: what is shown about an exemplar
 AXIS_NAMES = {"tsne": "t-SNE", "lda": "LD", "umap": "UMAP", "pca": "PC"}
 
 RULES = {
@@ -297,6 +303,72 @@ def signature_mosaic(
         style: dict[str, Any] = {"edgecolor": FRAME_RED, "linewidth": 1.8, "clip_on": False}
         ax.add_patch(Polygon(corners, fill=False, **style))
     _bare(ax, text)
+    return ax
+
+
+def exemplars(found: Exemplars, signatures: ArrayLike, ax: Axes | None = None) -> Axes:
+    """What signatures are, in cells: of each the signature, the places that call it up most, framed
+    amid their cells, and the parts of a cell that it lives in.
+
+    Parameters
+    ----------
+    found : Exemplars
+        From `wbcprof.analysis.find_exemplars`; the first 24 signatures are drawn.
+    signatures : (h, p, p, 3) float
+        `Model.signatures`; see `signature_colours`.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=72)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, n_patches=400, max_iter=1)
+    >>> found = wbcprof.analysis.find_exemplars(model, cells.images, [5, 2], n_exemplars=3)
+    >>> ax = wbcprof.figures.exemplars(found, model.signatures)
+    >>> [tick.get_text() for tick in ax.get_yticklabels()]
+    ['no. 6', 'no. 3']
+    """
+    from matplotlib.patches import Rectangle
+
+    colours, p = signature_colours(signatures), found.patch_size
+    shown = found.signatures[:MAX_PANELS]
+    n_places = max(1, max(len(places) for places in found.places))
+    first, end = 1.15, 1.25 + n_places  # of the places, and behind them
+    ax = _axes(ax, (0.62 * (end + 2.4) + 0.6, 0.68 * len(shown) + 0.5))
+    for row, signature in enumerate(shown):
+        y = row + 0.5
+        ax.imshow(colours[signature], extent=(0.04, 0.96, y + 0.46, y - 0.46))
+        for column, place in enumerate(found.places[row]):
+            cell, reach = found.cells[place.cell], _AMID * p
+            side = min(reach, *cell.shape[:2])
+            top = min(max(place.row + p // 2 - side // 2, 0), cell.shape[0] - side)
+            left = min(max(place.column + p // 2 - side // 2, 0), cell.shape[1] - side)
+            x, unit = first + column, 0.92 / side
+            amid = cell[top : top + side, left : left + side]
+            ax.imshow(_image(amid), extent=(x + 0.04, x + 0.96, y + 0.46, y - 0.46))
+            corner = x + 0.04 + unit * (place.column - left), y - 0.46 + unit * (place.row - top)
+            frame = Rectangle(corner, unit * p, unit * p, fill=False, edgecolor="black", lw=1.6)
+            ax.add_patch(frame)
+            ax.add_patch(Rectangle(corner, unit * p, unit * p, fill=False, edgecolor="w", lw=0.7))
+        if found.parts is not None:
+            start = end
+            for share, colour in zip(found.parts[row], PART_COLOURS, strict=True):
+                ax.barh(y, 2.2 * share, 0.5, left=start, color=colour, edgecolor="0.4", lw=0.4)
+                start += 2.2 * share
+    if found.parts is not None:
+        for name, colour in zip(PARTS, PART_COLOURS, strict=True):
+            ax.barh(0, 0, color=colour, edgecolor="0.4", lw=0.4, label=name)
+        ax.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=SMALL, frameon=False,
+            handlelength=1, columnspacing=1,
+        )  # fmt: skip
+        end += 2.2
+    left = len(found.signatures) - len(shown)
+    text = f"where {found.n_cells:,} cells call each signature up most"
+    _bare(ax, text + (f"; +{left:,} more signatures" if left else ""))
+    ax.set(xlim=(0, end), ylim=(len(shown), 0), aspect="equal")
+    ax.set_yticks(np.arange(len(shown)) + 0.5, [f"no. {s + 1}" for s in shown], fontsize=TEXT)
+    ax.tick_params(length=0)
     return ax
 
 

@@ -626,7 +626,9 @@ class Model(Shown):
         )
         rows = []
         for image in images:
-            codes = _codes(layer, image[regions.pixels], encoder.step, coding.inference, n_threads)
+            codes = codes_of(
+                layer, image[regions.pixels], encoder.step, coding.inference, n_threads
+            )
             rows.append(self.pooling.pool_codes(codes, regions.masks))
         return np.stack(rows)
 
@@ -668,7 +670,7 @@ class Model(Shown):
         coding = Coding(inference=inference)
         threads = resolve_threads(n_threads)
         pixels = self._one_image(image, layer.patch_size)
-        return _codes(layer, pixels, layer.step, coding.inference, threads)
+        return codes_of(layer, pixels, layer.step, coding.inference, threads)
 
     def reconstruct(
         self,
@@ -935,9 +937,10 @@ class _Checked:
         return error
 
 
-def _codes(
+def codes_of(
     layer: Layer, image: np.ndarray, step: int, inference: Inference, n_threads: int
 ) -> np.ndarray:
+    """Codes (rows, columns, h) of every window of an image in the form that a layer reads."""
     tiles = _coded_rows(layer, image, step, inference, n_threads)
     return np.concatenate([codes for _, codes, _, _ in tiles])
 

@@ -14,7 +14,7 @@ import numpy as np
 from wbcprof.checks import UNLABELLED, label_names
 from wbcprof.images.copies import thumbnail
 from wbcprof.images.groups import groups_of, one_group_each
-from wbcprof.images.source import Cell, open_images
+from wbcprof.images.source import Cell, ImageSource, open_images
 from wbcprof.model.model import Model
 from wbcprof.model.profiles import Profiles
 from wbcprof.smear.instrument import Instrument, measure_instrument
@@ -42,6 +42,7 @@ class Cells:
     groups: np.ndarray | None  # of all: patients, slides
     instrument: Instrument
     profiles: Profiles  # as the model gave them
+    source: ImageSource  # what was read
 
     @property
     def is_labelled(self) -> bool:
@@ -154,4 +155,5 @@ def read_cells(
         None if groups is None else groups_of(groups, ids, places, n),
         measure_instrument(source, n_threads=n_threads),
         profiles,
+        source,
     )

@@ -44,6 +44,7 @@ from wbcprof.report.pictures import (
     sprite,
     tiles_of,
 )
+from wbcprof.report.places import find_places
 from wbcprof.report.tables import counts, differences, methods, scores
 from wbcprof.threads import resolve_threads
 
@@ -382,4 +383,5 @@ def _data(
              for s, pull, spread, block in called.reasons[i]]
             for i in shown
         ],
+        **find_places(subject),
     }  # fmt: skip

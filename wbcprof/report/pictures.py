@@ -13,12 +13,14 @@ import numpy as np
 from wbcprof.analysis import figures
 from wbcprof.analysis.embedding import embed
 from wbcprof.analysis.evaluation import evaluation_metrics
+from wbcprof.analysis.exemplars import find_exemplars
 from wbcprof.checks import UNLABELLED
 from wbcprof.model.model import Model
 from wbcprof.report.calls import Subject
 from wbcprof.report.cells import EXAMPLE_TYPES, EXAMPLES
 
 _SHEET_SIDE, _DPI = 2016, 190  # px; px for each inch
+_EXEMPLARS = 10  # signatures that are shown in cells
 _TOP = 256  # signatures that profiles are shown of
 _CHART_WIDTH = 100  # mm, at which letters can be read on a telephone too
 _DARK_GROUND, _DARK_INK = "#1e242a", "#e6e9ec"  # --card and --ink of report.css in the dark
@@ -94,6 +96,22 @@ def _of_signatures(subject: Subject) -> Iterator[Picture]:
         lambda: figures.signature_mosaic(model.signatures, subject.order if is_ranked else None),
         is_photo=True,
     )
+    if is_first:
+        top = subject.order[:_EXEMPLARS]
+        yield Picture(
+            "exemplars",
+            "What a signature is, in cells",
+            f"Of the {len(top)} {'best' if is_ranked else 'most varied'} signatures: where cells "
+            "call it up most, one place a cell, framed; on the right, the parts "
+            "of a cell that it lives in, where canonical cells tell them.",
+            f"{len(top)} rows of small pictures of cells, a frame in each.",
+            lambda: figures.exemplars(
+                find_exemplars(model, subject.cells.source.quietly(), top,
+                               n_threads=subject.n_threads),
+                model.signatures,
+            ),
+            is_photo=True,
+        )  # fmt: skip
     if model.history:
         yield Picture(
             "learning",

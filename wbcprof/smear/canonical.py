@@ -34,6 +34,14 @@ SIDE = 112
 NUCLEUS = 36.0
 """Square root of the area of its nucleus, px."""
 
+PARTS = ("nucleus", "rim", "cytoplasm", "background")
+"""Of a canonical cell, see `CanonicalForm.parts`."""
+
+_DENSE, _STAINED = (
+    0.5,
+    0.12,
+)  # density of nucleus and cytoplasm, over that of the reference's nuclei
+_RIM = 3  # px on either side of the edge of a nucleus
 _FOCUS = 1.5
 # Variance, px squared, of the blur that every cell is to have: chosen on PBC as it is and under the
 # recipes of MedMNIST-C, see bench/accuracy/README.md.
@@ -228,7 +236,70 @@ class CanonicalForm(Shown):
         >>> cell.shape, note, found.has_nucleus, 0 < blurred < 9
         ((112, 112, 3), '', True, True)
         """
+        image, found, background, notes = self._found(np.ascontiguousarray(check_image(image)))
+        y, x, scale, known = self._place(image, found)
+        density = np.array(found.density) if known else self.density
+        if not known:
+            notes.append("no leukocyte")
+        cell = np.empty((SIDE, SIDE, 3), np.uint8)
+        tables = self._tables(background, density)
+        _core.resample_square(image, y, x, scale, background, tables, _fade(), _WHITE, cell)
+        blurred = _core.match_focus(cell, _fade(), _FOCUS)
+        return cell, ", ".join(notes), found, blurred
+
+    def place_of(self, image: np.ndarray) -> tuple[float, float, float]:
+        """Row and column, px, of an image (H, W, 3) that the middle of its canonical cell shows,
+        and how many px of the cell one px of it is; as `examine` finds them.
+
+        Examples
+        --------
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> from wbcprof.smear import CanonicalForm
+        >>> images = make_leukocytes(1, size=192).images  # generated
+        >>> y, x, scale = CanonicalForm.learn(images).place_of(images[0])
+        >>> 70 < y < 122, 70 < x < 122, 0.2 < scale < 1.5
+        (True, True, True)
+        """
         image = np.ascontiguousarray(check_image(image))
+        y, x, scale, _ = self._place(*self._found(image)[:2])
+        return y, x, scale
+
+    def parts(self, cell: np.ndarray) -> np.ndarray:
+        """Which of `PARTS` each pixel of a canonical cell belongs to, by its density.
+
+        Parameters
+        ----------
+        cell : ndarray of shape (SIDE, SIDE, 3), uint8
+
+        Returns
+        -------
+        ndarray of shape (SIDE, SIDE), int
+            Index into `PARTS`. Nucleus: more than half as dense as the reference's nuclei; rim:
+            within 3 px of its edge, on either side; cytoplasm: what else is stained, red cells that
+            lie at the cell among it; background: the rest.
+
+        Examples
+        --------
+        >>> from wbcprof.datasets import make_leukocytes
+        >>> from wbcprof.smear import CanonicalForm
+        >>> images = make_leukocytes(1, size=192, types=["neutrophil"]).images  # generated
+        >>> form = CanonicalForm.learn(images)
+        >>> parts = form.parts(form.normalise(images[0]))
+        >>> bool(parts[0, 0] == 3), bool((parts == 0).any()), bool((parts == 1).any())
+        (True, True, True)
+        """
+        from scipy.ndimage import binary_dilation, binary_erosion
+
+        light = (cell.astype(np.float64) + _OFFSET) / _LIGHT
+        density = -np.log(light).sum(axis=2) / self.density.sum()
+        nucleus = density > _DENSE
+        rim = binary_dilation(nucleus, iterations=_RIM) & ~binary_erosion(nucleus, iterations=_RIM)
+        stained = density > _STAINED
+        return np.select([rim, nucleus, stained], [1, 0, 2], 3)
+
+    def _found(self, image: np.ndarray) -> tuple[np.ndarray, Leukocyte, np.ndarray, list[str]]:
+        """The image, what is black taken for background, its leukocyte, the background (3,), uint8,
+        and what could not be measured."""
         found = find_leukocyte(image)
         notes = []
         background = np.array(found.background, np.uint8)
@@ -241,15 +312,7 @@ class CanonicalForm(Shown):
             black = image.max(axis=2, keepdims=True) <= DARKEST
             image = np.where(black, background, image)
             found = Leukocyte(*_core.find_leukocyte(image))
-        y, x, scale, known = self._place(image, found)
-        density = np.array(found.density) if known else self.density
-        if not known:
-            notes.append("no leukocyte")
-        cell = np.empty((SIDE, SIDE, 3), np.uint8)
-        tables = self._tables(background, density)
-        _core.resample_square(image, y, x, scale, background, tables, _fade(), _WHITE, cell)
-        blurred = _core.match_focus(cell, _fade(), _FOCUS)
-        return cell, ", ".join(notes), found, blurred
+        return image, found, background, notes
 
     def _place(self, image: np.ndarray, found: Leukocyte) -> tuple[float, float, float, bool]:
         """Row and column of the centre, scale, and whether there is a leukocyte of a likely size

@@ -151,21 +151,41 @@ function select(i) {
   ring();
 }
 
+function marked(i, side, place) {
+  const element = make("span", { class: "marked" }, thumb(i, side));
+  const ring = make("span", { class: "here", "aria-hidden": "true" });
+  ring.style.left = `${place[0] / 10}%`;
+  ring.style.top = `${place[1] / 10}%`;
+  element.append(ring);
+  return element;
+}
+
+// Where a signature is called up: here, if more than in the average cell, and in cells of the rival.
+function seen(i, row, spread) {
+  const places = data.places[i][row];
+  if (!places) return [];
+  const shown = spread > 0 ? [marked(i, 50, places[0])] : [];
+  const others = data.rivals[i].map((j, k) => marked(j, 50, places[k + 1]));
+  if (!shown.length && !others.length) return [];
+  return [make("div", { class: "row" }, ...shown, ...(others.length ? [make("span", { class: "hint" }, "rival:")] : []), ...others)];
+}
+
 function reasons(i) {
   if (data.call[i] < 0) return [];
   const rival = typeName(data.rival[i]), call = typeName(data.call[i]);
   const most = Math.max(...data.why[i].map(([, pull]) => Math.abs(pull)));
-  const rows = data.why[i].flatMap(([signature, pull, spread, block]) => {
+  const rows = data.why[i].flatMap(([signature, pull, spread, block], row) => {
     const bar = make("div", { class: pull > 0 ? "bar" : "bar against" });
     bar.style.width = `${(100 * Math.abs(pull)) / (most || 1)}%`;
     const where = data.blocks.length > 1 ? ` (${data.blocks[block]})` : "";
     const text = `No. ${signature + 1}${where}: ${Math.abs(spread).toFixed(1)} SD ${spread < 0 ? "below" : "above"} ` +
       `the average cell, ${pull > 0 ? "for" : "against"} ${Math.abs(pull).toFixed(2)}`;
-    return [tile(signature, 44), make("div", {}, make("div", {}, text), bar)];
+    return [tile(signature, 44), make("div", {}, make("div", {}, text), bar, ...seen(i, row, spread))];
   });
+  const places = data.places[i].length ? " Rings: where a signature is called up most, in this cell and in the nearest cells called " + rival + "." : "";
   return [
     make("h3", {}, "Signatures that made the call"),
-    make("p", { class: "hint" }, `What spoke for or against ${call} rather than ${rival}, the next best: the ${data.why[i].length} strongest signatures.`),
+    make("p", { class: "hint" }, `What spoke for or against ${call} rather than ${rival}, the next best: the ${data.why[i].length} strongest signatures.${places}`),
     make("div", { class: "why" }, ...rows),
   ];
 }
