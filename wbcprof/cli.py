@@ -110,6 +110,7 @@ _READ = (
     "slides",
     "slide_of",
     "samples",
+    "attributes",
 )
 
 
@@ -318,6 +319,12 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
     _add_groups(parser, "of the cross-validation")
     parser.add_argument(
         "--samples", metavar="CSV", help="columns image and sample: a differential count of each"
+    )
+    parser.add_argument(
+        "--attributes",
+        metavar="CSV",
+        help="column image and others, of what was noted of the cells (size, lobes, granules): "
+        "which signatures agree with it",
     )
     _add_figures(parser)
     parser.add_argument("--title", metavar="TEXT", help="heading of the page")
@@ -1207,6 +1214,11 @@ def _report(options: argparse.Namespace) -> None:
         from wbcprof.images.tables import SAMPLE_COLUMNS, read_by_image
 
         samples = read_by_image(options.samples, SAMPLE_COLUMNS, images.ids())
+    attributes = None
+    if options.attributes is not None:
+        from wbcprof.images.attributes import read_attributes
+
+        attributes = read_attributes(options.attributes, images)
     if options.groups is not None and options.calls == "model":
         raise ValueError(
             "--groups are of folds, and with --calls model there are none; leave it out"
@@ -1219,6 +1231,7 @@ def _report(options: argparse.Namespace) -> None:
         options.output,
         groups=_groups(options, images),
         samples=samples,
+        attributes=attributes,
         calls=options.calls,
         strict=options.strict,
         n_threads=options.threads,

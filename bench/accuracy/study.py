@@ -317,9 +317,9 @@ def half_half_table(results, seconds) -> str:
             lines.append(f"| {title} | not rerun: {result['run']['not_rerun']} |" + " |" * 9)
             continue
         f1 = np.array([r["macro_f1"] for r in repeats])
-        difference = f1 - np.array([base[r["seed"]] for r in repeats if r["seed"] in base])
-        n = len(f1)
-        error = difference.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+        paired = [r["macro_f1"] - base[r["seed"]] for r in repeats if r["seed"] in base]
+        difference, n = np.array(paired), len(f1)
+        error = difference.std(ddof=1) / np.sqrt(len(paired)) if len(paired) > 1 else np.nan
         measures = "sensitivity", "specificity", "calibration_error"
         mean = {key: np.mean([r[key] for r in repeats]) for key in measures}
         accuracy = np.mean([r["accuracy_at"] for r in repeats], axis=0)

@@ -9,6 +9,7 @@ from scipy import stats
 from wbcprof.analysis.classify import TypeClassifier
 from wbcprof.analysis.compare import (
     associate,
+    associate_attributes,
     differential_signatures,
     explain_calls,
 )
@@ -231,3 +232,39 @@ def test_samples_and_endpoints_are_named_alike():
     assert associate(values, spaced, {"1 ": 1, "2 ": 3, "3 ": 2, "4 ": 4}).left_out == []
     with pytest.raises(ValueError, match="must name each sample once, got 1 and 9 for '1'"):
         associate(values, samples, {1: 1, "1": 9, 2: 3, 3: 2, 4: 4})
+
+
+def test_attributes_are_correlated_by_rank_over_the_cells_that_know_them():
+    from scipy.stats import false_discovery_control, spearmanr
+
+    rng = np.random.default_rng(5)
+    values = rng.random((60, 7))
+    size = values[:, 3] ** 3 + 0.1 * rng.random(60)
+    size[:9] = np.nan
+    coarse = (values[:, 5] > 0.5).astype(float)
+    found = associate_attributes(values, {"size": size, "coarse": coarse})
+    p_values = []
+    for name, y in (("size", size), ("coarse", coarse)):
+        used = ~np.isnan(y)
+        expected = [spearmanr(values[used, j], y[used]) for j in range(7)]
+        np.testing.assert_allclose(found[name].correlation, [e.statistic for e in expected])
+        np.testing.assert_allclose(found[name].p_value, [e.pvalue for e in expected], rtol=1e-6)
+        p_values.append([e.pvalue for e in expected])
+    assert len(found["size"].samples) == 51 and len(found["size"].left_out) == 9
+    expected = false_discovery_control(np.array(p_values), axis=None).reshape(2, 7)
+    np.testing.assert_allclose([found[name].q_value for name in found], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({}, "at least one"),
+        ({"x": [1, 2, 3]}, "must match number of cells"),
+        ({"x": [1, 1, 1, 1, 1]}, "differ"),
+        ({"x": [1, 2, 3, np.nan, np.nan]}, "at least 4"),
+        ({"x": [1, 2, 3, 4, np.inf]}, "finite"),
+    ],
+)
+def test_attributes_that_say_nothing_are_refused(attributes, message):
+    with pytest.raises(ValueError, match=message):
+        associate_attributes(np.random.default_rng(0).random((5, 2)), attributes)

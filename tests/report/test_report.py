@@ -177,6 +177,26 @@ def test_options_of_another_kind_are_refused(pooled, tmp_path, options, message)
         wbcprof.write_report(model, cells.images, tmp_path / "r.html", **options)
 
 
+def test_attributes_are_named_beside_the_signatures_that_agree(pooled, tmp_path, quick):
+    cells, model = pooled
+    folder = write_folder(cells, tmp_path / "cells")
+    model.save(tmp_path / "m")
+    profiles = model.profile(folder)
+    rows = [f"{name},{value},{'<b>' if value > np.median(profiles.values[:, 5]) else 'few'}"
+            for name, value in zip(profiles.ids, profiles.values[:, 5], strict=True)]  # fmt: skip
+    table = tmp_path / "noted.csv"
+    table.write_text("\n".join(["image,size,granules", *rows]), encoding="utf-8")
+    out = tmp_path / "r.html"
+    given = ["report", str(tmp_path / "m"), str(folder), "-o", str(out)]
+    assert main([*given, "--attributes", str(table)]) == 0
+    page = Page(out)
+    assert "Signatures in words" in page.text and "granules: <b> (24 cells)" in page.text
+    first = page.text[page.text.index("size (24 cells)") :]
+    assert first.index("no. 6") < first.index("+1.00") < first.index("q < 0.001")
+    with pytest.raises(ValueError, match=r"none of the 24 images: expected ids such as"):
+        write_report(model, folder, out, attributes={"size": {"elsewhere": 1.0}})
+
+
 def test_samples_and_the_models_own_classifier(pooled, tmp_path):
     cells, model = pooled
     folder = write_folder(cells, tmp_path / "cells")

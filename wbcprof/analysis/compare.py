@@ -71,6 +71,7 @@ __all__ = [
     "DifferentialCount",
     "PassingBablok",
     "associate",
+    "associate_attributes",
     "bland_altman",
     "cells_needed",
     "compare_counts",
@@ -377,6 +378,86 @@ def associate(
     )
 
 
+def associate_attributes(
+    values: Any,
+    attributes: Mapping[str, Sequence[float] | np.ndarray],
+    *,
+    feature_names: Sequence[str] | None = None,
+) -> dict[str, Association]:
+    """Signatures that agree with what people note of cells: size, lobes, granules, colour.
+
+    Spearman's correlation of each feature with each attribute over the cells of which it is known,
+    as `associate` has it over samples. q is the false-discovery rate over all features and
+    attributes. Cells are taken as independent: with few persons behind them, q is too small.
+
+    Parameters
+    ----------
+    values : Profiles or array-like of shape (n_cells, n_features)
+    attributes : mapping from name to n_cells numbers
+        NaN where unknown. Of words, one attribute each, of 0 and 1, as
+        `wbcprof.images.read_attributes` makes them.
+    feature_names : n_features names, optional
+
+    Returns
+    -------
+    dict of str to Association
+        Its ``samples`` are the numbers of the cells.
+
+    Raises
+    ------
+    ValueError
+        An attribute is known of fewer than 4 cells, is the same in all, or lengths differ.
+
+    Examples
+    --------
+    The second feature rises with the number of lobes:
+
+    >>> import numpy as np
+    >>> import wbcprof
+    >>> lobes = np.repeat([1, 2, 3, 4], 10)
+    >>> values = np.random.default_rng(0).random((40, 3))
+    >>> values[:, 1] += lobes
+    >>> found = wbcprof.compare.associate_attributes(values, {"lobes": lobes})
+    >>> bool(found["lobes"].correlation[1] > 0.9), bool(found["lobes"].q_value[1] < 1e-6)
+    (True, True)
+    """
+    from scipy.stats import false_discovery_control
+
+    values, names, _ = _table(values, feature_names, None)
+    found = {}
+    for attribute, given in attributes.items():
+        y = np.asarray(given, dtype=np.float64)
+        if y.shape != (len(values),):
+            raise ValueError(
+                f"Length of attribute {attribute!r} ({y.size}) must match number of cells "
+                f"({len(values)})"
+            )
+        used = ~np.isnan(y)
+        if used.sum() < 4 or not np.isfinite(y[used]).all() or np.ptp(y[used]) == 0:
+            raise ValueError(
+                f"attribute {attribute!r} must be known, finite, of at least 4 cells and differ "
+                f"between them, got {int(used.sum())} of {len(set(y[used].tolist()))} values"
+            )
+        found[attribute] = (*_spearman(values[used], y[used]), used)
+    if not found:
+        raise ValueError("expected at least one attribute, got none")
+    p_values = np.array([p_value for _, p_value, _ in found.values()])
+    q_values = false_discovery_control(p_values, axis=None).reshape(p_values.shape)
+    return {
+        attribute: Association(
+            feature_names=names,
+            correlation=correlation,
+            p_value=p_value,
+            q_value=q_value,
+            samples=[str(i) for i in np.flatnonzero(used)],
+            left_out=[str(i) for i in np.flatnonzero(~used)],
+        )
+        for (attribute, (correlation, p_value, used)), q_value in zip(
+            found.items(), q_values, strict=True
+        )
+    }
+
+
 def explain_calls(classifier: Any, values: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What each feature adds to a call: what the called type's margin over its nearest rival would
     lose if that feature alone were as in the average training cell.
@@ -446,7 +527,7 @@ def explain_calls(classifier: Any, values: Any) -> tuple[np.ndarray, np.ndarray,
 
 
 def _table(
-    values: Any, names: Sequence[str] | None, labels: Iterable[Any]
+    values: Any, names: Sequence[str] | None, labels: Iterable[Any] | None
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Values, the names of their columns, and one name per row, checked."""
     if names is None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from wbcprof._lazy import attach
 
 if TYPE_CHECKING:  # what `__getattr__` gives
+    from wbcprof.images.attributes import read_attributes as read_attributes
     from wbcprof.images.boxes import Box as Box
     from wbcprof.images.boxes import read_boxes as read_boxes
     from wbcprof.images.copies import DuplicateWarning as DuplicateWarning
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "attributes": ["read_attributes"],
         "boxes": ["Box", "read_boxes"],
         "copies": ["DuplicateWarning", "find_copies"],
         "fields": ["Field", "FieldSource", "open_fields"],

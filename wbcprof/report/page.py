@@ -45,7 +45,7 @@ from wbcprof.report.pictures import (
     tiles_of,
 )
 from wbcprof.report.places import find_places
-from wbcprof.report.tables import counts, differences, methods, scores
+from wbcprof.report.tables import agreements, counts, differences, methods, scores
 from wbcprof.threads import resolve_threads
 
 _NEAREST = 8  # cells named beside the selected one
@@ -65,6 +65,7 @@ def write_report(
     labels: Iterable[Any] | None = None,
     groups: Any = None,
     samples: Mapping[str, str] | None = None,
+    attributes: Mapping[str, Mapping[str, float]] | None = None,
     calls: str = "cross-validated",
     figure_folder: str | os.PathLike[str] | None = None,
     figure_format: str = "pdf",
@@ -96,6 +97,9 @@ def write_report(
         reads them: for cross-validated calls, no group lies in several folds.
     samples : mapping from image id to sample name, optional
         The differential count is then made per sample.
+    attributes : mapping from name to mapping from image id to number, optional
+        What was noted of the cells, as `wbcprof.images.read_attributes` reads it: the page then
+        says which signatures agree with what. Of 20 cells at least.
     calls : {"cross-validated", "model"}
         Who names the types. "cross-validated": classifiers trained on these profiles, each cell
         called by one that has not seen it (5 folds; 2 beyond 3,000 labelled cells). "model": the
@@ -180,6 +184,11 @@ def write_report(
         )
     if samples is not None:
         tell_of_gaps(samples, cells.ids, "the table of samples")
+    if attributes is not None and set(cells.ids).isdisjoint(set().union(*attributes.values())):
+        raise ValueError(
+            f"attributes are of none of the {len(cells.ids)} images: expected ids such as "
+            f"{cells.ids[0]!r}"
+        )
     tell("calling", 0, len(cells.ids))
     called = call_cells(model, cells, calls, random_state, partial(tell, "calling"))
     tell("ranking signatures", 0, None)
@@ -187,7 +196,7 @@ def write_report(
     tell("mapping", 0, None)
     points, map_note = map_of(subject, random_state, files)
     pictures = draw(subject, files, partial(tell, "drawing"))
-    html = _render(subject, points, map_note, pictures, samples, title, note, found)
+    html = _render(subject, points, map_note, pictures, samples, attributes, title, note, found)
     write_html(path, html)
 
 
@@ -197,6 +206,7 @@ def _render(
     map_note: str,
     pictures: dict[str, dict[str, str]],
     samples: Mapping[str, str] | None,
+    attributes: Mapping[str, Mapping[str, float]] | None,
     title: str,
     note: str,
     found: SetCheck | None,
@@ -206,6 +216,7 @@ def _render(
     tiles = tiles_of(subject.model)
     score_rows = scores(subject)
     marks, marks_note = differences(subject)
+    words, words_note = agreements(subject, attributes or {})
     gallery, gallery_note = _gallery(subject)
     by_call = []
     if subject.opens_on_cells:
@@ -259,6 +270,8 @@ def _render(
         counts=counts(subject, samples),
         differences=marks,
         differences_note=marks_note,
+        agreements=words,
+        agreements_note=words_note,
         methods=methods(subject),
         parameters=[(name, str(value)) for name, value in subject.model.parameters.items()],
     )

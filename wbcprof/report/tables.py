@@ -10,6 +10,7 @@ import numpy as np
 
 from wbcprof.analysis.compare import (
     DifferentialCount,
+    associate_attributes,
     differential_count,
     differential_signatures,
 )
@@ -20,6 +21,8 @@ from wbcprof.report.calls import Subject
 
 _TABLE_SAMPLES, _TABLE_TYPES = 50, 16
 _MARKS = 5  # signatures that mark a type, of each
+_MOST_ATTRIBUTES, _LEAST_KNOWN = 30, 20  # shown; cells of which one must be known
+_LARGEST_Q = 0.01  # of a signature that agrees with an attribute
 
 
 def scores(subject: Subject) -> list[dict[str, str]]:
@@ -157,6 +160,51 @@ def differences(subject: Subject) -> tuple[list[tuple[str, list[dict[str, Any]]]
         "every cell of the type has more of the signature than every other cell, 0 where chance "
         "decides; q is the false-discovery rate of the Mann-Whitney test over all types and "
         "signatures. Cells are taken as independent: with few persons behind them, q is too small."
+    )
+
+
+def agreements(
+    subject: Subject, attributes: Mapping[str, Mapping[str, float]]
+) -> tuple[list[tuple[str, list[dict[str, Any]]]], str]:
+    """Per attribute, by falling agreement, the signatures that agree most with it, in the block
+    where they do."""
+    cells = subject.cells
+    columns = {
+        name: np.array([of.get(image_id, np.nan) for image_id in cells.ids])
+        for name, of in attributes.items()
+    }
+    known = {
+        name: values
+        for name, values in columns.items()
+        if (~np.isnan(values)).sum() >= _LEAST_KNOWN
+        and len(np.unique(values[~np.isnan(values)])) > 1
+    }
+    if not known:
+        return [], ""
+    h, blocks = cells.n_signatures, cells.blocks
+    rows = []
+    for name, found in associate_attributes(cells.values, known).items():
+        correlation = found.correlation.reshape(-1, h)
+        block = np.abs(correlation).argmax(axis=0)
+        strongest = np.abs(correlation).max(axis=0)
+        marks = [
+            {
+                "signature": int(s),
+                "block": blocks[block[s]] if len(blocks) > 1 else "",
+                "effect": f"{correlation[block[s], s]:+.2f}",
+                "q": _q(found.q_value[block[s] * h + s]),
+            }
+            for s in np.argsort(-strongest, kind="stable")[:_MARKS]
+            if found.q_value[block[s] * h + s] < _LARGEST_Q
+        ]
+        told = f"{name} ({len(found.samples):,} cells)"
+        rows.append((float(strongest.max()), told, marks))
+    rows.sort(key=lambda row: -row[0])
+    return [(name, marks) for _, name, marks in rows if marks][:_MOST_ATTRIBUTES], (
+        "What was noted of the cells, and the signatures that agree most with it: Spearman's rank "
+        "correlation, +1 where more of the signature always means more of the attribute, and its "
+        "false-discovery rate over all attributes and signatures. Cells are taken as independent: "
+        "with few persons behind them, q is too small."
     )
 
 
