@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.evaluation import evaluate as evaluate
     from wbcprof.analysis.external import ExternalEvaluation as ExternalEvaluation
     from wbcprof.analysis.external import evaluate_external as evaluate_external
+    from wbcprof.analysis.grouping import Groups as Groups
+    from wbcprof.analysis.grouping import group_profiles as group_profiles
+    from wbcprof.analysis.labelling import SpreadLabels as SpreadLabels
     from wbcprof.analysis.monitoring import Flag as Flag
     from wbcprof.analysis.monitoring import Monitor as Monitor
     from wbcprof.analysis.monitoring import SlideSummary as SlideSummary
@@ -52,6 +55,7 @@ __getattr__, __dir__, __all__ = attach(
         "evaluation": ["Evaluation", "evaluate"],
         "external": ["ExternalEvaluation", "evaluate_external"],
         "figures": ["figures"],
+        "grouping": ["Groups", "group_profiles"],
         "monitoring": ["Flag", "Monitor", "SlideSummary", "summarise"],
         "naming": ["ClassifiedShards", "classify_to_shards"],
         "novelty": ["NamedCells", "SetCheck", "StrangeCellsWarning", "check_set", "name_cells"],

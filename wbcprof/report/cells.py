@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from wbcprof.analysis.grouping import comparable
 from wbcprof.checks import UNLABELLED, label_names
 from wbcprof.images.copies import thumbnail
 from wbcprof.images.groups import groups_of, one_group_each
@@ -67,13 +68,8 @@ class Cells:
 
     @cached_property
     def comparable(self) -> np.ndarray:
-        """Signed square roots, each block scaled so that no pool outweighs another."""
-        root = np.sign(self.values) * np.sqrt(np.abs(self.values))
-        root = root.reshape(len(root), -1, self.n_signatures)
-        spread = np.sqrt(root.var(axis=0).mean(axis=1))
-        root /= np.where(spread > 0, spread, 1)[:, None]
-        result: np.ndarray = root.reshape(self.values.shape)
-        return result
+        """See `wbcprof.analysis.grouping.comparable`."""
+        return comparable(self.values, self.feature_names)
 
 
 def read_cells(
