@@ -345,6 +345,28 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
     _add_choice(parser)
 
 
+def _label_options(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, "model file; it needs no classifier")
+    parser.add_argument("images", metavar="IMAGES", help="folder or image; labels are not used")
+    parser.add_argument("-o", "--output", required=True, metavar="HTML", help="file to write")
+    parser.add_argument(
+        "--types",
+        type=lambda text: [name.strip() for name in text.split(",")],
+        metavar="A,B",
+        help="names that the keys 1 to 9 give; default: those of the model, or the five of blood",
+    )
+    parser.add_argument(
+        "--groups",
+        dest="n_groups",
+        type=int,
+        metavar="N",
+        help="groups of like cells; default: as many as describe the cells best",
+    )
+    parser.add_argument("--title", metavar="TEXT", help="heading of the page")
+    _add_threads(parser)
+    _add_choice(parser)
+
+
 def _monitor_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "model file")
     parser.add_argument(
@@ -1272,6 +1294,26 @@ def _report(options: argparse.Namespace) -> None:
     _check_all_read(options, len(images.skipped), "")
 
 
+def _label(options: argparse.Namespace) -> None:
+    from wbcprof.files import HTML, check_output
+    from wbcprof.model.model import load
+    from wbcprof.report.label import write_label_page
+
+    check_output(options.output, HTML)
+    groups = write_label_page(
+        load(options.model),
+        _images(options),
+        options.output,
+        n_threads=options.threads,
+        progress=_Stages(),
+        **_given(options, ["types", "n_groups", "title"]),
+    )
+    _say(
+        f"{len(groups.ids)} cells in {groups.n_groups} groups: {options.output}; open it in any "
+        "browser, name cells, and download labels.csv for 'wbcprof fit --labels'"
+    )
+
+
 def _figure_options(options: argparse.Namespace) -> dict[str, Any]:
     """Folder, format and width of figures, as far as given; what is wrong is told at once."""
     from wbcprof.analysis.figures import FigureFiles
@@ -1506,6 +1548,12 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], _Options, str, 
         _report_options,
         "Write one HTML file about a set of cells: map, calls, differential count, signatures.",
         "cells.wbcprof cells/ -o report.html",
+    ),
+    "label": (
+        _label,
+        _label_options,
+        "Write one HTML file on which a person names groups of cells, then cells, without labels.",
+        "cells.wbcprof cells/ -o label.html",
     ),
     "monitor": (
         _monitor,

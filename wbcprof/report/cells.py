@@ -80,8 +80,9 @@ def read_cells(
     n_threads: int,
     groups: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
+    look: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Cells:
-    """One pass over the images."""
+    """One pass over the images; `look` is the part of an image that its thumbnail shows."""
     from PIL import Image, ImageOps
 
     source = open_images(images, labels, min_size=model.min_size)
@@ -120,7 +121,8 @@ def read_cells(
             looks.append(thumbnail(cell.pixels))
             names.extend(label_names([cell.label]))
             if index in drawn:
-                image = ImageOps.pad(Image.fromarray(cell.pixels), (side, side), color="#e8e8e8")
+                seen = cell.pixels if look is None else look(cell.pixels)
+                image = ImageOps.pad(Image.fromarray(seen), (side, side), color="#e8e8e8")
                 shown.append(index)
                 thumbnails.append(np.asarray(image))
             name = names[-1]
