@@ -77,6 +77,21 @@ class Browser:
         mouse = {"type": "pointer", "id": "mouse", "actions": steps}
         self._call("POST", "/actions", {"actions": [mouse]})
 
+    def drag(self, *points):
+        """Press at the first point, go through all, and let go."""
+        moves = [{"type": "pointerMove", "duration": 20, "x": round(x), "y": round(y)}
+                 for x, y in points]  # fmt: skip
+        press = [{"type": "pointerDown", "button": 0}]
+        steps = [moves[0], *press, *moves[1:], {"type": "pointerUp", "button": 0}]
+        mouse = {"type": "pointer", "id": "mouse", "actions": steps}
+        self._call("POST", "/actions", {"actions": [mouse]})
+
+    def colours(self, scheme):
+        """Lay the page out as for someone who likes "light" or "dark" pages."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        command = {"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}}
+        self._call("POST", "/goog/cdp/execute", command)
+
     def key(self, *keys):
         steps = [{"type": t, "value": key} for key in keys for t in ("keyDown", "keyUp")]
         self._call("POST", "/actions", {"actions": [{"type": "key", "id": "k", "actions": steps}]})

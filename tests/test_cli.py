@@ -15,7 +15,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from pages import undrawn
+from pages import Page, undrawn
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -464,15 +464,60 @@ def test_adapt_refuses_labels_of_strange_images_and_types(model_file, elsewhere,
         arguments = ["adapt", model_file, elsewhere, "--labels", table, "-o", tmp_path / "there"]
         return complain(arguments, capsys)
 
-    error = refused([(ids[0], "basophil"), ("who.png", "basophil")])
-    assert "1 of 2 images are not among the 24 given, first 'who.png'" in error and ids[0] in error
+    error = refused([("who.png", "basophil")])
+    assert "none of its 1 rows names one, its first is 'who.png'" in error and ids[0] in error
     error = refused([(ids[0], "smudge")])
     assert "labels must be types of the model, atypical_lymphocyte" in error and "smudge" in error
-    assert "expected rows below the first line, got none" in refused([])
+    assert "expected rows with an image and its label, got none" in refused([])
     (tmp_path / "other.csv").write_text(f"cell,kind\n{ids[0]},basophil\n")
     arguments = ["adapt", model_file, elsewhere, "--labels", tmp_path / "other.csv"]
     assert "a column label or type" in complain([*arguments, "-o", tmp_path / "there"], capsys)
     assert not (tmp_path / "there").exists()
+
+
+@pytest.fixture
+def two_people(folder, tmp_path):
+    """Tables of Ada and Ben, who call the cells granular or not, and differ on the first."""
+    ids = open_images(folder).ids()
+    types = ["granular" if "phil" in name else "not granular" for name in ids]
+    ada = labels_file(tmp_path / "Ada.csv", list(zip(ids, types, strict=True))[:40])
+    ben = labels_file(
+        tmp_path / "Ben.csv", [(ids[0], "granular"), *zip(ids[1:9], types[1:9], strict=True)]
+    )
+    return ids, types, ada, ben
+
+
+def test_labels_of_tables_take_the_place_of_folders(folder, two_people, tmp_path, capsys):
+    ids, _, ada, ben = two_people
+    model = tmp_path / "m.wbcprof"
+    fit = ["fit", folder, "-o", model, *LEARN, "--labels", ada, "--labels", ben]
+    assert main(list(map(str, fit))) == 0
+    said = capsys.readouterr().err
+    assert "39 of 48 images have a label: granular 16, not granular 23" in said
+    assert f"called differently: {ids[0]!r}: not granular (Ada), granular (Ben)" in said
+    assert "Ada and Ben: 9 cells, Cohen's kappa" in said
+    assert wbcprof.load(model).classifier.classes_.tolist() == ["granular", "not granular"]
+
+    one = ["--labels", str(ada)]
+    assert main(["evaluate", str(folder), "--model", str(model), "--repeats", "2", *one]) == 0
+    assert "not granular" in capsys.readouterr().out
+    assert main(["evaluate", "--test", str(folder), "--model", str(model), *one]) == 0
+    assert "not granular" in capsys.readouterr().out
+    with undrawn():
+        report = str(tmp_path / "r.html")
+        assert main(["report", str(model), str(folder), "-o", report, *one]) == 0
+    names = {entry["name"] for entry in Page(report).data["types"]}
+    assert names == {"granular", "not granular", "unlabelled"}
+
+
+def test_how_far_people_agree(folder, two_people, tmp_path, capsys):
+    ids, _, ada, ben = two_people
+    out = tmp_path / "differ.csv"
+    assert main(["agree", str(folder), str(ada), str(ben), "-o", str(out)]) == 0
+    assert "called differently: 1 cells" in capsys.readouterr().out
+    assert out.read_text().splitlines() == ["image,Ada,Ben", f"{ids[0]},not granular,granular"]
+    error = complain(["agree", folder, ada], capsys)
+    assert "expected labels of two people at least, got Ada" in error
 
 
 def test_adapt_warns_of_few_cells_and_needs_a_classifier(

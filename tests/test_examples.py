@@ -34,6 +34,7 @@ MADE_BY = {
     "wbcprof.analysis.compare.PassingBablok": "wbcprof.analysis.compare.passing_bablok",
     "wbcprof.analysis.compare.Differences": "wbcprof.analysis.compare.differential_signatures",
     "wbcprof.analysis.compare.DifferentialCount": "wbcprof.analysis.compare.differential_count",
+    "wbcprof.analysis.RaterAgreement": "wbcprof.analysis.compare_raters",
     "wbcprof.datasets.Leukocytes": "wbcprof.datasets.make_leukocytes",
     "wbcprof.datasets.Smear": "wbcprof.datasets.make_smear",
     "wbcprof.analysis.NamedCell": "wbcprof.analysis.count_smears",

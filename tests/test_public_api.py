@@ -32,6 +32,7 @@ RESULTS = {
     "Smear", "Field", "FieldSource", "NamedCell", "SeenField", "SmearCount", "SmearResult",
     "FieldCells", "SmearCell", "FoundCells", "ClassifiedShards", "ExternalEvaluation",
     "BlandAltman", "Concordance", "CorrectedCount", "CountAgreement", "PassingBablok",
+    "Groups", "SpreadLabels", "Labels", "RaterAgreement",
 }  # fmt: skip
 STORED = Path(__file__).parent / "public_api.txt"
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.model.model import profile as profile
     from wbcprof.model.profiles import Profiles as Profiles
     from wbcprof.model.sparse import sparse_encode as sparse_encode
+    from wbcprof.report.label import write_label_page as write_label_page
     from wbcprof.report.page import write_report as write_report
     from wbcprof.report.smear import write_smear as write_smear
     from wbcprof.scale import shards as shards
@@ -59,6 +60,7 @@ __getattr__, __dir__, __all__ = attach(
         "model.model": ["Model", "load", "profile"],
         "model.profiles": ["Profiles"],
         "model.sparse": ["sparse_encode"],
+        "report.label": ["write_label_page"],
         "report.page": ["write_report"],
         "report.smear": ["write_smear"],
         "scale.shards": ["shards"],

@@ -118,7 +118,11 @@ def _spare_inputs(options: argparse.Namespace) -> None:
     """Refuse an output in the place of what is read, or of an image, which would be lost."""
     from wbcprof.images.folders import IMAGE_SUFFIXES
 
-    inputs = [(name, getattr(options, name, None)) for name in _READ]
+    inputs = [
+        (name, path)
+        for name, given in ((name, getattr(options, name, None)) for name in _READ)
+        for path in (given if isinstance(given, list) else [given])
+    ]
     for name in _WRITTEN:
         path = getattr(options, name, None)
         if path is None or not os.path.isfile(path):
@@ -192,6 +196,7 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
         help="say of each iteration also how many codes are not zero, and how many signatures were "
         "replaced",
     )
+    _add_labels(parser)
     _add_groups(parser, "where the classifier is tuned and calibrated")
     _add_dask(parser, "learn signatures on the workers of this Dask scheduler")
     _add_learning(parser)
@@ -269,15 +274,27 @@ def _suggest_options(parser: argparse.ArgumentParser) -> None:
 def _adapt_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "model file with a classifier")
     parser.add_argument("images", metavar="IMAGES", help="folder or image of the other laboratory")
-    parser.add_argument(
-        "--labels",
-        metavar="CSV",
-        help="columns image and label: types of some of the images; those of folders are not used",
-    )
     parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="file to write")
+    _add_labels(parser)
     _add_pixel_size(parser)
     _add_threads(parser)
     _add_choice(parser)
+
+
+def _agree_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="IMAGES", help="folder or image; none is decoded")
+    parser.add_argument(
+        "labels",
+        metavar="CSV",
+        nargs="+",
+        help="columns image and label, of a person each, or one with a column person",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help=".csv, .xlsx, .parquet or .jsonl file to write cells to that were called differently",
+    )
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
@@ -297,6 +314,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
         "half of each repeat",
     )
     parser.add_argument("--repeats", type=int, metavar="N", help="default 10")
+    _add_labels(parser)
     _add_groups(parser, "of a split")
     parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON")
     parser.add_argument("--csv", metavar="FILE", help="write the table of types as CSV")
@@ -316,6 +334,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         default="cross-validated",
         help="types by cross-validation on these images (default), or by the model's classifier",
     )
+    _add_labels(parser)
     _add_groups(parser, "of the cross-validation")
     parser.add_argument(
         "--samples", metavar="CSV", help="columns image and sample: a differential count of each"
@@ -329,6 +348,28 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
     _add_figures(parser)
     parser.add_argument("--title", metavar="TEXT", help="heading of the page")
     _add_strict(parser)
+    _add_threads(parser)
+    _add_choice(parser)
+
+
+def _label_options(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, "model file; it needs no classifier")
+    parser.add_argument("images", metavar="IMAGES", help="folder or image; labels are not used")
+    parser.add_argument("-o", "--output", required=True, metavar="HTML", help="file to write")
+    parser.add_argument(
+        "--types",
+        type=lambda text: [name.strip() for name in text.split(",")],
+        metavar="A,B",
+        help="names that the keys 1 to 9 give; default: those of the model, or the five of blood",
+    )
+    parser.add_argument(
+        "--groups",
+        dest="n_groups",
+        type=int,
+        metavar="N",
+        help="groups of like cells; default: as many as describe the cells best",
+    )
+    parser.add_argument("--title", metavar="TEXT", help="heading of the page")
     _add_threads(parser)
     _add_choice(parser)
 
@@ -548,6 +589,17 @@ def _add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--labels",
+        action="append",
+        metavar="CSV",
+        help="columns image and label, and person where there are several: types of the images, or "
+        "of some; those of folders are then not used. May be given again, for another person; what "
+        "people disagree on stays without a label",
+    )
+
+
 def _add_groups(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--groups",
@@ -659,12 +711,29 @@ def _images(options: argparse.Namespace, *, types: bool = False) -> ImageSource:
     from wbcprof.images.source import open_images
 
     source = open_images(options.images, level=options.level, planes=options.planes)
-    if types and options.level is None and source.listing and (odd := source.listing.oddity()):
+    if getattr(options, "labels", None):
+        source = _labelled(options.labels, source)
+    elif types and options.level is None and source.listing and (odd := source.listing.oddity()):
         raise ValueError(f"{odd}; or --level 1 if they are types after all")
     source = source.choose(options.only, options.exclude, options.min_per_type)
     for line in source.describe():
         _say(line)
     return source
+
+
+def _labelled(tables: Sequence[str], source: ImageSource) -> ImageSource:
+    """The same images, labelled by these tables; says what was found, and how far people agree."""
+    from wbcprof.images.labels import read_labels
+    from wbcprof.images.source import open_images
+
+    found = read_labels(tables, source)
+    for line in found.describe():
+        _say(line)
+    if len(found.by_person) > 1:
+        from wbcprof.analysis.raters import compare_raters
+
+        _say_lines(compare_raters(found.by_person).to_text())
+    return open_images(source, found.labels)
 
 
 def _groups(options: argparse.Namespace, source: ImageSource) -> dict[str, str] | None:
@@ -1095,21 +1164,10 @@ def _adapt(options: argparse.Namespace) -> None:
 
     check_output(options.output)
     images = _images(options)
-    ids = images.ids()
-    known: dict[str, str] = {}
-    if options.labels is not None:
-        from wbcprof.images.tables import LABEL_COLUMNS, read_by_image
-
-        known = read_by_image(options.labels, LABEL_COLUMNS, ids)
-        strange = sorted(known.keys() - set(ids))
-        if strange:
-            raise ValueError(
-                f"{options.labels}: {len(strange)} of {len(known)} images are not among the "
-                f"{len(ids)} given, first {strange[0]!r}; those are named such as {ids[0]!r}"
-            )
+    labels = images.labels if options.labels else None
     model = load(options.model).adapt(
         images,
-        [known.get(image_id) for image_id in ids],
+        labels or [None] * images.n,
         pixel_size=options.pixel_size,
         n_threads=options.threads,
         progress=_Progress("profiling"),
@@ -1160,7 +1218,7 @@ def _evaluate_halves(options: argparse.Namespace) -> Scores:
 
         _refuse_learning(parameters, options)
         parameters = {"model": load(options.model), "n_threads": options.threads}
-    images = _images(options, types=True)
+    images = _scored(options)
     return evaluate(
         images,
         groups=_groups(options, images),
@@ -1169,6 +1227,12 @@ def _evaluate_halves(options: argparse.Namespace) -> Scores:
         **parameters,
         **_given(options, ["repeats"]),
     )
+
+
+def _scored(options: argparse.Namespace) -> ImageSource:
+    """The images to evaluate on: of tables of labels, those that these label."""
+    images = _images(options, types=True)
+    return images.labelled() if options.labels else images
 
 
 def _evaluate_external(options: argparse.Namespace) -> Scores:
@@ -1180,7 +1244,7 @@ def _evaluate_external(options: argparse.Namespace) -> Scores:
     given = _learning_parameters(options) | _given(options, ["repeats"])
     _refuse_learning(given | ({"seed": options.seed} if options.seed else {}), options)
     options.images = options.test
-    images = _images(options, types=True)
+    images = _scored(options)
     return evaluate_external(
         load(options.model),
         images,
@@ -1241,6 +1305,26 @@ def _report(options: argparse.Namespace) -> None:
     )
     _say(f"report written to {options.output}; it opens in any browser, without a network")
     _check_all_read(options, len(images.skipped), "")
+
+
+def _label(options: argparse.Namespace) -> None:
+    from wbcprof.files import HTML, check_output
+    from wbcprof.model.model import load
+    from wbcprof.report.label import write_label_page
+
+    check_output(options.output, HTML)
+    groups = write_label_page(
+        load(options.model),
+        _images(options),
+        options.output,
+        n_threads=options.threads,
+        progress=_Stages(),
+        **_given(options, ["types", "n_groups", "title"]),
+    )
+    _say(
+        f"{len(groups.ids)} cells in {groups.n_groups} groups: {options.output}; open it in any "
+        "browser, name cells, and download labels.csv for 'wbcprof fit --labels'"
+    )
 
 
 def _figure_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -1398,6 +1482,24 @@ def _info(options: argparse.Namespace) -> None:
     _print(json.dumps({"parameters": model.parameters, "provenance": model.provenance}, indent=2))
 
 
+def _agree(options: argparse.Namespace) -> None:
+    from wbcprof.analysis.raters import compare_raters
+    from wbcprof.files import TABLES, check_output
+    from wbcprof.images.labels import read_labels
+    from wbcprof.images.source import open_images
+
+    if options.output is not None:
+        check_output(options.output, TABLES)
+    found = read_labels(options.labels, open_images(options.images))
+    agreement = compare_raters(found.by_person)
+    _print(agreement.to_text())
+    if options.output is not None:
+        rows = ({"image": cell, **said} for cell, said in agreement.disagreements.items())
+        columns = ["image", *agreement.persons]
+        _write_table(options.output, columns, ({c: row.get(c) for c in columns} for row in rows))
+        _say(f"{len(agreement.disagreements)} cells called differently: {options.output}")
+
+
 def _demo(options: argparse.Namespace) -> None:
     from wbcprof.demo import run_demo
 
@@ -1442,6 +1544,12 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], _Options, str, 
         "Make a model for another laboratory, from its cells without labels or with a few.",
         "cells.wbcprof their-cells/ -o there.wbcprof",
     ),
+    "agree": (
+        _agree,
+        _agree_options,
+        "Say how far people agree who labelled the same cells, and which cells they differ on.",
+        "cells/ ada.csv ben.csv -o differ.csv",
+    ),
     "evaluate": (
         _evaluate,
         _evaluate_options,
@@ -1453,6 +1561,12 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], _Options, str, 
         _report_options,
         "Write one HTML file about a set of cells: map, calls, differential count, signatures.",
         "cells.wbcprof cells/ -o report.html",
+    ),
+    "label": (
+        _label,
+        _label_options,
+        "Write one HTML file on which a person names groups of cells, then cells, without labels.",
+        "cells.wbcprof cells/ -o label.html",
     ),
     "monitor": (
         _monitor,

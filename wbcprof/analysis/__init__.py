@@ -23,6 +23,10 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.exemplars import find_exemplars as find_exemplars
     from wbcprof.analysis.external import ExternalEvaluation as ExternalEvaluation
     from wbcprof.analysis.external import evaluate_external as evaluate_external
+    from wbcprof.analysis.grouping import Groups as Groups
+    from wbcprof.analysis.grouping import group_profiles as group_profiles
+    from wbcprof.analysis.labelling import SpreadLabels as SpreadLabels
+    from wbcprof.analysis.labelling import spread_labels as spread_labels
     from wbcprof.analysis.monitoring import Flag as Flag
     from wbcprof.analysis.monitoring import Monitor as Monitor
     from wbcprof.analysis.monitoring import SlideSummary as SlideSummary
@@ -35,6 +39,8 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.analysis.novelty import check_set as check_set
     from wbcprof.analysis.novelty import name_cells as name_cells
     from wbcprof.analysis.quality import flag_images as flag_images
+    from wbcprof.analysis.raters import RaterAgreement as RaterAgreement
+    from wbcprof.analysis.raters import compare_raters as compare_raters
     from wbcprof.analysis.slides import read_slides as read_slides
     from wbcprof.analysis.smears import NamedCell as NamedCell
     from wbcprof.analysis.smears import SeenField as SeenField
@@ -56,10 +62,13 @@ __getattr__, __dir__, __all__ = attach(
         "exemplars": ["Exemplars", "Place", "find_exemplars"],
         "external": ["ExternalEvaluation", "evaluate_external"],
         "figures": ["figures"],
+        "grouping": ["Groups", "group_profiles"],
+        "labelling": ["SpreadLabels", "spread_labels"],
         "monitoring": ["Flag", "Monitor", "SlideSummary", "summarise"],
         "naming": ["ClassifiedShards", "classify_to_shards"],
         "novelty": ["NamedCells", "SetCheck", "StrangeCellsWarning", "check_set", "name_cells"],
         "quality": ["flag_images"],
+        "raters": ["RaterAgreement", "compare_raters"],
         "slides": ["read_slides"],
         "smears": ["NamedCell", "SeenField", "SmearCount", "SmearResult", "count_smears"],
         "suggestion": ["Suggestion", "suggest"],

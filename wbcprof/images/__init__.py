@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # what `__getattr__` gives
     from wbcprof.images.fields import FieldSource as FieldSource
     from wbcprof.images.fields import open_fields as open_fields
     from wbcprof.images.groups import read_groups as read_groups
+    from wbcprof.images.labels import Labels as Labels
+    from wbcprof.images.labels import read_labels as read_labels
     from wbcprof.images.source import ImageWarning as ImageWarning
     from wbcprof.images.source import open_images as open_images
 
@@ -25,6 +27,7 @@ __getattr__, __dir__, __all__ = attach(
         "copies": ["DuplicateWarning", "find_copies"],
         "fields": ["Field", "FieldSource", "open_fields"],
         "groups": ["read_groups"],
+        "labels": ["Labels", "read_labels"],
         "source": ["ImageWarning", "open_images"],
     },
 )

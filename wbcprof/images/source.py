@@ -407,6 +407,16 @@ class ImageSource(Shown):
                 f"none of the {len(ids)} images is left: only={list(only)}, "
                 f"exclude={list(exclude)}, min_per_type={min_per_type}; ids are such as {ids[0]!r}"
             )
+        return self._at(kept)
+
+    def labelled(self) -> ImageSource:
+        """The images that have a label; ValueError where none has."""
+        kept = [i for i, label in enumerate(self.labels or ()) if label is not None]
+        if not kept:
+            raise ValueError("none of the images has a label")
+        return self if len(kept) == self.n else self._at(kept)
+
+    def _at(self, kept: Sequence[int]) -> ImageSource:
         runs: list[list[int]] = []
         for i in kept:
             if runs and runs[-1][1] == i:

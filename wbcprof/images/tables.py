@@ -26,6 +26,7 @@ GROUP_COLUMNS = (
     "group", "patient", "slide", "patient_id", "slide_id", "subject", "subject_id", "donor",
     "donor_id", "case", "case_id",
 )  # fmt: skip
+PERSON_COLUMNS = ("person", "rater", "annotator", "reader", "observer", "expert")
 SAMPLE_COLUMNS = ("sample", "sample_id", "sample_name", "specimen", "patient", "slide")
 SLIDE_COLUMNS = ("slide", "slide_id", "slide_name")
 TIME_COLUMNS = ("time", "date", "datetime", "date_time", "timestamp")

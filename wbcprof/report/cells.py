@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from wbcprof.analysis.grouping import comparable
 from wbcprof.checks import UNLABELLED, label_names
 from wbcprof.images.copies import thumbnail
 from wbcprof.images.groups import groups_of, one_group_each
@@ -68,13 +69,8 @@ class Cells:
 
     @cached_property
     def comparable(self) -> np.ndarray:
-        """Signed square roots, each block scaled so that no pool outweighs another."""
-        root = np.sign(self.values) * np.sqrt(np.abs(self.values))
-        root = root.reshape(len(root), -1, self.n_signatures)
-        spread = np.sqrt(root.var(axis=0).mean(axis=1))
-        root /= np.where(spread > 0, spread, 1)[:, None]
-        result: np.ndarray = root.reshape(self.values.shape)
-        return result
+        """See `wbcprof.analysis.grouping.comparable`."""
+        return comparable(self.values, self.feature_names)
 
 
 def read_cells(
@@ -85,8 +81,9 @@ def read_cells(
     n_threads: int,
     groups: Any = None,
     progress: Callable[[int, int | None], None] | None = None,
+    look: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Cells:
-    """One pass over the images."""
+    """One pass over the images; `look` is the part of an image that its thumbnail shows."""
     from PIL import Image, ImageOps
 
     source = open_images(images, labels, min_size=model.min_size)
@@ -125,7 +122,8 @@ def read_cells(
             looks.append(thumbnail(cell.pixels))
             names.extend(label_names([cell.label]))
             if index in drawn:
-                image = ImageOps.pad(Image.fromarray(cell.pixels), (side, side), color="#e8e8e8")
+                seen = cell.pixels if look is None else look(cell.pixels)
+                image = ImageOps.pad(Image.fromarray(seen), (side, side), color="#e8e8e8")
                 shown.append(index)
                 thumbnails.append(np.asarray(image))
             name = names[-1]

@@ -280,10 +280,16 @@ def map_of(
             f" Of {len(groups):,} cells, {len(shown):,} drawn at random are on the map and among "
             "the misclassified; all other figures are over all cells."
         )
+    return on_map(points), note
+
+
+def on_map(points: np.ndarray) -> np.ndarray:
+    """Points (n, 2) as px in 800 x 600."""
     low, high = points.min(axis=0), points.max(axis=0)
     reach = np.where(high > low, high - low, 1)
     middle = np.where(high > low, (points - low) / reach, 0.5)
-    return np.round([20, 20] + middle * [760, 560], 1), note
+    found: np.ndarray = np.round([20, 20] + middle * [760, 560], 1)
+    return found
 
 
 def sheet_of(thumbnails: Sequence[np.ndarray], quality: int) -> dict[str, Any]:

@@ -148,13 +148,7 @@ const buttons = new Map();
 
 function thumb(i, side) {
   if (i >= n) return pictureOf(i, side);
-  const element = make("span", { class: "thumb" }), style = element.style;
-  const { per_row: perRow, per_sheet: perSheet } = data.sheet, place = cells.thumb[i], k = place % perSheet;
-  element.classList.add(`s${Math.floor(place / perSheet)}`);
-  style.width = style.height = `${side}px`;
-  style.backgroundSize = `${perRow * side}px auto`;
-  style.backgroundPosition = `${-(k % perRow) * side}px ${-Math.floor(k / perRow) * side}px`;
-  return element;
+  return fromSheet(cells.thumb[i], side);
 }
 
 // A marked cell, out of the picture of its field.
@@ -427,15 +421,6 @@ function openSlide(s) {
 
 // ---- tables ----
 
-// A spreadsheet runs cells that begin so; an apostrophe stops it, see the package's csv_text.
-function cell(value) {
-  let text = value === null || value === undefined ? "" : String(value);
-  if (typeof value === "string" && /^'*(?:[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]|$)/.test(text) && text) text = `'${text}`;
-  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-}
-
-const table = (rows) => rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
-
 const word = (type) => (type >= 0 ? typeName(type) : ["", "unsure", "unlike", "cut"][-type]);
 
 function cellTable() {
@@ -450,7 +435,7 @@ function cellTable() {
       Math.max(0, left), Math.max(0, top), Math.min(right, data.fields.whole[f][1]), Math.min(bottom, data.fields.whole[f][0]),
       i < n ? word(cells.call[i]) : "", by === "person" ? word(type) : "", by]);
   }
-  return table(rows);
+  return csvTable(rows);
 }
 
 function countTable() {
@@ -463,16 +448,7 @@ function countTable() {
       rows.push([info.name, type.name, own.counts[t], ...numbers, own.total, own.aside[UNSURE], own.aside[UNLIKE], own.aside[CUT], own.aside[REJECTED], own.found, own.missed]);
     });
   });
-  return table(rows);
-}
-
-function download(text, name) {
-  const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
-  const link = make("a", { href: url, download: name });
-  document.body.append(link);
-  link.click();
-  link.remove();
-  setTimeout(() => URL.revokeObjectURL(url), 10000);
+  return csvTable(rows);
 }
 
 // ---- wiring ----
