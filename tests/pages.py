@@ -41,12 +41,15 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.elements, self.texts, self._open = [], {}, []
+        self._in_word = False
         self.html = Path(path).read_text(encoding="utf-8")
         self.feed(self.html)
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
-        self._open.append(tag)
+        self._in_word = tag == "wbr"
+        if not self._in_word:
+            self._open.append(tag)
 
     def handle_endtag(self, tag):
         while self._open and self._open.pop() != tag:
@@ -56,7 +59,12 @@ class Page(HTMLParser):
         where = "text"
         if self._open and self._open[-1] in ("script", "style"):
             where = self._open[-1]
-        self.texts.setdefault(where, []).append(text)
+        parts = self.texts.setdefault(where, [])
+        if self._in_word:
+            parts[-1] += text
+        else:
+            parts.append(text)
+        self._in_word = False
 
     @property
     def text(self):
@@ -65,8 +73,9 @@ class Page(HTMLParser):
     @property
     def shown(self):
         """The text of what is not hidden, nor a setting of the model."""
-        html = re.sub(r"<(label hidden|details)>.*?</(label|details)>", "", self.html)
-        html = html.split("<body>")[1]
+        html = re.sub(r"<label hidden>.*?</label>", "", self.html)
+        html = re.sub(r"<caption>Parameters of the model.*?</table>", "", html, flags=re.S)
+        html = html.split("<body>")[1].replace("<wbr>", "")
         return re.sub(r"<script.*?</script>|<[^>]*>", " ", html, flags=re.S)
 
     @property

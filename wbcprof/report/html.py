@@ -11,12 +11,13 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from wbcprof.files import replacing
 
@@ -29,12 +30,18 @@ def render(template: str, styles: Sequence[str], scripts: Sequence[str], **value
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["parted"] = parted
     values["style"] = Markup("".join(map(_text, styles)))
     script = "".join(map(_text, scripts))
     values["script"] = Markup(script)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     values["script_hash"] = f"sha256-{digest}"
     return environment.get_template(template).render(**values)
+
+
+def parted(text: str) -> Markup:
+    """Text that may go on in the next line behind ``_``, ``/`` and ``-``, rather than anywhere."""
+    return Markup(re.sub(r"[_/-](?=\w)", r"\g<0><wbr>", str(escape(text))))
 
 
 def _text(name: str) -> str:

@@ -228,6 +228,8 @@ def _render(
     elif called.types:
         facts += [("types called", f"{len(set(subject.counted) - {UNLABELLED}):,}")]
     facts += [("signatures", f"{cells.n_signatures:,}")]
+    if n_skipped := len(cells.source.skipped):
+        facts += [("images that could not be used", f"{n_skipped:,}")]
     if (called.strange != "").any():
         facts += [("unlike any type, or unsure", f"{int((called.strange != '').sum()):,}")]
     if score_rows:

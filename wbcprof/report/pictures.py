@@ -21,15 +21,18 @@ from wbcprof.report.cells import EXAMPLE_TYPES, EXAMPLES
 
 _SHEET_SIDE, _DPI = 2016, 190  # px; px for each inch
 _EXEMPLARS = 10  # signatures that are shown in cells
+_CALIBRATED = 100  # scored cells that a calibration curve is drawn of, at least
 _TOP = 256  # signatures that profiles are shown of
 _CHART_WIDTH = 100  # mm, at which letters can be read on a telephone too
+_LARGEST_SVG = 100_000  # bytes of a chart; larger ones are drawn in pixels
+_DARK = 0.35  # largest channel of what is dark
 _DARK_GROUND, _DARK_INK = "#1e242a", "#e6e9ec"  # --card and --ink of report.css in the dark
 
 
 @dataclass(frozen=True)
 class Picture:
     """A figure to be drawn: what is said beside it, and how it is made. One that `is_photo` shows
-    pixels whose colours are to be kept in the dark."""
+    pixels."""
 
     name: str
     title: str
@@ -60,9 +63,8 @@ def draw(
         else:
             if files is not None:
                 files.save(drawn, picture.name)
-            found["uri"] = _png(drawn, width)
-            if picture.is_photo:
-                found["dark"] = _png(_darkened(drawn))
+            found["uri"] = _drawn(drawn, width, picture.is_photo)
+            found["dark"] = _drawn(_darkened(drawn), width, picture.is_photo)
         shown[picture.name] = found | {
             "title": picture.title, "caption": picture.caption, "alt": picture.alt,
         }  # fmt: skip
@@ -246,7 +248,7 @@ def _of_scores(subject: Subject) -> Iterator[Picture]:
         "Of the cells called with a probability of 80 %, 80 % should be right: the heavy line "
         "should follow the dashed one. Thin lines: single types.",
         "Reliability diagram.",
-        lambda: figures.calibration(truth, probability, types),
+        lambda: _calibration(truth, probability, types),
     )
     yield Picture(
         "coverage",
@@ -256,6 +258,14 @@ def _of_scores(subject: Subject) -> Iterator[Picture]:
         "Accuracy against the share of cells called.",
         lambda: figures.accuracy_coverage(truth, probability, types),
     )
+
+
+def _calibration(truth: np.ndarray, probability: np.ndarray, types: list[str]) -> Any:
+    if len(truth) < _CALIBRATED:
+        raise ValueError(
+            f"{len(truth)} scored cells say little of probabilities, {_CALIBRATED} are needed"
+        )
+    return figures.calibration(truth, probability, types)
 
 
 def map_of(
@@ -345,20 +355,44 @@ def _uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _png(drawn: Any, width: float | None = None) -> str:
+def _drawn(drawn: Any, width: float | None, is_photo: bool) -> str:
+    """A chart as lines and letters, where they are few; else as pixels."""
+    if not is_photo:
+        lines = figures.picture_of(drawn, "svg", width=width)
+        if len(lines) <= _LARGEST_SVG:
+            return _uri(lines, "svg+xml")
     return _uri(figures.picture_of(drawn, "png", width=width, dpi=_DPI), "png")
 
 
 def _darkened(drawn: Any) -> Any:
-    """The same figure with light letters and lines on the page's dark ground."""
+    """The same figure on the page's dark ground: letters, frames and what is black or dark grey are
+    light, all else has its own colours."""
+    from matplotlib.collections import LineCollection, PathCollection
+    from matplotlib.colors import to_rgba
+    from matplotlib.lines import Line2D
     from matplotlib.spines import Spine
     from matplotlib.text import Text
 
+    def is_dark(colour: Any) -> bool:
+        *colours, opacity = to_rgba(colour)
+        return opacity > 0 and max(colours) < _DARK
+
     figure = drawn.figure.figure
     figure.set_facecolor(_DARK_GROUND)
+    on_pictures = {text for axes in figure.axes if axes.images for text in axes.texts}
     for part in figure.findobj(lambda part: isinstance(part, Text | Spine)):
-        part.set_color(_DARK_INK)
+        if part not in on_pictures and (isinstance(part, Spine) or is_dark(part.get_color())):
+            part.set_color(_DARK_INK)
     for axes in figure.axes:
         axes.set_facecolor(_DARK_GROUND)
         axes.tick_params(colors=_DARK_INK)
+        for line in axes.findobj(Line2D):
+            if is_dark(line.get_color()):
+                line.set_color(_DARK_INK)
+            if is_dark(line.get_markeredgecolor()):
+                line.set_markeredgecolor(_DARK_INK)
+        for points in axes.findobj(PathCollection):
+            points.set_facecolor([_DARK_INK if is_dark(c) else c for c in points.get_facecolor()])
+        for bars in axes.findobj(LineCollection):
+            bars.set_color([_DARK_INK if is_dark(c) else c for c in bars.get_color()])
     return drawn

@@ -35,6 +35,16 @@ function fromSheet(place, side) {
   return element;
 }
 
+// Whether a point lies within a line that is closed.
+function isInside([x, y], path) {
+  let inside = false;
+  for (let a = 0, b = path.length - 1; a < path.length; b = a++) {
+    const [ax, ay] = path[a], [bx, by] = path[b];
+    if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) inside = !inside;
+  }
+  return inside;
+}
+
 // A spreadsheet runs cells that begin so; an apostrophe stops it, see the package's csv_text.
 function csvCell(value) {
   let text = value === null || value === undefined ? "" : String(value);

@@ -466,15 +466,6 @@ function nearest(x, y, keep = () => true) {
   return [best, Math.sqrt(least)];
 }
 
-function isInside([x, y], path) {
-  let inside = false;
-  for (let a = 0, b = path.length - 1; a < path.length; b = a++) {
-    const [ax, ay] = path[a], [bx, by] = path[b];
-    if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) inside = !inside;
-  }
-  return inside;
-}
-
 function isNear([x, y], path) {
   return path.some(([px, py]) => Math.hypot(px - x, py - y) <= BRUSH);
 }

@@ -1,4 +1,4 @@
-const REACH = 14;
+const REACH = 14, MOST_PICTURES = 60;
 const plot = at("plot"), tip = at("tip"), panel = at("panel");
 const n = data.x.length;
 const scale = Math.min(1, Math.max(0.45, Math.sqrt(1500 / Math.max(n, 1))));
@@ -27,6 +27,11 @@ function tile(signature, side) {
   if (!data.tiles) return make("span", {}, "");
   const element = make("span", { class: "tile", role: "img", "aria-label": `signature ${signature + 1}` });
   return sprite(element, signature, data.tiles.per_row, side);
+}
+
+// Text that may go on in the next line behind "_", "/" and "-".
+function parted(text) {
+  return text.split(/(?<=[_/-])(?=\w)/).flatMap((part, k) => (k ? [make("wbr"), part] : [part]));
 }
 
 const typeName = (type) => data.types[type].name;
@@ -103,7 +108,7 @@ function hover(i) {
   ring();
   tip.hidden = i < 0;
   if (i < 0) return;
-  const name = make("b", {}, data.id[i]);
+  const name = make("b", {}, ...parted(data.id[i]));
   tip.replaceChildren(thumb(i, Math.min(2 * data.sheet.side, 192)), make("div", {}, name), ...verdict(i));
   const box = plot.getBoundingClientRect();
   const x = (data.x[i] / 800) * box.width, y = (data.y[i] / 600) * box.height;
@@ -125,7 +130,7 @@ function pointed(event) {
 function verdict(i) {
   const lines = data.labelled ? [`Given: ${typeName(data.label[i])}`] : [];
   lines.push(callText(i) + (isWrong(i) ? " \u2014 not the given type" : ""));
-  return lines.map((line) => make("div", {}, line));
+  return lines.map((line) => make("div", {}, ...parted(line)));
 }
 
 function select(i) {
@@ -135,7 +140,7 @@ function select(i) {
     button.addEventListener("click", () => select(j));
     return button;
   }));
-  const heading = make("h3", {}, data.id[i]);
+  const heading = make("h3", {}, ...parted(data.id[i]));
   panel.replaceChildren(
     heading,
     make("div", { class: "cellhead" }, thumb(i, 128),
@@ -185,6 +190,117 @@ function reasons(i) {
   ];
 }
 
+// ---- chosen cells ----
+
+let chosen = new Set(), path = null;
+
+function choose(cells) {
+  chosen = new Set(cells);
+  points.forEach((point, i) => point.classList.toggle("chosen", chosen.has(i)));
+  const list = [...chosen].sort((a, b) => a - b);
+  at("announce").textContent = `${list.length} cells chosen`;
+  if (!list.length) return panel.replaceChildren(make("p", { class: "hint" }, "No cell selected."));
+  const counts = new Map();
+  list.forEach((i) => counts.set(typeOf(i), (counts.get(typeOf(i)) || 0) + 1));
+  const rows = [...counts].sort((a, b) => b[1] - a[1]).map(([type, count]) => make("li", {}, ...parted(typeName(type)), ` ${count}`));
+  const save = make("button", { type: "button" }, "Save the list (CSV)");
+  save.addEventListener("click", () => download(csvTable([
+    ["image", "given", "called", "probability", "strange"],
+    ...list.map((i) => [data.id[i], data.labelled ? typeName(data.label[i]) : "", data.call[i] < 0 ? "" : typeName(data.call[i]), data.p[i], data.strange[i]]),
+  ]), "chosen.csv"));
+  const none = make("button", { type: "button" }, "None");
+  none.addEventListener("click", () => choose([]));
+  const pictures = list.slice(0, MOST_PICTURES).map((i) => {
+    const button = make("button", { type: "button", title: describe(i) }, thumb(i, 50));
+    button.addEventListener("click", () => select(i));
+    return button;
+  });
+  panel.replaceChildren(
+    make("h3", {}, `${list.length.toLocaleString("en")} ${list.length === 1 ? "cell" : "cells"} chosen`),
+    make("ul", {}, ...rows), make("p", {}, save, " ", none), make("div", { class: "row" }, ...pictures),
+    ...(list.length > MOST_PICTURES ? [make("p", { class: "hint" }, `The first ${MOST_PICTURES} are here.`)] : []),
+  );
+}
+
+const outline = draw("polygon", { class: "drawn" });
+
+function placed(event) {
+  const box = plot.getBoundingClientRect();
+  return [((event.clientX - box.left) / box.width) * 800, ((event.clientY - box.top) / box.height) * 600];
+}
+
+function drawOn(event) {
+  const [x, y] = placed(event), last = path[path.length - 1];
+  if (Math.hypot(x - last[0], y - last[1]) < 4) return;
+  path.push([x, y]);
+  outline.setAttribute("points", path.map((point) => point.join(",")).join(" "));
+  if (path.length > 2) return;
+  plot.append(outline);
+  plot.setPointerCapture(event.pointerId);
+}
+
+function endDrawing(event) {
+  const drawn = path;
+  path = null;
+  outline.remove();
+  if (!drawn || drawn.length < 3 || event.type === "pointercancel") return false;
+  choose([...points.keys()].filter((i) => isShown(i) && isInside([data.x[i], data.y[i]], drawn)));
+  return true;
+}
+
+// ---- what can be saved ----
+
+function fileName(text) {
+  return text.trim().toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60) || "wbcprof";
+}
+
+function saver(kind, action) {
+  const button = make("button", { type: "button", class: "save" }, kind);
+  button.addEventListener("click", action);
+  return button;
+}
+
+function savePicture(image, name) {
+  const canvas = make("canvas"), wide = image.src.startsWith("data:image/svg") ? 3 : 1;
+  canvas.width = wide * image.naturalWidth;
+  canvas.height = wide * image.naturalHeight;
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = "#fff";
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  const light = new Image();
+  light.onload = () => {
+    pen.drawImage(light, 0, 0, canvas.width, canvas.height);
+    canvas.toBlob((blob) => download(blob, `${name}.png`, "image/png"));
+  };
+  light.src = image.src;
+}
+
+document.querySelectorAll("figure").forEach((figure) => {
+  const image = figure.querySelector("img");
+  if (!image) return;
+  const title = figure.querySelector("h3"), name = fileName(title.textContent);
+  title.append(saver("PNG", () => savePicture(image, name)));
+  if (image.src.startsWith("data:image/svg")) title.append(saver("SVG", () => download(
+    Uint8Array.from(atob(image.src.split(",")[1]), (letter) => letter.charCodeAt(0)), `${name}.svg`, "image/svg+xml")));
+});
+
+// What one reads in a cell; what stands below it in brackets.
+function textOf(cell) {
+  const parts = [...cell.childNodes].map((node) => (node.nodeName === "SMALL" ? (node.textContent.trim() && ` (${node.textContent.trim()})`) : node.textContent));
+  return parts.join("").replace(/\s+/g, " ").trim();
+}
+
+document.querySelectorAll("main table").forEach((table, number) => {
+  const caption = table.caption ? table.caption.textContent : table.closest("section").querySelector("h2").textContent;
+  const rows = () => [...table.rows].map((row) => [...row.cells].map((cell) => {
+    const items = cell.querySelectorAll("li");
+    return items.length ? [...items].map((item) => [...item.querySelector("span:last-child").childNodes].map((node) => node.textContent.trim()).filter(Boolean).join(" ")).join("; ") : textOf(cell);
+  }));
+  table.parentElement.before(saver("CSV", () => download(csvTable(rows()), `${fileName(caption)}-${number + 1}.csv`)));
+});
+
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
+
 // ---- wiring ----
 
 data.types.forEach((type, index) => {
@@ -210,10 +326,18 @@ at("none").addEventListener("click", () => showTypes(false));
 at("colour").addEventListener("change", paint);
 at("wrong").addEventListener("change", paint);
 at("doubtful").addEventListener("change", paint);
-plot.addEventListener("pointermove", (event) => hover(pointed(event)));
+plot.addEventListener("pointerdown", (event) => {
+  if (event.button === 0 && event.pointerType !== "touch") path = [placed(event)];
+});
+plot.addEventListener("pointermove", (event) => {
+  if (path) drawOn(event);
+  hover(path && path.length > 1 ? -1 : pointed(event));
+});
+plot.addEventListener("pointercancel", endDrawing);
 plot.addEventListener("pointerleave", () => hover(-1));
 plot.addEventListener("blur", () => hover(-1));
 plot.addEventListener("click", (event) => {
+  if (endDrawing(event)) return;
   const i = pointed(event);
   if (i >= 0) select(i);
 });
@@ -231,6 +355,9 @@ plot.addEventListener("keydown", (event) => {
     };
     const [next] = nearest(x, y, ahead);
     if (next >= 0) hover(next);
+  } else if (event.key === " " && from >= 0) {
+    event.preventDefault();
+    choose(chosen.has(from) ? [...chosen].filter((i) => i !== from) : [...chosen, from]);
   } else if (event.key === "Enter" && from >= 0) {
     select(from);
   } else if (event.key === "Escape") {
