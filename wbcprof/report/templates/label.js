@@ -285,7 +285,7 @@ function showAsked() {
     : "Name two types first; then cells appear here whose names would teach most.";
   at("asked").replaceChildren(...asked.map((i) => {
     const button = thumbButton(i, "ask", side);
-    const text = i in state.singles ? typeName(state.singles[i]) : passed.has(i) ? "passed over" : `${typeName(calls.call[i])}? ${Math.round(100 * calls.sure[i])} %`;
+    const text = i in state.singles ? typeName(state.singles[i]) : passed.has(i) ? "passed over" : `${typeName(calls.call[i])}? ${Math.round(100 * calls.sure[i])}\u00a0%`;
     button.append(make("span", {}, text.replaceAll("_", "_\u200b")));
     button.setAttribute("aria-label", `${data.id[i]}: ${text}`);
     return button;
@@ -320,6 +320,9 @@ function showResult() {
   at("counts").tBodies[0].replaceChildren(...body);
   const named = n - none - out;
   at("done").textContent = `${named.toLocaleString("en")} of ${n.toLocaleString("en")} cells have a label, ${out.toLocaleString("en")} are left out, ${none.toLocaleString("en")} stay without: ${calls && rule === "sure" ? "they are too unsure." : "their groups have no name."}`;
+  const nameless = state.order.filter((g) => membersOf(g).length && !(g in state.names)).length;
+  at("nameless").hidden = !nameless || !calls;
+  at("nameless").textContent = `${nameless} ${nameless === 1 ? "group has" : "groups have"} no name yet. Cells in ${nameless === 1 ? "it" : "them"} ${rule === "sure" ? "are called by the names given so far, wrongly where their type is not among these." : "stay without a label."}`;
   at("rule").value = rule;
 }
 
@@ -438,7 +441,7 @@ function paint() {
     }
     if (label !== LEFT_OUT) pen.stroke(outline);
     if (chosen.has(i) || inTarget.has(i)) {
-      pen.lineWidth = chosen.has(i) ? 2.4 : 1.4;
+      pen.lineWidth = chosen.has(i) ? 1.8 : 1.2;
       pen.strokeStyle = ink;
       pen.beginPath();
       pen.arc(0, 0, chosen.has(i) ? 8 : 6.5, 0, 7);
