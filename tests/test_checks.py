@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import wbcprof
 from wbcprof import PSD, Profiler, TypeClassifier, checks
-from wbcprof.analysis import Monitor, figures, monitoring
+from wbcprof.analysis import Monitor, figures, grouping, monitoring
 from wbcprof.checks import (
     Choice,
     Each,
@@ -60,6 +60,11 @@ def report(**parameters):
     page.write_report(wbcprof.Model([]), IMAGES, "nowhere.html", **parameters)
 
 
+def group(**parameters):
+    profiles = wbcprof.Profiles(ROWS, [f"f{n}" for n in range(12)], ["x"] * 40)
+    grouping.group_profiles(profiles, **parameters)
+
+
 # What takes the parameters of a declaration, with all others as they should be.
 DECLARED = {
     "PSD": (lambda **p: PSD(**{"n_components": 4, **p}).fit(ROWS), LayerSettings.RULES),
@@ -79,6 +84,7 @@ DECLARED = {
     "figures": (figure, figures.RULES),
     "Monitor": (lambda **p: Monitor(wbcprof.Model([]), **p), monitoring.RULES),
     "write_report": (report, page.RULES),
+    "group_profiles": (group, grouping.RULES),
 }
 
 

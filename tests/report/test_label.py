@@ -107,6 +107,16 @@ def test_nothing_is_left_of_a_page_that_fails(model, folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_from_the_command_line(model, folder, tmp_path, capsys):
+    model.save(tmp_path / "m.wbcprof")
+    out = tmp_path / "label.html"
+    options = ["--types", "small, large", "--groups", "3", "--title", "Generated"]
+    command = ["label", tmp_path / "m.wbcprof", folder, "-o", out, *options]
+    assert main(list(map(str, command))) == 0
+    assert f"{N} cells in 3 groups: {out}" in capsys.readouterr().err
+    assert Page(out).data["types"] == ["small", "large"] and "Generated" in Page(out).text
+
+
 # ---- a real browser ----
 
 browser_needed = pytest.mark.skipif(
@@ -251,6 +261,7 @@ def test_splitting_merging_leaving_out_and_undoing(browser, made):
     browser.key("x")
     rows = rows_of(browser)
     assert all(row["label"] == "" for row in rows)
+    assert [row["how"] for row in rows].count("left out") == sizes[0]
     assert f"{sizes[0]} are left out" in browser.run("return at('done').textContent")
     browser.key("z", "z", "z")
     assert browser.run("return JSON.stringify(progress())") == before

@@ -15,8 +15,8 @@ let rule = "sure", calls = null;
 
 const typeName = (type) => (type === LEFT_OUT ? "left out" : type < 0 ? "no name yet" : state.types[type]);
 const colourOf = (type) => data.palette[type % data.palette.length];
-const membersOf = (g) => members.get(g) || [];
-let members = new Map();
+const membersOf = (g) => members.get(g) || []; // the most typical first
+let members = new Map(), grouped = null;
 
 function symbol(type) {
   const key = draw("svg", { viewBox: "-6 -6 12 12", class: "key", "aria-hidden": "true" });
@@ -29,8 +29,12 @@ function symbol(type) {
 // ---- what the names so far call ----
 
 function compute() {
-  members = new Map(state.order.map((g) => [g, []]));
-  state.group.forEach((g, i) => members.get(g).push(i));
+  if (grouped !== state.group) {
+    grouped = state.group;
+    members = new Map();
+    grouped.forEach((g, i) => members.has(g) ? members.get(g).push(i) : members.set(g, [i]));
+    members.forEach((rows) => rows.sort((i, j) => data.distance[i] - data.distance[j] || i - j));
+  }
   const given = new Int16Array(n), single = new Uint8Array(n), used = new Set();
   for (let i = 0; i < n; i++) {
     single[i] = i in state.singles;
@@ -134,9 +138,7 @@ function say(type) {
     const singles = state.singles[i] === type && target.where !== "ask" ? without(state.singles, i) : { ...state.singles, [i]: type };
     if (following !== null && i in singles) target = { ...target, i: following };
     change({ singles }, `${data.id[i]}: ${typeName(singles[i] ?? NONE)}.`);
-    if (target.where === "ask" && asked.length && !asked.includes(target.i)) target = { kind: "cell", i: asked[0], where: "ask" };
-    else if (target.where === "ask" && following === null) target = asked.some(open) ? { kind: "cell", i: asked.find(open), where: "ask" } : target;
-    show();
+    if (target.where === "ask" && (following === null || !asked.includes(target.i))) aim({ ...target, i: asked.find(open) ?? target.i });
     reveal();
   }
 }
@@ -177,11 +179,11 @@ function addType(text) {
 function split(g) {
   const rows = membersOf(g);
   if (rows.length < 2) return;
-  const half = halve(places, d, rows), fresh = Math.max(...state.order) + 1, group = [...state.group];
+  const half = halve(places, d, rows), added = Math.max(...state.order) + 1, group = [...state.group];
   if (!half.includes(1)) return;
-  rows.forEach((i, r) => { if (half[r]) group[i] = fresh; });
-  const order = state.order.toSpliced(state.order.indexOf(g) + 1, 0, fresh);
-  change({ group, order, names: g in state.names ? { ...state.names, [fresh]: state.names[g] } : state.names }, `Group ${place(g)} is split.`);
+  rows.forEach((i, r) => { if (half[r]) group[i] = added; });
+  const order = state.order.toSpliced(state.order.indexOf(g) + 1, 0, added);
+  change({ group, order, names: g in state.names ? { ...state.names, [added]: state.names[g] } : state.names }, `Group ${place(g)} is split.`);
   reveal();
 }
 
@@ -213,8 +215,8 @@ function thumbButton(i, where, size) {
   return button;
 }
 
-function cells(rows, where, size) {
-  return make("div", { class: "cells", role: "group", "aria-label": where.endsWith("t") ? "Typical cells" : "Doubtful cells" }, ...rows.map((i) => thumbButton(i, where, size)));
+function cells(rows, where, size, name) {
+  return make("div", { class: "cells", role: "group", "aria-label": name }, ...rows.map((i) => thumbButton(i, where, size)));
 }
 
 function doubt(g, i) {
@@ -226,12 +228,15 @@ function doubt(g, i) {
 
 function card(g) {
   const rows = membersOf(g), own = state.names[g] ?? NONE, size = rows.length > 1 ? Math.min(side, 60) : side;
-  const typical = [...rows].sort((i, j) => data.distance[i] - data.distance[j]), doubts = new Map(rows.map((i) => [i, doubt(g, i)]));
-  const doubtful = [...rows].sort((i, j) => doubts.get(j) - doubts.get(i));
+  const doubts = new Map(rows.map((i) => [i, doubt(g, i)])), doubtful = [...rows].sort((i, j) => doubts.get(j) - doubts.get(i));
   const count = `${rows.length.toLocaleString("en")} ${rows.length === 1 ? "cell" : "cells"}`;
   const found = g < data.stability.length && state.group === data.group ? `, found again ${Math.round(100 * data.stability[g])} %` : "";
   const title = make("button", { type: "button", "data-name": g }, `Group ${place(g)}: ${typeName(own)}`);
   const open = whole.has(g), few = Math.min(SHOWN, rows.length);
+  const seen = open ? doubtful.slice(0, WHOLE) : [...rows.slice(0, few), ...doubtful.slice(0, few)];
+  const look = JSON.stringify([place(g), own, count, found, open, merging, merging === null ? 0 : place(merging), seen, seen.map(labelOf)]);
+  const before = cards.get(g);
+  if (before && before.look === look) return before.element;
   const tool = (text, name, run) => {
     const button = make("button", { type: "button", "data-tool": `${name}${g}` }, text);
     button.addEventListener("click", () => run(g));
@@ -239,20 +244,30 @@ function card(g) {
   };
   title.addEventListener("click", () => aim({ kind: "group", g }));
   const parts = open
-    ? [make("p", { class: "row-name" }, rows.length > WHOLE ? `The ${WHOLE} most doubtful of all, the most doubtful first` : "All, the most doubtful first"), cells(doubtful.slice(0, WHOLE), `g${g}a`, size)]
-    : [make("p", { class: "row-name" }, "Typical"), cells(typical.slice(0, few), `g${g}t`, size), ...(rows.length > few ? [make("p", { class: "row-name" }, "Doubtful"), cells(doubtful.slice(0, few), `g${g}d`, size)] : [])];
+    ? [make("p", { class: "row-name" }, rows.length > WHOLE ? `The ${WHOLE} most doubtful of all, the most doubtful first` : "All, the most doubtful first"), cells(seen, `g${g}a`, size, "All cells")]
+    : [make("p", { class: "row-name" }, "Typical"), cells(rows.slice(0, few), `g${g}t`, size, "Typical cells"), ...(rows.length > few ? [make("p", { class: "row-name" }, "Doubtful"), cells(doubtful.slice(0, few), `g${g}d`, size, "Doubtful cells")] : [])];
   const element = make("article", { class: `card${open ? " whole" : ""}`, "data-group": g, tabindex: 0, "aria-label": `Group ${place(g)}, ${count}, ${typeName(own)}` },
     make("h3", {}, symbol(own), title, make("small", {}, count + found)), ...parts,
     make("div", { class: "tools" }, tool("Split", "split", split), tool(merging === null ? "Merge with ..." : merging === g ? "Do not merge" : `Put group ${place(merging)} in here`, "merge", merge),
       ...(rows.length > 2 * few || open ? [tool(open ? "Show few" : "Show all", "whole", (one) => { if (whole.has(one)) whole.delete(one); else whole.add(one); show(); })] : [])));
+  cards.set(g, { look, element });
   return element;
+}
+
+// A group is drawn anew where it looks otherwise than before.
+const cards = new Map();
+
+function showCards() {
+  const now = state.order.filter((g) => membersOf(g).length).map(card), box = at("cards");
+  if (now.length !== box.children.length) box.replaceChildren(...now);
+  else now.forEach((element, k) => { if (box.children[k] !== element) box.children[k].replaceWith(element); });
 }
 
 function show() {
   const focus = document.activeElement, had = focus && (focus.closest("#cards,#asked,#selection,#strays") ? { ...focus.dataset } : null);
-  at("cards").replaceChildren(...state.order.filter((g) => membersOf(g).length).map(card));
+  showCards();
   const far = [...strays].filter((i) => !(i in state.singles));
-  at("strays").replaceChildren(...(far.length ? [make("h3", {}, "Stray cells"), make("p", { class: "hint" }, `${far.length} ${far.length === 1 ? "cell lies" : "cells lie"} far from all groups: rare types, smudged or cut cells. Name them by themselves, or leave them out with X.`), cells(far.slice(0, IN_SELECTION), "strays", Math.min(side, 60))] : []));
+  at("strays").replaceChildren(...(far.length ? [make("h3", {}, "Stray cells"), make("p", { class: "hint" }, `${far.length} ${far.length === 1 ? "cell lies" : "cells lie"} far from all groups: rare types, smudged or cut cells. Name them by themselves, or leave them out with X.`), cells(far.slice(0, IN_SELECTION), "strays", Math.min(side, 60), "Stray cells")] : []));
   at("merging").hidden = merging === null;
   if (merging !== null) at("merging").textContent = `Group ${place(merging)} is to go into another group: choose that one and press M, or its button. Escape leaves it where it is.`;
   showAsked();
@@ -264,12 +279,13 @@ function show() {
 }
 
 function showAsked() {
+  const answers = Object.keys(state.singles).length;
   at("ask-note").textContent = calls
-    ? asked.length ? "These cells lie between types: their names teach most. Enter says that the call is right, U passes a cell over; then come others. Twenty answers help much, sixty more." : "Every cell has a name of its own, or was passed over."
+    ? asked.length ? `These cells lie between types: their names teach most. Enter says that the call is right, U passes a cell over; after ten come others. Twenty answers help much, sixty more; ${answers.toLocaleString("en")} ${answers === 1 ? "cell has" : "cells have"} a name by now.` : "Every cell has a name of its own, or was passed over."
     : "Name two types first; then cells appear here whose names would teach most.";
   at("asked").replaceChildren(...asked.map((i) => {
     const button = thumbButton(i, "ask", side);
-    const text = i in state.singles ? typeName(state.singles[i]) : passed.has(i) ? "passed over" : `${typeName(calls.call[i])}? ${Math.round(100 * calls.sure[i])} %`;
+    const text = i in state.singles ? typeName(state.singles[i]) : passed.has(i) ? "passed over" : `${typeName(calls.call[i])}? ${Math.round(100 * calls.sure[i])}\u00a0%`;
     button.append(make("span", {}, text.replaceAll("_", "_\u200b")));
     button.setAttribute("aria-label", `${data.id[i]}: ${text}`);
     return button;
@@ -304,6 +320,9 @@ function showResult() {
   at("counts").tBodies[0].replaceChildren(...body);
   const named = n - none - out;
   at("done").textContent = `${named.toLocaleString("en")} of ${n.toLocaleString("en")} cells have a label, ${out.toLocaleString("en")} are left out, ${none.toLocaleString("en")} stay without: ${calls && rule === "sure" ? "they are too unsure." : "their groups have no name."}`;
+  const nameless = state.order.filter((g) => membersOf(g).length && !(g in state.names)).length;
+  at("nameless").hidden = !nameless || !calls;
+  at("nameless").textContent = `${nameless} ${nameless === 1 ? "group has" : "groups have"} no name yet. Cells in ${nameless === 1 ? "it" : "them"} ${rule === "sure" ? "are called by the names given so far, wrongly where their type is not among these." : "stay without a label."}`;
   at("rule").value = rule;
 }
 
@@ -312,7 +331,7 @@ function showBar() {
   let current = NONE;
   if (target && target.kind === "group") {
     current = state.names[target.g] ?? NONE;
-    const typical = membersOf(target.g).reduce((best, i) => (best < 0 || data.distance[i] < data.distance[best] ? i : best), -1);
+    const typical = membersOf(target.g)[0];
     parts.push(fromSheet(typical, Math.min(side, 60)), make("span", {}, make("b", {}, `Group ${place(target.g)}`), make("br"), `${membersOf(target.g).length.toLocaleString("en")} cells: ${typeName(current)}`));
   } else if (target && target.kind === "cell") {
     const [label, how] = labelOf(target.i);
@@ -422,7 +441,7 @@ function paint() {
     }
     if (label !== LEFT_OUT) pen.stroke(outline);
     if (chosen.has(i) || inTarget.has(i)) {
-      pen.lineWidth = chosen.has(i) ? 2.4 : 1.4;
+      pen.lineWidth = chosen.has(i) ? 1.8 : 1.2;
       pen.strokeStyle = ink;
       pen.beginPath();
       pen.arc(0, 0, chosen.has(i) ? 8 : 6.5, 0, 7);
@@ -602,10 +621,9 @@ at("rule").addEventListener("change", () => {
 matchMedia("(prefers-color-scheme:dark)").addEventListener("change", paint);
 
 function labelTable() {
-  const word = (type) => (type >= 0 ? typeName(type) : "");
   return csvTable([["image", "label", "how"], ...data.id.map((id, i) => {
     const [type, how] = labelOf(i);
-    return [data.folder + id, word(type), how];
+    return [data.folder + id, type >= 0 ? typeName(type) : "", type === LEFT_OUT ? "left out" : how];
   })]);
 }
 
