@@ -64,28 +64,23 @@ def answered(profiles, truth, n_groups, draw, asks):
         singles |= {i: truth[i] for i in asked}
 
 
-def rows_of(profiles, truth, test, test_truth, draw, kinds):
-    """Macro-F1 by row of the table and number of answers."""
-    scores = {}
+def run(profiles, truth, test, test_truth, draw, kinds):
+    """Print, by row of the table and number of answers: macro-F1, groups, share of labels right."""
     for kind, (n_groups, asks) in kinds.items():
         found, groups = answered(profiles, truth, n_groups, draw, asks)
         for n, labels in found.items():
-            known = np.array([label is not None for label in labels])
-            result = score(profiles.at(known), labels[known], test, test_truth)
-            scores[kind, n] = result, groups.n_groups, (labels[known] == truth[known]).mean()
-            print(kind, n, *(round(float(x), 4) for x in scores[kind, n]), flush=True)
+            known = np.flatnonzero([label is not None for label in labels])
+            f1 = score(profiles.at(known), labels[known], test, test_truth)
+            right = (labels[known] == truth[known]).mean()
+            print(
+                f"{kind}, {n} answers: {f1:.4f}, {groups.n_groups} groups, {right:.4f}", flush=True
+            )
     order = np.random.default_rng(draw).permutation(len(truth))
+    of_type = [order[truth[order] == name] for name in np.unique(truth)]
+    in_turn = [own[k] for k in range(len(truth)) for own in of_type if k < len(own)]
     for n in (*ANSWERS[1:], len(truth)):
-        rows = []
-        for place in range(len(truth)):  # in turn, one of each type
-            of_type = [order[truth[order] == name] for name in sorted(set(truth))]
-            rows += [own[place] for own in of_type if place < len(own)]
-            if len(rows) >= n:
-                break
-        rows = np.array(rows[:n])
-        scores["labels", n] = score(profiles.at(rows), truth[rows], test, test_truth), 0, 1.0
-        print("labels", n, round(scores["labels", n][0], 4), flush=True)
-    return scores
+        f1 = score(profiles.at(in_turn[:n]), truth[in_turn[:n]], test, test_truth)
+        print(f"{n} labels: {f1:.4f}", flush=True)
 
 
 def agreement(profiles, truth, paths):
@@ -111,14 +106,14 @@ def main():
     kinds = {"asked": (None, True), "random": (None, False)}
     if options.val:
         test_paths, test_truth = read("val")
-        rows_of(profiles, truth, model.profile(test_paths), test_truth, 0, kinds)
+        run(profiles, truth, model.profile(test_paths), test_truth, 0, kinds)
         return
     agreement(profiles, truth, paths)
     kinds |= {f"asked, {n} groups": (n, True) for n in GROUPS}
     for draw in range(DRAWS):
         order = np.random.default_rng(draw).permutation(len(truth))
         rest, back = order[HELD_BACK:], order[:HELD_BACK]
-        rows_of(profiles.at(rest), truth[rest], profiles.at(back), truth[back], draw, kinds)
+        run(profiles.at(rest), truth[rest], profiles.at(back), truth[back], draw, kinds)
 
 
 if __name__ == "__main__":

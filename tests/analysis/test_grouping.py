@@ -60,6 +60,15 @@ def test_a_stray_cell_is_told(profiles):
     assert found[7] and found.sum() < 10
 
 
+def test_groups_without_a_cell_are_left_out():
+    """Three cells, eight times each, in six groups."""
+    values = np.repeat(np.float32([[1, 9, 1], [9, 1, 1], [1, 1, 9]]), 8, axis=0)
+    alike = wbcprof.Profiles(values, ["Area", "Lobes", "Light"], [str(n) for n in range(24)])
+    groups = group_profiles(alike, n_groups=6)
+    assert groups.n_groups == len(groups.stability) == len(np.unique(groups.group)) == 3
+    assert groups.group.max() == 2 and groups.stability.min() == 1
+
+
 def test_many_cells_are_put_into_groups_of_some(profiles, truth, monkeypatch):
     monkeypatch.setattr("wbcprof.analysis.grouping._MOST_LEARNT", 300)
     groups = group_profiles(profiles, n_groups=3)

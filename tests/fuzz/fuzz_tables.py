@@ -12,7 +12,7 @@ import numpy as np
 with atheris.instrument_imports(include=["wbcprof"]):
     from PIL import Image
 
-    from wbcprof.images import open_images, read_boxes, read_groups
+    from wbcprof.images import open_images, read_boxes, read_groups, read_labels
     from wbcprof.images.tables import read_by_image, read_table
     from wbcprof.model.profiles import Profiles
 
@@ -37,6 +37,7 @@ READERS = {
         read_table,
         lambda path: read_by_image(path, ("label",), ["0.png", "1.png"]),
         lambda path: read_groups(path, images),
+        lambda path: read_labels(path, images),
         lambda path: read_boxes(path, images),
     ),
     ".parquet": (read_profiles,),

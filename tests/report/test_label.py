@@ -231,8 +231,10 @@ def test_calls_are_those_of_python(browser, made):
 @browser_needed
 def test_doubts_are_answered_by_keyboard(browser, made):
     name_groups(browser, made, 6)
-    browser.run("at('asked').querySelector('button').click()")
+    assert browser.run("return at('step').textContent").startswith("All 6 groups have a name.")
+    browser.key("g", "d")
     first = browser.run("return asked")
+    assert browser.run("return document.activeElement.dataset.cell") == str(first[0])
     assert len(first) == 10
     browser.key("\ue007")  # Enter: the call is right
     browser.key("u")

@@ -117,9 +117,9 @@ def group_profiles(
     profiles : Profiles
         Of 10 cells at least, not all alike.
     n_groups : int, optional
-        By default as many, of 2 to 30, as describe the cells best: the number of the least Bayesian
-        information criterion. Types that look in several ways, as neutrophils do, have several
-        groups.
+        At most: one that is the likeliest of no cell is left out. By default as many, of 2 to 30,
+        as describe the cells best: the number of the least Bayesian information criterion. Types
+        that look in several ways, as neutrophils do, have several groups.
     random_state : int
         Seed of the search; the same one gives the same groups.
 
@@ -170,15 +170,17 @@ def group_profiles(
         fits = [_fit(learnt, k, random_state, 1) for k in _SUGGESTED if k <= most]
         n_groups = min(fits, key=lambda fit: fit.bic(learnt.places)).n_components
     mixture = _fit(learnt, n_groups, random_state, _STARTS)
-    number = np.argsort(_order(mixture))
     found = mixture.predict(places)
+    used = [group for group in _order(mixture) if group in found]
+    number = np.zeros(n_groups, np.int64)
+    number[used] = np.arange(len(used))
     apart = (places - mixture.means_[found]) @ mixture.precisions_cholesky_
     group, distance = number[found], np.linalg.norm(apart, axis=1)
     stability, agreement = _stability(learnt, places, group, n_groups, random_state)
     is_stray = _far(distance) | (np.bincount(group)[group] <= _FEW)
     sureness = mixture.predict_proba(places).max(axis=1)
     return Groups(
-        list(profiles.ids), group, sureness, distance, is_stray, stability, agreement,
+        list(profiles.ids), group, sureness, distance, is_stray, stability[: len(used)], agreement,
         places.astype(np.float32),
     )  # fmt: skip
 
@@ -230,17 +232,18 @@ def _fit(cells: _Cells, n_groups: int, random_state: int, n_starts: int) -> Gaus
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    far = KMeans(n_groups, random_state=random_state).fit_predict(cells.places * cells.lengths)
-    weights = np.bincount(far, minlength=n_groups) / len(far)
-    middles = np.stack([cells.places[far == group].mean(axis=0) for group in range(n_groups)])
-    rest = cells.places - middles[far]
-    precision = np.linalg.inv(rest.T @ rest / len(rest) + _FLOOR * np.eye(rest.shape[1]))
-    starts: tuple[dict[str, Any], ...] = (
-        {"n_init": n_starts},
-        {"weights_init": weights, "means_init": middles, "precisions_init": precision},
-    )
-    with warnings.catch_warnings():  # what is not at its end after 100 rounds will do
+    starts: list[dict[str, Any]] = [{"n_init": n_starts}]
+    with warnings.catch_warnings():  # fewer cells differ, or 100 rounds were not all: they will do
         warnings.simplefilter("ignore", ConvergenceWarning)
+        far = KMeans(n_groups, random_state=random_state).fit_predict(cells.places * cells.lengths)
+        weights = np.bincount(far, minlength=n_groups) / len(far)
+        if weights.all():
+            middles = np.stack([cells.places[far == one].mean(axis=0) for one in range(n_groups)])
+            rest = cells.places - middles[far]
+            precision = np.linalg.inv(rest.T @ rest / len(rest) + _FLOOR * np.eye(rest.shape[1]))
+            starts.append(
+                {"weights_init": weights, "means_init": middles, "precisions_init": precision}
+            )
         fits = [
             GaussianMixture(
                 n_groups, covariance_type="tied", reg_covar=_FLOOR, random_state=random_state,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wbcprof._shown import Shown
-from wbcprof.checks import known_label
+from wbcprof.checks import known_label, shown
 from wbcprof.files import TableWarning, from_csv_text, naming
 from wbcprof.images.source import open_images
 from wbcprof.images.tables import (
@@ -173,8 +173,9 @@ def read_labels(paths: str | os.PathLike[str] | Iterable[Any], images: Any) -> L
                     order[image_id].append((person or table.stem, label))
         if not meant:
             raise ValueError(
-                f"'{table}': expected labels of the {len(ids)} images, called such as {ids[0]!r}; "
-                f"none of its {len(found)} rows names one, its first is {found[0][0]!r}"
+                f"'{table}': expected labels of the {len(ids)} images, called such as "
+                f"{shown(ids[0])}; none of its {len(found)} rows names one, its first is "
+                f"{shown(found[0][0])}"
             )
     conflicts = {
         image_id: order[image_id]

@@ -258,7 +258,7 @@ function card(g) {
 const cards = new Map();
 
 function showCards() {
-  const now = state.order.filter((g) => membersOf(g).length).map(card), box = at("cards");
+  const now = state.order.map(card), box = at("cards");
   if (now.length !== box.children.length) box.replaceChildren(...now);
   else now.forEach((element, k) => { if (box.children[k] !== element) box.children[k].replaceWith(element); });
 }
@@ -320,7 +320,8 @@ function showResult() {
   at("counts").tBodies[0].replaceChildren(...body);
   const named = n - none - out;
   at("done").textContent = `${named.toLocaleString("en")} of ${n.toLocaleString("en")} cells have a label, ${out.toLocaleString("en")} are left out, ${none.toLocaleString("en")} stay without: ${calls && rule === "sure" ? "they are too unsure." : "their groups have no name."}`;
-  const nameless = state.order.filter((g) => membersOf(g).length && !(g in state.names)).length;
+  const nameless = state.order.filter((g) => !(g in state.names)).length, of = state.order.length;
+  at("step").textContent = nameless ? `${of - nameless} of ${of} groups have a name.` : `All ${of} groups have a name. Next: answer doubts, below.`;
   at("nameless").hidden = !nameless || !calls;
   at("nameless").textContent = `${nameless} ${nameless === 1 ? "group has" : "groups have"} no name yet. Cells in ${nameless === 1 ? "it" : "them"} ${rule === "sure" ? "are called by the names given so far, wrongly where their type is not among these." : "stay without a label."}`;
   at("rule").value = rule;
@@ -409,7 +410,7 @@ function go(step) {
 
 function goGroup(step) {
   const from = target && target.kind === "group" ? target.g : target && elementOf(target)?.closest("[data-group]") ? Number(elementOf(target).closest("[data-group]").dataset.group) : null;
-  const shown = state.order.filter((g) => membersOf(g).length), now = from === null ? -step : shown.indexOf(from);
+  const shown = state.order, now = from === null ? -step : shown.indexOf(from);
   aim({ kind: "group", g: shown[Math.min(Math.max(from === null ? 0 : now + step, 0), shown.length - 1)] });
   reveal();
 }
@@ -574,6 +575,13 @@ document.addEventListener("keydown", (event) => {
   else if (key === "x") say(LEFT_OUT);
   else if (key === "z") undo();
   else if (key === "u") pass();
+  else if (key === "d" && asked.length) {
+    aim({ kind: "cell", i: asked.find(open) ?? asked[0], where: "ask" });
+    reveal();
+  } else if (key === "g") {
+    aim({ kind: "group", g: state.order.find((g) => !(g in state.names)) ?? state.order[0] });
+    reveal();
+  }
   else if (key === "s" && group !== null) split(group);
   else if (key === "m" && group !== null) merge(group);
   else if (key === "Enter" && !isButton) confirm();
