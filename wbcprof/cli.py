@@ -883,6 +883,11 @@ def _fit(options: argparse.Namespace) -> None:
 
 def _say_how_good(classifier: Any) -> None:
     """How the classifier named images that were left out while it was learnt."""
+    if classifier.n_called_:
+        _say(
+            f"few images have a label: {classifier.n_called_} without one were learnt from too, as "
+            "what they are called, since labelled images that were left out are named better so"
+        )
     confusion = classifier.confusion_
     _say(f"classifier of {len(classifier.classes_)} types:")
     if confusion is None:

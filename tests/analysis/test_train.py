@@ -28,9 +28,9 @@ def fitted(monkeypatch):
     learnt, given = [], []
     learn, fit = TypeClassifier._learn, TypeClassifier.fit
 
-    def keep(self, profiles, y, groups):
+    def keep(self, profiles, y, groups, given):
         learnt.append((np.concatenate(list(profiles)), y, groups))
-        return learn(self, profiles, y, groups)
+        return learn(self, profiles, y, groups, given)
 
     def keep_last(self, *arguments):
         fit(self, *arguments)

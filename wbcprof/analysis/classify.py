@@ -31,7 +31,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from wbcprof.analysis.decisions import SHRINKAGE, SHRINKAGES, AllDirections, Rows
 from wbcprof.analysis.folds import Split, groups_per_type, stratified_folds, together_by
-from wbcprof.checks import CALLS, Integer, check, one_known_label_each
+from wbcprof.analysis.unlabelled import name_unlabelled
+from wbcprof.checks import CALLS, Integer, check, one_known_label_each, shown
 from wbcprof.images.copies import look_for_copies, number_files, warn_of_copies
 from wbcprof.images.groups import groups_of, one_group_each
 from wbcprof.images.source import ImageSource, open_images
@@ -174,6 +175,7 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         copies: Sequence[Any] = (),
         measures: np.ndarray | None = None,
         turned: Sequence[Any] = (),
+        given: np.ndarray | None = None,
     ) -> Self:
         """Learn from profiles X of shape (n_images, n_features) and their types y.
 
@@ -195,6 +197,9 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         turned : sequence of array-like of shape (n_images, n_features)
             Profiles of the same images turned and mirrored; see `wbcprof.train`. A cell lies in its
             smear as it fell: machines learn from all, "discriminant" to name the cells like them.
+        given : ndarray of shape (n_images,), bool, optional
+            Whose type somebody gave; that of the others was called. Those alone are left out to
+            choose and to calibrate by, and counted in `confusion`.
 
         Raises
         ------
@@ -225,11 +230,11 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         check(RULES, C=self.C, kernel=self.kernel)
         self.made_by_, self.coded_ = made_by_of(X), coded_of(X)
         self.feature_names_in_ = feature_names_of(X)
-        for name, given in (("copies", copies), ("turned", turned)):
-            if not isinstance(given, Sequence):
+        for name, other in (("copies", copies), ("turned", turned)):
+            if not isinstance(other, Sequence):
                 raise ValueError(
                     f"{name} must be a list of tables of profiles, each of the shape of the "
-                    f"profiles, got {type(given).__name__}"
+                    f"profiles, got {type(other).__name__}"
                 )
         tables = [check_profiles(table) for table in (X, *turned, *copies)]
         if differs := [table.shape for table in tables if table.shape != tables[0].shape]:
@@ -242,30 +247,41 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
             measures = check_measures(measures, len(y))
         if groups is not None:
             groups = one_group_each(groups, len(y), "profiles")
+        given = np.ones(len(y), bool) if given is None else np.asarray(given)
+        if given.shape != y.shape or given.dtype != bool or not given.any():
+            raise ValueError(
+                f"given must say True or False of each of the {len(y)} profiles, True of some, got "
+                f"{shown(given)}"
+            )
         rows = np.flatnonzero(of_types_with(MIN_PER_TYPE, y, groups))
-        y = y[rows]
+        y, given = y[rows], given[rows]
+        self.n_called_ = int((~given).sum())
         groups = None if groups is None else groups[rows]
         machines = self.kernel != "discriminant"
         n_near = 1 + len(turned)
         _check_sizes(y, len(tables) * len(rows), machines)
         if machines:
             with_groups = labels_with_copies(y, groups, len(tables) - 1)
-            self._learn(Rows.of_each(tables, rows), *with_groups)
+            self._learn(Rows.of_each(tables, rows), *with_groups, np.tile(given, len(tables)))
             return self
         near = Rows.of_each(tables[:n_near], rows)
-        places, codes, folds, left_out = self._learn(near, y, groups)
+        places, codes, folds, left_out = self._learn(near, y, groups, given)
         if measures is not None and left_out is not None and folds:
-            self.memory_ = self._learn_memory(places, codes, groups, measures[rows], left_out)
+            self.memory_ = self._learn_memory(
+                places, codes, groups, given, measures[rows], left_out
+            )
         if copies and folds:
             self.far_ = TypeClassifier(self.C, self.random_state)
             self.far_.made_by_ = self.far_.coded_ = self.far_.feature_names_in_ = None
             far = Rows.of_each(tables[:1] + tables[n_near:], rows)
-            self.far_._learn(far, *labels_with_copies(y, groups, len(copies)))
+            self.far_.n_called_ = 0
+            with_groups = labels_with_copies(y, groups, len(copies))
+            self.far_._learn(far, *with_groups, np.tile(given, 1 + len(copies)))
             self.reach_ = self._find_reach(places, codes, folds)
         return self
 
     def _learn(
-        self, profiles: Rows, y: np.ndarray, groups: np.ndarray | None
+        self, profiles: Rows, y: np.ndarray, groups: np.ndarray | None, given: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, list[Split], _LeftOut | None]:
         """Learn to name types from profiles of images, of y, and of copies of the same in the same
         order; places of the images along the leading directions, the index of the type of each, the
@@ -285,7 +301,7 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         squared_norm = float(sum(squared)) / len(y)
         if squared_norm == 0:
             raise ValueError(f"the {len(y)} profiles are all the same; types cannot be told apart")
-        folds = stratified_folds(y, groups, MAX_FOLDS, self.random_state)
+        folds = self._folds(y, groups, given, MAX_FOLDS)
         classes, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
         if not folds:
             fewest = groups_per_type(y, groups)
@@ -312,11 +328,23 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         everything = profiles.standardised(scaler.mean_, scaler.scale_)
         return places, codes, folds, self._learn_decisions(everything, codes, folds)
 
+    def _folds(
+        self, y: np.ndarray, groups: np.ndarray | None, given: np.ndarray, most: int
+    ) -> list[Split]:
+        """Of the cells whose type was given; what is learnt from beside, is so in every fold."""
+        if given.all():
+            return stratified_folds(y, groups, most, self.random_state)
+        rows = np.flatnonzero(given)
+        own = None if groups is None else groups[rows]
+        folds = stratified_folds(y[rows], own, most, self.random_state)
+        return [(np.setdiff1d(np.arange(len(y)), rows[test]), rows[test]) for _, test in folds]
+
     def _learn_memory(
         self,
         at: np.ndarray,
         codes: np.ndarray,
         groups: Any,
+        given: np.ndarray,
         measures: np.ndarray,
         left_out: _LeftOut,
     ) -> Memory | None:
@@ -342,7 +370,7 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
 
         distance, between = np.zeros(len(places)), np.zeros(len(places))
         nearest = codes.copy()
-        folds = stratified_folds(codes, groups, _MEMORY_FOLDS, self.random_state)
+        folds = self._folds(codes, groups, given, _MEMORY_FOLDS)
         pairs = _pairs_of(left_out(folds))
         for train, test in folds:
             train = train[good[train]]
@@ -350,20 +378,21 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
                 return None
             distance[test], nearest[test] = learn(train).distances(places[test])
             between[test] = between_types(log_products(self.slope_ * pairs(test), n_types))
-        ranges = ranges_of(distance[good], nearest[good], n_types)
+        told = good & given
+        ranges = ranges_of(distance[told], nearest[told], n_types)
         learnt = learn(np.flatnonzero(good))
-        far = learnt.standing(distance[good], nearest[good])
-        return replace(learnt, left_out=told_by(far, between[good]))
+        far = learnt.standing(distance[told], nearest[told])
+        return replace(learnt, left_out=told_by(far, between[told]))
 
     def _find_reach(self, places: np.ndarray, codes: np.ndarray, folds: list[Split]) -> float:
         """Distance within which most cells that were left out lie from the nearest type."""
         gaussians = self.gaussians_
         assert gaussians is not None
-        distance = np.zeros(len(places))
+        distances = []
         for train, test in folds:
             learnt = Gaussians.at(places[train], codes[train], gaussians.basis)
-            distance[test] = learnt.nearest_at(places[test])
-        return float(np.quantile(distance, _REACH))
+            distances.append(learnt.nearest_at(places[test]))
+        return float(np.quantile(np.concatenate(distances), _REACH))
 
     def _learn_gaussians(self, scaled: Rows, codes: np.ndarray, folds: list[Split]) -> np.ndarray:
         gaussians, places = Gaussians.learn(scaled, codes)
@@ -451,7 +480,10 @@ def train(
     model : Model
         Whose profiles it reads. It is not changed: ``model.classifier = wbcprof.train(...)``.
     images, labels
-        As `wbcprof.images.open_images` takes them; images without a label are left out.
+        As `wbcprof.images.open_images` takes them. Where a type has fewer than 50 labels, images
+        without one are learnt from too, as what they are called, if labelled ones that are left out
+        are then named better: ``n_called_`` of the classifier says how many. Else they are left
+        out, and so they are where `groups` are given.
     groups : sequence or mapping, optional
         Of each image offered, such as its patient; see `TypeClassifier.fit`. An image, its
         copies and near-identical ones are never parted.
@@ -503,9 +535,11 @@ def train(
     coding = Coding()
     cells = model.profile_source(source, coding, threads)
     names = cells.labels or [None] * len(cells)
-    known = [index for index, name in enumerate(names) if name is not None]
-    if not known:
+    labelled = [index for index, name in enumerate(names) if name is not None]
+    if not labelled:
         raise ValueError("a classifier is learnt from images with labels, and none has one")
+    # Of cells without a label it is not known of which patient they are.
+    known = labelled if groups is not None else list(range(len(cells)))
     together = None
     if groups is not None:
         ids = [cells.ids[index] for index in known]
@@ -517,14 +551,25 @@ def train(
         number_files([cells.ids[index] for index in known]),
     )
     turns, jittered = profiles_of_copies(model, source, augment, random_state, threads, coding)
-    return TypeClassifier(random_state=random_state).fit(
-        cells.at(known),
-        [names[index] for index in known],
-        together,
-        [copy[known] for copy in jittered],
-        None if cells.measures is None else cells.measures[known],
-        [copy[known] for copy in turns],
+    given = np.array(names, dtype=object)[known]
+    called, confusion = given, None
+    if len({*given} - {None}) > 1:
+        tables = [table[known] for table in (cells.values, *turns)]
+        called, confusion = name_unlabelled(tables, given, together, random_state)
+    some = np.flatnonzero([name is not None for name in called])
+    rows = np.array(known)[some]
+    classifier = TypeClassifier(random_state=random_state).fit(
+        cells.at(rows.tolist()),
+        called[some].tolist(),
+        None if together is None else together[some],
+        [copy[rows] for copy in jittered],
+        None if cells.measures is None else cells.measures[rows],
+        [copy[rows] for copy in turns],
+        np.array([name is not None for name in given[some]]),
     )
+    if confusion is not None:  # what was called beside knew of the cells that are left out
+        classifier.confusion_ = confusion
+    return classifier
 
 
 def _copies_among(

@@ -156,7 +156,7 @@ def warn_of_copies(
     for index, number in enumerate(numbers.tolist()):
         earlier = first.setdefault(number, index)
         if earlier < index:
-            same = labels[earlier] == labels[index]
+            same = labels[earlier] == labels[index] or None in (labels[earlier], labels[index])
             copies.append(f"{ids[earlier]} and {ids[index]}")
             if not same:
                 unlike.append(f"{copies[-1]} ({labels[earlier]}, {labels[index]})")

@@ -75,6 +75,7 @@ class TypeMachines(Shown):
     learnt_memory_: Memory | None  # of machines that were adapted
     learnt_decisions_: Decisions | None  # of those adapted themselves, or of older files
     confusion_: np.ndarray | None
+    n_called_: int  # cells learnt from whose type nobody gave
     made_by_: str | None  # fingerprint of the model whose profiles they name, if known
     coded_: dict[str, Any] | None  # what those profiles say of their coding, where they say it
     feature_names_in_: np.ndarray | None  # where they had names
@@ -93,6 +94,7 @@ class TypeMachines(Shown):
             "types": self.classes_.tolist(),
             "kernel": self.kernel,
             "features": self.n_features_in_,
+            "learnt from cells without a label": self.n_called_ or None,
             "named rightly of cells left out": None if right is None else f"{right:.1%}",
             "which cells are strange": "cannot tell" if self.memory_ is None else "can tell",
         }
@@ -437,6 +439,7 @@ class TypeMachines(Shown):
             "gaussians_slope": None if self.gaussians_ is None else self.gaussians_.slope,
             "calibrated": self.calibrated_,
             "made_by": self.made_by_,
+            "n_called": self.n_called_,
             "confusion": None if self.confusion_ is None else self.confusion_.tolist(),
             "far": far,
         }
@@ -493,6 +496,7 @@ class TypeMachines(Shown):
         if not (arrays["scale"] > 0).all():
             raise ValueError("scale holds values that are not positive")
         machines.made_by_ = document.get("made_by")
+        machines.n_called_ = Integer(0).check("n_called", document.get("n_called", 0))
         machines.coded_ = machines.feature_names_in_ = None  # the model's, which has them
         confusion = document.get("confusion")  # older files have none
         machines.confusion_ = None if confusion is None else _read_confusion(confusion, classes)
