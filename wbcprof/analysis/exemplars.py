@@ -28,7 +28,19 @@ RULES = {
 
 class Place(NamedTuple):
     """A window that calls up a signature: in which cell, its first row and column there, px, the
-    code, and the id of the image."""
+    code, and the id of the image.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.analysis import find_exemplars
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=72)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, n_patches=400, max_iter=1)
+    >>> place = find_exemplars(model, cells.images, n_exemplars=1).places[0][0]
+    >>> place.code > 0, place.row % 2, place.column % 2
+    (True, 0, 0)
+    """
 
     cell: int
     row: int
@@ -63,6 +75,17 @@ class Exemplars(Shown):
         Share of the windows in each: what is to be expected of a signature that lives everywhere.
     patch_size : int
         p, px.
+
+    Examples
+    --------
+    >>> import wbcprof
+    >>> from wbcprof.analysis import find_exemplars
+    >>> from wbcprof.datasets import make_leukocytes
+    >>> cells = make_leukocytes(2, size=72)  # generated
+    >>> model = wbcprof.fit(cells.images, n_signatures=8, n_patches=400, max_iter=1)
+    >>> found = find_exemplars(model, cells.images, labels=cells.labels)
+    >>> found.by_type.shape, len(found.describe(0)) > 0
+    ((8, 6), True)
     """
 
     signatures: np.ndarray

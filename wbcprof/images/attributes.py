@@ -50,12 +50,12 @@ def read_attributes(path: str | os.PathLike[str], images: Any) -> dict[str, dict
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> from wbcprof.datasets import make_leukocytes, write_folder
-    >>> from wbcprof.images import read_attributes
+    >>> from wbcprof.images import open_images, read_attributes
     >>> cells = make_leukocytes(2, size=48, types=["neutrophil"])  # generated
     >>> with TemporaryDirectory() as home:
     ...     folder, table = write_folder(cells, Path(home, "cells")), Path(home, "noted.csv")
-    ...     rows = "image,lobes,granules\\n0000.png,3,fine\\n0001.png,5,coarse\\n"
-    ...     _ = table.write_text(rows)
+    ...     a, b = open_images(folder).ids()
+    ...     _ = table.write_text(f"image,lobes,granules\\n{a},3,fine\\n{b},5,coarse\\n")
     ...     noted = read_attributes(table, folder)
     >>> list(noted), list(noted["lobes"].values())
     (['lobes', 'granules: fine', 'granules: coarse'], [3.0, 5.0])
