@@ -21,7 +21,9 @@ from pathlib import Path
 import baselines
 import numpy as np
 from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_mutual_info_score, f1_score
+from sklearn.preprocessing import StandardScaler
 
 import wbcprof
 from wbcprof.analysis import group_profiles, spread_labels
@@ -87,10 +89,16 @@ def agreement(profiles, truth, paths):
     """Adjusted mutual information of groups with types."""
     images = [cell.pixels for cell in open_images(paths)]
     histogram = baselines.histogram(images, crop=2 / 3)
+    network = baselines.efficientnet(images, 0, crop=2 / 3)
+    white = PCA(64, whiten=True, random_state=0).fit_transform(
+        StandardScaler().fit_transform(network)
+    )
+    peers = {"histogram": histogram, "roots": np.sqrt(histogram),
+             "network": network, "network, 64 components of unit variance": white}  # fmt: skip
     for n_groups in (None, 6, 12):
         groups = group_profiles(profiles, n_groups)
         print(f"groups {groups.n_groups}", adjusted_mutual_info_score(truth, groups.group))
-        for name, features in (("histogram", histogram), ("roots", np.sqrt(histogram))):
+        for name, features in peers.items():
             means = KMeans(groups.n_groups, n_init=4, random_state=0).fit_predict(features)
             print(f"{name} {groups.n_groups}", adjusted_mutual_info_score(truth, means), flush=True)
 
