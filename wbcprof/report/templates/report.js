@@ -193,6 +193,31 @@ function reasons(i) {
 // ---- chosen cells ----
 
 let chosen = new Set(), path = null;
+const named = new Map(); // type and how it was given, by cell
+
+// To name the chosen cells, and to take home what has been named, as the labelling page has it.
+function naming(list) {
+  const names = make("datalist", { id: "names" }, ...data.types.map(({ name }) => make("option", { value: name })));
+  const field = make("input", { type: "text", list: "names", "aria-label": "type of the chosen cells", placeholder: "type", size: 14 });
+  const give = make("button", { type: "submit" }, "Name them"), take = make("button", { type: "button" });
+  const tell = () => {
+    take.textContent = `Save labels.csv (${named.size.toLocaleString("en")})`;
+    take.disabled = !named.size;
+  };
+  const form = make("form", {}, field, names, " ", give, " ", take);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const label = field.value.trim();
+    if (label) list.forEach((i) => named.set(i, [label, list.length > 1 ? "group" : "single"]));
+    at("announce").textContent = label ? `${list.length} cells named ${label}` : "no type given";
+    tell();
+  });
+  take.addEventListener("click", () => download(csvTable([
+    ["image", "label", "how"], ...[...named].sort((a, b) => a[0] - b[0]).map(([i, given]) => [data.id[i], ...given]),
+  ]), "labels.csv"));
+  tell();
+  return form;
+}
 
 function choose(cells) {
   chosen = new Set(cells);
@@ -217,7 +242,7 @@ function choose(cells) {
   });
   panel.replaceChildren(
     make("h3", {}, `${list.length.toLocaleString("en")} ${list.length === 1 ? "cell" : "cells"} chosen`),
-    make("ul", {}, ...rows), make("p", {}, save, " ", none), make("div", { class: "row" }, ...pictures),
+    make("ul", {}, ...rows), make("p", {}, save, " ", none), naming(list), make("div", { class: "row" }, ...pictures),
     ...(list.length > MOST_PICTURES ? [make("p", { class: "hint" }, `The first ${MOST_PICTURES} are here.`)] : []),
   );
 }
