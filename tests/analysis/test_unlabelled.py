@@ -29,7 +29,7 @@ def _clouds(rng, n_labelled=4, n_free=150, n_features=40, apart=0.9):
 
 def test_more_cells_are_named_rightly_when_those_without_a_label_are_learnt_from(rng):
     values, truth, labels = _clouds(rng)
-    named, confusion = name_unlabelled([values], labels, None, 0)
+    named, confusion = name_unlabelled([values], np.arange(len(values)), labels, None, 0)
     known, called = labels != None, named != None  # noqa: E711
     assert called.sum() > 100 and (named[known] == labels[known]).all()
     assert confusion.sum() == known.sum() and confusion.trace() > 8
@@ -43,13 +43,15 @@ def test_more_cells_are_named_rightly_when_those_without_a_label_are_learnt_from
 
 def test_the_same_again(rng):
     values, _, labels = _clouds(rng)
-    first, again = (name_unlabelled([values], labels, None, 3)[0] for _ in range(2))
+    first, again = (
+        name_unlabelled([values], np.arange(len(values)), labels, None, 3)[0] for _ in range(2)
+    )
     assert first.tolist() == again.tolist()
 
 
 def test_of_each_type_the_surest_are_named(rng):
     values, _, labels = _clouds(rng)
-    named, _ = name_unlabelled([values], labels, None, 0)
+    named, _ = name_unlabelled([values], np.arange(len(values)), labels, None, 0)
     free = labels == None  # noqa: E711
     left_out = (named[free] == None).mean()  # noqa: E711
     assert 0.05 < left_out < 0.15
@@ -73,7 +75,7 @@ def test_nothing_is_named_where_it_would_not_help(rng, case):
         known = labels != None  # noqa: E711
         values[known] *= 5
         values[~known] = rng.normal(size=values[~known].shape)
-    named, confusion = name_unlabelled([values], labels, None, 0)
+    named, confusion = name_unlabelled([values], np.arange(len(values)), labels, None, 0)
     assert confusion is None and named.tolist() == labels.tolist()
 
 
@@ -82,7 +84,9 @@ def test_cells_of_a_labelled_group_are_not_named(rng):
     free = np.flatnonzero(labels == None)  # noqa: E711
     groups = np.arange(len(labels))
     groups[free[:20]] = groups[np.flatnonzero(labels != None)[0]]  # noqa: E711
-    tried = (name_unlabelled([values], labels, groups, seed) for seed in range(8))
+    tried = (
+        name_unlabelled([values], np.arange(len(values)), labels, groups, seed) for seed in range(8)
+    )
     named = next(named for named, confusion in tried if confusion is not None)
     assert (named[free[:20]] == None).all() and (named[free[20:]] != None).any()  # noqa: E711
 
@@ -112,8 +116,8 @@ def test_training_learns_from_cells_without_a_label_and_says_so(tmp_path, monkey
     monkeypatch.setattr(unlabelled, "LEAST", 10)
     chosen = []
 
-    def name(tables, names, groups, seed):
-        named, confusion = name_unlabelled(tables, names, groups, seed)
+    def name(tables, places, names, groups, seed):
+        named, confusion = name_unlabelled(tables, places, names, groups, seed)
         chosen.append(confusion)
         if confusion is None:  # so easy that few labels do: name them all the same
             named = np.array([n or t for n, t in zip(names, cells.labels, strict=True)], object)
@@ -131,3 +135,35 @@ def test_training_learns_from_cells_without_a_label_and_says_so(tmp_path, monkey
     monkeypatch.undo()
     groups = ["one", "two"] * 24  # of patients nothing is known of those without a label
     assert wbcprof.train(model, cells.images, labels, groups=groups, augment=0).n_called_ == 0
+
+
+def test_a_type_of_one_label_does_not_keep_the_others_from_it(rng):
+    values, _, labels = _clouds(rng)
+    labels[np.flatnonzero(labels == None)[0]] = "d"  # noqa: E711
+    tried = (name_unlabelled([values], np.arange(len(values)), labels, None, s) for s in range(8))
+    named = next(named for named, confusion in tried if confusion is not None)
+    assert (named == "d").sum() == 1 and (named != None).sum() > 100  # noqa: E711
+
+
+def test_rows_of_larger_tables(rng):
+    values, _, labels = _clouds(rng)
+    larger = np.concatenate([np.full((7, values.shape[1]), np.nan), values])
+    rows = np.arange(7, len(larger))
+    found = name_unlabelled([larger], rows, labels, None, 0)[0]
+    expected = name_unlabelled([values], np.arange(len(values)), labels, None, 0)[0]
+    assert found.tolist() == expected.tolist()
+
+
+def test_groups_are_whole_where_some_types_were_called(rng):
+    _, truth, _ = _clouds(rng, n_free=30)
+    groups = np.arange(len(truth)) // 2
+    given = np.arange(len(truth)) % 2 == 0
+    classifier = TypeClassifier()
+    for train, test in classifier._folds(truth, groups, given, 5):
+        assert given[test].all() and not set(groups[train]) & set(groups[test])
+
+
+def test_every_type_needs_a_cell_that_was_given(rng):
+    values, truth, _ = _clouds(rng)
+    with pytest.raises(ValueError, match="of each type whose type was given, got none of c"):
+        TypeClassifier().fit(values, truth, given=truth != "c")

@@ -5,7 +5,11 @@ import math
 import numpy as np
 import pytest
 
+import wbcprof
+from wbcprof.files import TableWarning
 from wbcprof.images import open_images, read_attributes
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*names none for:wbcprof.files.TableWarning")
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,7 @@ def test_infinite_is_not_known(tmp_path, images):
         ("image,x\nother,1\nmore,2\n", "of the images given"),
         ("image,x\nimage_000000,1\nimage_000000,2\n", "line 2 too"),
         ("x,y\n1,2\n", "a column path or image"),
+        ("image,x,X\nimage_000000,1,2\nimage_000001,2,1\n", "one column x, got two"),
     ],
 )
 def test_what_says_nothing_is_refused(tmp_path, images, text, message):
@@ -62,4 +67,12 @@ def test_many_words_are_remarks(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (13, 8, 8, 3), dtype=np.uint8)
     rows = "".join(f"image_{i:06d},word {i},{i}\n" for i in range(13))
     path = _written(tmp_path, "image,remark,n\n" + rows)
-    assert list(read_attributes(path, pixels)) == ["n"]
+    with pytest.warns(TableWarning, match="left out, .*: remark"):
+        assert list(read_attributes(path, pixels)) == ["n"]
+
+
+@pytest.mark.parametrize("attributes", [{}, [], {"x": {"a": None}}, {"x": {"a": "big"}},
+                                        {"x": {"a": np.inf}}, {"x": 3}])  # fmt: skip
+def test_a_report_refuses_what_is_no_attribute_at_once(attributes, tmp_path):
+    with pytest.raises(ValueError, match="must map"):
+        wbcprof.write_report(None, None, tmp_path / "r.html", attributes=attributes)

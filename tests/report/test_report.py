@@ -807,7 +807,7 @@ def test_cells_are_chosen_by_a_line_and_saved(browsed):
     browser.run(
         "panel.querySelector('input').value = '=eosinophil'; "
         "panel.querySelector('form').requestSubmit(); "
-        "panel.querySelector('form button[type=button]').click()"
+        "document.getElementById('labels').click()"
     )
     name, text = browser.run("return saved[1]")
     rows = list(csv.reader(text.splitlines()))

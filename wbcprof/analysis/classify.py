@@ -255,6 +255,11 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
             )
         rows = np.flatnonzero(of_types_with(MIN_PER_TYPE, y, groups))
         y, given = y[rows], given[rows]
+        if without := sorted({*y} - {*y[given]}):
+            raise ValueError(
+                "expected some profiles of each type whose type was given, got none of "
+                f"{without[0]!s}"
+            )
         self.n_called_ = int((~given).sum())
         groups = None if groups is None else groups[rows]
         machines = self.kernel != "discriminant"
@@ -274,7 +279,6 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
             self.far_ = TypeClassifier(self.C, self.random_state)
             self.far_.made_by_ = self.far_.coded_ = self.far_.feature_names_in_ = None
             far = Rows.of_each(tables[:1] + tables[n_near:], rows)
-            self.far_.n_called_ = 0
             with_groups = labels_with_copies(y, groups, len(copies))
             self.far_._learn(far, *with_groups, np.tile(given, 1 + len(copies)))
             self.reach_ = self._find_reach(places, codes, folds)
@@ -335,9 +339,11 @@ class TypeClassifier(ClassifierMixin, BaseEstimator, TypeMachines):  # type: ign
         if given.all():
             return stratified_folds(y, groups, most, self.random_state)
         rows = np.flatnonzero(given)
-        own = None if groups is None else groups[rows]
-        folds = stratified_folds(y[rows], own, most, self.random_state)
-        return [(np.setdiff1d(np.arange(len(y)), rows[test]), rows[test]) for _, test in folds]
+        own = np.arange(len(y)) if groups is None else groups
+        folds = stratified_folds(
+            y[rows], None if groups is None else own[rows], most, self.random_state
+        )
+        return [(np.flatnonzero(~np.isin(own, own[rows[test]])), rows[test]) for _, test in folds]
 
     def _learn_memory(
         self,
@@ -552,10 +558,9 @@ def train(
     )
     turns, jittered = profiles_of_copies(model, source, augment, random_state, threads, coding)
     given = np.array(names, dtype=object)[known]
-    called, confusion = given, None
-    if len({*given} - {None}) > 1:
-        tables = [table[known] for table in (cells.values, *turns)]
-        called, confusion = name_unlabelled(tables, given, together, random_state)
+    called, confusion = name_unlabelled(
+        [cells.values, *turns], np.array(known), given, together, random_state
+    )
     some = np.flatnonzero([name is not None for name in called])
     rows = np.array(known)[some]
     classifier = TypeClassifier(random_state=random_state).fit(

@@ -435,8 +435,9 @@ def associate_attributes(
         used = ~np.isnan(y)
         if used.sum() < 4 or not np.isfinite(y[used]).all() or np.ptp(y[used]) == 0:
             raise ValueError(
-                f"attribute {attribute!r} must be known, finite, of at least 4 cells and differ "
-                f"between them, got {int(used.sum())} of {len(set(y[used].tolist()))} values"
+                f"attribute {attribute!r} must be known of at least 4 cells, finite, and differ "
+                f"between them, got {int(used.sum())} cells, {len(set(y[used].tolist()))} values, "
+                f"{int(np.isinf(y).sum())} of the cells infinite"
             )
         found[attribute] = (*_spearman(values[used], y[used]), used)
     if not found:
@@ -591,14 +592,16 @@ def _spearman(means: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         result: np.ndarray = centred / np.where(norm > 0, norm, 1)
         return result
 
-    x, y = standard(rankdata(means, axis=0)), standard(rankdata(y))
-    correlation = np.clip(y @ x, -1, 1)
+    y = standard(rankdata(y))
+    columns = [slice(at, at + COLUMNS_AT_ONCE) for at in range(0, means.shape[1], COLUMNS_AT_ONCE)]
+    ranks = (standard(rankdata(means[:, part], axis=0)) for part in columns)
+    correlation = np.clip(np.concatenate([y @ x for x in ranks]), -1, 1)
     if n > EXACT_SAMPLES:
         t = np.abs(correlation) * np.sqrt((n - 2) / np.maximum(1 - correlation**2, 1e-30))
         return correlation, np.maximum(2 * stdtr(n - 2, -t), 2 / factorial(n))
     shuffled = np.array(list(permutations(y)))
-    p_value = np.empty(x.shape[1])
-    for start in range(0, x.shape[1], COLUMNS_AT_ONCE):
-        part = slice(start, start + COLUMNS_AT_ONCE)
-        p_value[part] = (np.abs(shuffled @ x[:, part]) >= np.abs(correlation[part]) - 1e-12).mean(0)
+    p_value = np.empty(means.shape[1])
+    for part in columns:
+        x = standard(rankdata(means[:, part], axis=0))
+        p_value[part] = (np.abs(shuffled @ x) >= np.abs(correlation[part]) - 1e-12).mean(0)
     return correlation, p_value

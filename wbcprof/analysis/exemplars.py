@@ -156,7 +156,8 @@ def find_exemplars(
     n_exemplars : int
         Places of each signature, at most.
     n_cells : int
-        Cells that they are sought in, at most: so many are drawn at random.
+        Cells that they are sought in, at most: so many are drawn at random; of an iterator, the
+        first.
     random_state, n_threads : int
         Seed of the draw.
 
@@ -194,7 +195,7 @@ def find_exemplars(
     form = model.normaliser if isinstance(model.normaliser, CanonicalForm) else None
 
     places: list[list[Place]] = [[] for _ in chosen]
-    cells: list[np.ndarray] = []
+    cells: dict[int, np.ndarray] = {}
     names: list[str] = []
     means: list[np.ndarray] = []
     in_parts, area = np.zeros((len(chosen), len(PARTS))), np.zeros(len(PARTS))
@@ -206,7 +207,7 @@ def find_exemplars(
         for k, (row, column) in enumerate(zip(*divmod(strongest, codes.shape[1]), strict=True)):
             code = float(strength[row, column, k])
             at = Place(
-                len(cells), int(layer.step * row), int(layer.step * column), code, cell.image_id
+                len(names), int(layer.step * row), int(layer.step * column), code, cell.image_id
             )
             places[k] = _strongest([*places[k], at], n_exemplars)
         if form is not None:
@@ -215,17 +216,18 @@ def find_exemplars(
             for index in range(len(PARTS)):
                 area[index] += (part == index).sum()
                 in_parts[:, index] += strength[part == index].sum(axis=0)
-        cells.append(cell.pixels)
+        cells[len(names)] = cell.pixels
+        held = {place.cell for some in places for place in some}
+        cells = {number: pixels for number, pixels in cells.items() if number in held}
         names.extend(label_names([cell.label]))
     types = sorted_types(names)
     of_type = np.array(names)[:, None] == types
     by_type = (np.array(means).T @ of_type) / of_type.sum(axis=0)
-    held = {place.cell for some in places for place in some}
     return Exemplars(
         signatures=chosen,
         places=places,
-        cells={number: cells[number] for number in sorted(held)},
-        n_cells=len(cells),
+        cells=cells,
+        n_cells=len(names),
         types=types,
         by_type=_over(by_type, by_type.mean(axis=1, keepdims=True)),
         parts=None if form is None else _over(in_parts, in_parts.sum(axis=1, keepdims=True)),

@@ -29,6 +29,7 @@ _Scores = Callable[[np.ndarray], np.ndarray]
 
 def name_unlabelled(
     tables: list[np.ndarray],
+    places: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
     random_state: int,
@@ -37,10 +38,12 @@ def name_unlabelled(
 
     Parameters
     ----------
-    tables : list of ndarray of shape (n, n_features)
-        Profiles of the cells, and of the same turned.
+    tables : list of ndarray of shape (n_rows, n_features)
+        Profiles, and those of the same cells turned.
+    places : ndarray of shape (n,), int
+        Rows of the cells in question.
     labels : ndarray of shape (n,), object
-        None where unknown; of two types or more.
+        None where unknown. Types of one cell are not learnt.
     groups : ndarray of shape (n,), optional
         Cells in the group of a labelled one are not named.
     random_state : int
@@ -53,27 +56,33 @@ def name_unlabelled(
         Labelled cells, true types down, as called by what was learnt without them, and from cells
         without a label that were named without them; None where none is named.
     """
-    known = np.flatnonzero([label is not None for label in labels])
-    types, codes = np.unique(labels[known].astype(str), return_inverse=True)
-    free = np.setdiff1d(np.arange(len(labels)), known)
+    named: np.ndarray = labels.copy()
+    free = np.flatnonzero([label is None for label in labels])
+    known = np.setdiff1d(np.arange(len(labels)), free)
+    types, codes, counts = np.unique(
+        labels[known].astype(str), return_inverse=True, return_counts=True
+    )
+    known = known[counts[codes] > 1]
     if groups is not None:
         free = free[~np.isin(groups[free], groups[known])]
-    named: np.ndarray = labels.copy()
-    few = np.bincount(codes).min() < FEW
+    if len(free) < LEAST or (counts > 1).sum() < 2 or counts[counts > 1].min() >= FEW:
+        return named, None
+    types, codes = np.unique(labels[known].astype(str), return_inverse=True)
     own = None if groups is None else groups[known]
-    folds = stratified_folds(types[codes], own, _FOLDS, random_state) if few else []
-    if len(free) < LEAST or not folds:
+    folds = stratified_folds(types[codes], own, _FOLDS, random_state)
+    if not folds:
         return named, None
     free = free[np.unique(np.linspace(0, len(free) - 1, MOST).astype(int))]
-    n, spread = len(labels), tables[0].std(axis=0)
-    units = tables[0].mean(axis=0), np.where(spread > 0, spread, 1)
-    images = Rows(tables[:1], np.arange(n), units)
+    used = np.concatenate([tables[0][places[known]], tables[0][places[free]]])
+    spread = used.std(axis=0)
+    units = used.mean(axis=0), np.where(spread > 0, spread, 1)
 
     def learn(rows: np.ndarray, of: np.ndarray) -> _Scores:
-        scaled = Rows.of_each(tables, rows).standardised(*units)
+        scaled = Rows.of_each(tables, places[rows]).standardised(*units)
         weights, intercept = AllDirections(scaled, of).machines(SHRINKAGE)
         return lambda cells: log_products(
-            np.concatenate([block @ weights.T for block in images.at(cells)]) + intercept,
+            np.concatenate([block @ weights.T for block in Rows(tables[:1], places[cells], units)])
+            + intercept,
             len(types),
         )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from typing import Any
 
 from wbcprof.checks import known_label
-from wbcprof.files import from_csv_text, naming, to_number
+from wbcprof.files import TableWarning, from_csv_text, naming, to_number
 from wbcprof.images.source import open_images
 from wbcprof.images.tables import (
     GROUP_COLUMNS,
@@ -18,6 +19,7 @@ from wbcprof.images.tables import (
     image_name,
     read_table,
     stated,
+    tell_of_gaps,
 )
 
 __all__ = ["read_attributes"]
@@ -43,7 +45,13 @@ def read_attributes(path: str | os.PathLike[str], images: Any) -> dict[str, dict
     Raises
     ------
     ValueError
-        No attribute is left, no row is of these images, or two rows are of one image.
+        No attribute is left, no row is of these images, two rows are of one image, or two columns
+        of one name.
+
+    Warns
+    -----
+    TableWarning
+        Columns are left out, or images without a row.
 
     Examples
     --------
@@ -60,11 +68,14 @@ def read_attributes(path: str | os.PathLike[str], images: Any) -> dict[str, dict
     >>> list(noted), list(noted["lobes"].values())
     (['lobes', 'granules: fine', 'granules: coarse'], [3.0, 5.0])
     """
-    names = Names(open_images(images).ids())
+    ids = open_images(images).ids()
+    names = Names(ids)
     table = read_table(path)
     (image,) = table.need(IMAGE_COLUMNS)
     others = {*IMAGE_COLUMNS, *LABEL_COLUMNS, *GROUP_COLUMNS, *SAMPLE_COLUMNS}
-    columns = [name for name in dict.fromkeys(table.header) if name and name not in others]
+    columns = [name for name in table.header if name and name not in others]
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise ValueError(f"'{table.path}': expected one column {twice[0]}, got two; leave one")
     lines: dict[str, int] = {}
     noted: dict[str, dict[str, str]] = {name: {} for name in columns}
     for line, cells in table.rows:
@@ -83,13 +94,24 @@ def read_attributes(path: str | os.PathLike[str], images: Any) -> dict[str, dict
                 noted[name][found] = value
     if not lines:
         raise ValueError(f"'{table.path}': expected rows of the images given, got none")
-    read = {key: of for name in columns for key, of in _as_numbers(name, noted[name]).items()}
-    attributes = {name: of for name, of in read.items() if len(set(of.values())) > 1}
+    read = [_as_numbers(name, noted[name]) for name in columns]
+    attributes = {
+        key: of for column in read for key, of in column.items() if len(set(of.values())) > 1
+    }
     if not attributes:
         raise ValueError(
             f"'{table.path}': expected columns of numbers or of up to {_MOST_WORDS} words that "
             f"differ between images, beside the image, got: {table.shown()}"
         )
+    unread = [name for name, column in zip(columns, read, strict=True) if not column]
+    if unread:
+        warnings.warn(
+            f"'{table.path}': left out, since neither numbers nor at most {_MOST_WORDS} words: "
+            f"{', '.join(unread)}",
+            TableWarning,
+            stacklevel=2,
+        )
+    tell_of_gaps(lines, ids, f"'{table.path}'")
     return attributes
 
 

@@ -75,7 +75,7 @@ class TypeMachines(Shown):
     learnt_memory_: Memory | None  # of machines that were adapted
     learnt_decisions_: Decisions | None  # of those adapted themselves, or of older files
     confusion_: np.ndarray | None
-    n_called_: int  # cells learnt from whose type nobody gave
+    n_called_: int = 0  # cells learnt from whose type nobody gave
     made_by_: str | None  # fingerprint of the model whose profiles they name, if known
     coded_: dict[str, Any] | None  # what those profiles say of their coding, where they say it
     feature_names_in_: np.ndarray | None  # where they had names

@@ -161,6 +161,8 @@ def write_report(
             "samples must map ids of images to names of samples, as wbcprof.images.read_groups "
             f"reads them from a file, got {shown(samples)}"
         )
+    if attributes is not None:
+        _check_attributes(attributes)
     if calls == "model" and model.classifier is None:
         raise ValueError("calls='model' needs a model with a classifier; this one holds none")
     check_output(path, HTML)
@@ -198,6 +200,21 @@ def write_report(
     pictures = draw(subject, files, partial(tell, "drawing"))
     html = _render(subject, points, map_note, pictures, samples, attributes, title, note, found)
     write_html(path, html)
+
+
+def _check_attributes(attributes: Any) -> None:
+    if not isinstance(attributes, Mapping) or not attributes:
+        raise ValueError(
+            "attributes must map names to values by id of image, as wbcprof.images.read_attributes "
+            f"reads them from a file, got {shown(attributes)}"
+        )
+    for name, of in attributes.items():
+        values = list(of.values()) if isinstance(of, Mapping) else [None]
+        if not all(isinstance(x, int | float | np.number) and not np.isinf(x) for x in values):
+            raise ValueError(
+                f"attribute {name!r} must map ids of images to finite numbers, or NaN where "
+                f"unknown, got {shown(of)}"
+            )
 
 
 def _render(

@@ -180,7 +180,8 @@ def agreements(
         and len(np.unique(values[~np.isnan(values)])) > 1
     }
     if not known:
-        return [], ""
+        few = f"No attribute is known of {_LEAST_KNOWN} of these cells and differs between them."
+        return [], few if attributes else ""
     h, blocks = cells.n_signatures, cells.blocks
     rows = []
     for name, found in associate_attributes(cells.values, known).items():
@@ -200,11 +201,12 @@ def agreements(
         told = f"{name} ({len(found.samples):,} cells)"
         rows.append((float(strongest.max()), told, marks))
     rows.sort(key=lambda row: -row[0])
+    silent = "" if any(marks for *_, marks in rows) else " Here none agrees."
     return [(name, marks) for _, name, marks in rows if marks][:_MOST_ATTRIBUTES], (
         "What was noted of the cells, and the signatures that agree most with it: Spearman's rank "
         "correlation, +1 where more of the signature always means more of the attribute, and its "
         "false-discovery rate over all attributes and signatures. Cells are taken as independent: "
-        "with few persons behind them, q is too small."
+        f"with few persons behind them, q is too small.{silent}"
     )
 
 

@@ -194,30 +194,33 @@ function reasons(i) {
 
 let chosen = new Set(), path = null;
 const named = new Map(); // type and how it was given, by cell
+let isSaved = true;
 
 // To name the chosen cells, and to take home what has been named, as the labelling page has it.
 function naming(list) {
   const names = make("datalist", { id: "names" }, ...data.types.map(({ name }) => make("option", { value: name })));
   const field = make("input", { type: "text", list: "names", "aria-label": "type of the chosen cells", placeholder: "type", size: 14 });
-  const give = make("button", { type: "submit" }, "Name them"), take = make("button", { type: "button" });
-  const tell = () => {
-    take.textContent = `Save labels.csv (${named.size.toLocaleString("en")})`;
-    take.disabled = !named.size;
-  };
-  const form = make("form", {}, field, names, " ", give, " ", take);
+  const give = make("button", { type: "submit" }, "Name them");
+  const form = make("form", {}, field, names, " ", give);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const label = field.value.trim();
     if (label) list.forEach((i) => named.set(i, [label, list.length > 1 ? "group" : "single"]));
     at("announce").textContent = label ? `${list.length} cells named ${label}` : "no type given";
-    tell();
+    isSaved = !named.size;
+    at("labels").hidden = !named.size;
+    at("labels").textContent = `Save labels.csv (${named.size.toLocaleString("en")})`;
   });
-  take.addEventListener("click", () => download(csvTable([
-    ["image", "label", "how"], ...[...named].sort((a, b) => a[0] - b[0]).map(([i, given]) => [data.id[i], ...given]),
-  ]), "labels.csv"));
-  tell();
   return form;
 }
+
+at("labels").addEventListener("click", () => {
+  isSaved = true;
+  download(csvTable([
+    ["image", "label", "how"], ...[...named].sort((a, b) => a[0] - b[0]).map(([i, given]) => [data.id[i], ...given]),
+  ]), "labels.csv");
+});
+addEventListener("beforeunload", (event) => { if (!isSaved) event.preventDefault(); });
 
 function choose(cells) {
   chosen = new Set(cells);
@@ -311,7 +314,9 @@ document.querySelectorAll("figure").forEach((figure) => {
 
 // What one reads in a cell; what stands below it in brackets.
 function textOf(cell) {
-  const parts = [...cell.childNodes].map((node) => (node.nodeName === "SMALL" ? (node.textContent.trim() && ` (${node.textContent.trim()})`) : node.textContent));
+  const copy = cell.cloneNode(true);
+  copy.querySelectorAll("br").forEach((line) => line.replaceWith(", "));
+  const parts = [...copy.childNodes].map((node) => (node.nodeName === "SMALL" ? (node.textContent.trim() && ` (${node.textContent.trim()})`) : node.textContent));
   return parts.join("").replace(/\s+/g, " ").trim();
 }
 
@@ -355,6 +360,7 @@ plot.addEventListener("pointerdown", (event) => {
   if (event.button === 0 && event.pointerType !== "touch") path = [placed(event)];
 });
 plot.addEventListener("pointermove", (event) => {
+  if (path && !(event.buttons & 1)) endDrawing({ type: "pointercancel" });  // let go outside
   if (path) drawOn(event);
   hover(path && path.length > 1 ? -1 : pointed(event));
 });
