@@ -290,7 +290,8 @@ cdef bint fits_form(Filters f, Py_ssize_t channels):
     cdef Py_ssize_t n_features = f.filters.shape[2]
     cdef Py_ssize_t n_pixels = channels * f.square * f.square
     return (
-        f.step > 0 and f.taps > 0 and f.tile > 0 and (f.taps > 1 or f.tile == 1) and points <= WBC_MAX_POINTS
+        f.step > 0 and f.taps > 0 and f.tile > 0 and (f.taps > 1 or f.tile == 1)
+        and points <= WBC_MAX_POINTS
         and 0 < f.square <= f.patch and 0 < f.dilation <= f.patch
         and f.input_transforms.shape[0] == f.output_transforms.shape[0] == f.tile
         and f.output_transforms.shape[1] == f.tile

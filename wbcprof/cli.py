@@ -886,7 +886,8 @@ def _say_how_good(classifier: Any) -> None:
     if classifier.n_called_:
         _say(
             f"few images have a label: {classifier.n_called_} without one were learnt from too, as "
-            "what they are called, since labelled images that were left out are named better so"
+            "what they are called, since labelled images that were left out are named better so; "
+            "cells among them of a type that no label names are then taken for one of these"
         )
     confusion = classifier.confusion_
     _say(f"classifier of {len(classifier.classes_)} types:")

@@ -488,8 +488,9 @@ def train(
     images, labels
         As `wbcprof.images.open_images` takes them. Where a type has fewer than 50 labels, images
         without one are learnt from too, as what they are called, if labelled ones that are left out
-        are then named better: ``n_called_`` of the classifier says how many. Else they are left
-        out, and so they are where `groups` are given.
+        are then named better: ``n_called_`` of the classifier says how many; cells of a type that
+        no label names are taken for one of these. Else they are left out, and so they are where
+        `groups` are given.
     groups : sequence or mapping, optional
         Of each image offered, such as its patient; see `TypeClassifier.fit`. An image, its
         copies and near-identical ones are never parted.

@@ -8,7 +8,7 @@ import warnings
 from typing import Any
 
 from wbcprof.checks import known_label
-from wbcprof.files import TableWarning, from_csv_text, naming, to_number
+from wbcprof.files import TableWarning, from_csv_text, to_number
 from wbcprof.images.source import open_images
 from wbcprof.images.tables import (
     GROUP_COLUMNS,
@@ -16,7 +16,6 @@ from wbcprof.images.tables import (
     LABEL_COLUMNS,
     SAMPLE_COLUMNS,
     Names,
-    image_name,
     read_table,
     stated,
     tell_of_gaps,
@@ -79,8 +78,7 @@ def read_attributes(path: str | os.PathLike[str], images: Any) -> dict[str, dict
     lines: dict[str, int] = {}
     noted: dict[str, dict[str, str]] = {name: {} for name in columns}
     for line, cells in table.rows:
-        with naming(table.at(line)):
-            found = names.find(image_name(from_csv_text(cells[image]) or ""))
+        _, found = table.image_of(line, cells[image], names)
         if found is None:
             continue
         if found in lines:

@@ -12,7 +12,7 @@ from typing import Any
 
 from wbcprof._shown import Shown
 from wbcprof.checks import known_label, shown
-from wbcprof.files import TableWarning, from_csv_text, naming
+from wbcprof.files import TableWarning, from_csv_text
 from wbcprof.images.source import open_images
 from wbcprof.images.tables import (
     IMAGE_COLUMNS,
@@ -20,7 +20,6 @@ from wbcprof.images.tables import (
     PAGE,
     PERSON_COLUMNS,
     Names,
-    image_name,
     read_table,
     stated,
 )
@@ -201,13 +200,15 @@ def _rows(path: Path, names: Names) -> list[tuple[str, str | None, str]]:
     person = table.find(PERSON_COLUMNS)
     rows = []
     for line, cells in table.rows:
-        name = image_name(from_csv_text(cells[image]) or "")
         label = stated(from_csv_text(cells[column]))
-        if not name or label is None:
+        if label is None:
             continue
-        with naming(table.at(line)):
-            name = names.find(name) or name
-        rows.append((name, person and known_label(from_csv_text(cells[person])), label.strip()))
+        name, image_id = table.image_of(line, cells[image], names)
+        if not name:
+            continue
+        rows.append(
+            (image_id or name, person and known_label(from_csv_text(cells[person])), label.strip())
+        )
     return rows
 
 

@@ -79,6 +79,13 @@ class Table:
     def at(self, line: int) -> str:
         return f"'{self.path}', line {line}"
 
+    def image_of(self, line: int, cell: str, names: Names) -> tuple[str, str | None]:
+        """What a row calls its image, and the id that it means; ValueError, with the line, where it
+        may mean two."""
+        name = image_name(from_csv_text(cell) or "")
+        with naming(self.at(line)):
+            return name, names.find(name)
+
 
 def read_table(path: str | os.PathLike[str]) -> Table:
     """Read a table, see `wbcprof.files.open_table`; short rows are filled up with nothing.
@@ -196,12 +203,13 @@ def read_by_image(
     found: dict[str, tuple[str, int]] = {}
     repeated: list[int] = []
     for line, cells in table.rows:
-        name = image_name(from_csv_text(cells[image]) or "")
         value = known(from_csv_text(cells[column]))
-        if not name or value is None:
+        if value is None:
             continue
-        with naming(table.at(line)):
-            name = names.find(name) or name
+        name, found_id = table.image_of(line, cells[image], names)
+        if not name:
+            continue
+        name = found_id or name
         before, above = found.setdefault(name, (value, line))
         if above != line:
             repeated.append(line)

@@ -37,10 +37,7 @@ NUCLEUS = 36.0
 PARTS = ("nucleus", "rim", "cytoplasm", "background")
 """Of a canonical cell, see `CanonicalForm.parts`."""
 
-_DENSE, _STAINED = (
-    0.5,
-    0.12,
-)  # density of nucleus and cytoplasm, over that of the reference's nuclei
+_DENSE, _STAINED = 0.5, 0.12  # density of nucleus, of cytoplasm, over the reference's nuclei
 _RIM = 3  # px on either side of the edge of a nucleus
 _FOCUS = 1.5
 # Variance, px squared, of the blur that every cell is to have: chosen on PBC as it is and under the
